@@ -1,0 +1,481 @@
+"""Runs rules over trees. The only file that knows jit, dtypes, slots and the step.
+
+`init` and `update` take a tuple of parts (a rule, where it acts, how its slots are stored) and arbitrary trees. Per leaf: decode
+parameter and slots, run the rules in order, encode; one jitted function for each (rules, leaf type), so that a tree of 148
+leaves with 6 shapes traces 6 times.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
+
+from jadam._masks import EVERYTHING, Mask
+from jadam._rule import Context, DecayRate, Range, Rule, hyper_ranges
+from jadam._state import COMPLEMENT, OptState, numbered
+from jadam._storage import NEAREST, SLOT_STORAGE, SlotStorage, compute_dtype, decode, encode, full_dtype
+from jadam._tree import Leaves, PyTree, arrays, difference, flatten, is_array, is_trained, quoted
+
+
+@dataclass(frozen=True)
+class Opaque:
+    """An `(init, update)` pair from elsewhere: one rule over the whole tree, with a state of its own."""
+
+    init: Callable[..., Any]
+    update: Callable[..., Any]
+
+    @property
+    def key(self) -> str:
+        return getattr(self.update, "__qualname__", type(self.update).__name__).split(".")[0]
+
+    @property
+    def takes_extra(self) -> bool:
+        return any(p.kind is p.VAR_KEYWORD for p in inspect.signature(self.update).parameters.values())
+
+    def __repr__(self) -> str:
+        return f"{self.key}(...)"
+
+
+Storage = tuple[tuple[str, SlotStorage], ...]
+"""Storage by slot; "" is all slots."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A rule in its place: on which parameters it acts, under which label, and how its slots are stored."""
+
+    rule: Rule | Opaque
+    mask: Mask = EVERYTHING
+    group: str = ""
+    storage: Storage = ()
+
+    @functools.cached_property
+    def structure(self) -> Part:
+        """The part without its numbers, which the state holds: what a trace depends on, always hashable."""
+        if isinstance(self.rule, Opaque):
+            return self
+        rule = copy.copy(self.rule)
+        for name in hyper_ranges(type(rule)):
+            if not callable(getattr(rule, name)):
+                object.__setattr__(rule, name, IN_STATE)
+        return dataclasses.replace(self, rule=rule)
+
+
+def slot_codec(storage: Storage, slot: str) -> SlotStorage:
+    """The storage of a slot: its own, or the one for all (""), or float32."""
+    chosen = dict(storage)
+    return chosen.get(slot, chosen.get("", SLOT_STORAGE["float32"]))
+
+
+class _InState:
+    """Stands in a rule for a number that the state holds, so that reading `self.b1` for `h.b1` cannot bake it in."""
+
+    def __repr__(self) -> str:
+        return "<in the state: read it from h>"
+
+
+IN_STATE = _InState()
+
+
+class _NoParams:
+    """Stands for the parameter where `update` got none; any use of it says so."""
+
+    def __init__(self, where: str, rule: Rule):
+        self._words = (
+            f"{where}: {rule.block} needs the parameters; call update(grads, state, params), "
+            "not update(grads, state)."
+        )
+
+    def _refuse(self, *_: Any) -> Any:
+        raise ValueError(self._words)
+
+    __jax_array__ = __add__ = __radd__ = __mul__ = __rmul__ = __sub__ = __rsub__ = __neg__ = __abs__ = _refuse
+
+    def __getattr__(self, name: str) -> Any:
+        raise ValueError(self._words) if not name.startswith("_") else AttributeError(name)
+
+
+def keys(parts: Sequence[Part]) -> list[str]:
+    """The name of each part in the state: its rule's, after its group's, numbered where several are alike."""
+    taken: list[str] = []
+    for part in parts:
+        taken.append(numbered(".".join(filter(None, [part.group, part.rule.key])), taken))
+    return taken
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The parameters (or updates) as the engine sees them: all leaves, and the numbers of those that are trained."""
+
+    leaves: Leaves
+    trained: tuple[int, ...]
+
+    @classmethod
+    def of(cls, tree: PyTree) -> Layout:
+        leaves = flatten(tree)
+        return cls(leaves, tuple(i for i, value in enumerate(leaves.values) if is_trained(value)))
+
+    @property
+    def dtype(self) -> Any:
+        """The dtype of what all leaves share: float64 as soon as one leaf computes in it."""
+        wide = any(compute_dtype(self.leaves.values[i].dtype) == jnp.float64 for i in self.trained)
+        return jnp.float64 if wide else jnp.float32
+
+    def selected(self, where: str, part: Part) -> list[int]:
+        """The leaves that a part acts on."""
+        try:
+            chosen = part.mask.select(self.leaves)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{where}: {error}") from None
+        indices = [i for i in self.trained if chosen[i]]
+        if isinstance(part.rule, Rule) and not part.rule.elementwise:
+            for i in indices:
+                if jnp.issubdtype(self.leaves.values[i].dtype, jnp.complexfloating):
+                    raise TypeError(
+                        f"{where}: {part.rule.block} does not act on complex parameters, and "
+                        f"{quoted(self.leaves.paths[i])} is {self.leaves.values[i].dtype}; mask it out."
+                    )
+        return indices
+
+    def tree(self, values: Mapping[int, Any], others: Sequence[Any] | None = None) -> PyTree:
+        """A tree like this one with `values` by leaf number; `others`, or None, where there is none."""
+        others = others or [None] * len(self.leaves.values)
+        return self.leaves.treedef.unflatten([values.get(i, other) for i, other in enumerate(others)])
+
+
+def _scalar(value: Any, dtype: Any, like: Sequence[Any]) -> Array:
+    """A scalar array, on the device of the parameters or replicated over their mesh: else the second step compiles again."""
+    for leaf in like:
+        if isinstance(leaf, jax.core.Tracer) or isinstance(value, jax.core.Tracer) or not isinstance(leaf, Array):
+            break
+        if isinstance(leaf.sharding, NamedSharding):
+            return jax.device_put(np.asarray(value, dtype), NamedSharding(leaf.sharding.mesh, PartitionSpec()))
+        if isinstance(leaf.sharding, SingleDeviceSharding) and leaf.committed:
+            return jax.device_put(np.asarray(value, dtype), leaf.sharding)
+    return jnp.asarray(value, dtype)
+
+
+@functools.partial(jax.jit, static_argnames=("schedule", "complement", "dtype"))
+def _scheduled(schedule: Callable[[Any], Any], complement: bool, dtype: Any, count: Array) -> Array:
+    value = schedule(count)
+    return jnp.asarray(1 - value if complement else value, dtype)
+
+
+def init(where: str, parts: Sequence[Part], params: PyTree) -> OptState:
+    """The first state: slots with the sharding of their parameters, everything else replicated."""
+    layout = Layout.of(arrays(where, "params", params))
+    values = layout.leaves.values
+    scalar = functools.partial(_scalar, like=[values[i] for i in layout.trained])
+    state = OptState(scalar(0, jnp.int32), {}, {}, {})
+    for key, part in zip(keys(parts), parts, strict=True):
+        chosen = layout.selected(where, part)
+        if isinstance(part.rule, Opaque):
+            state.slots[key] = part.rule.init(layout.tree({i: values[i] for i in chosen}))
+            continue
+        hypers = {}
+        for name, allowed in _hypers(part.rule):
+            value = getattr(part.rule, name)
+            if callable(value):
+                value = _scheduled(value, allowed.complement, layout.dtype, np.int32(0))
+            elif allowed.complement:
+                value = 1 - value
+            hypers[_stored(name, allowed)] = scalar(value, layout.dtype)
+        columns: dict[str, dict[int, Any]] = {}
+        for i in chosen:
+            for slot, value in part.rule.init(decode(jnp.asarray(values[i]))).items():
+                columns.setdefault(slot, {})[i] = slot_codec(part.storage, slot).encode(value, values[i].dtype)
+        slots = {slot: layout.tree(column) for slot, column in columns.items()}
+        scalars = {name: scalar(value, layout.dtype) for name, value in part.rule.scalars().items()}
+        for where_kept, content in zip(state[1:], (hypers, slots, scalars), strict=True):
+            if content:
+                where_kept[key] = content
+    return state
+
+
+def _hypers(rule: Rule | Opaque) -> list[tuple[str, Range]]:
+    return [] if isinstance(rule, Opaque) else list(hyper_ranges(type(rule)).items())
+
+
+def _stored(name: str, allowed: Range) -> str:
+    """The name of a hyperparameter in the state."""
+    return COMPLEMENT + name if allowed.complement else name
+
+
+def update(
+    where: str, parts: Sequence[Part], updates: PyTree, state: OptState, params: PyTree, extra: dict[str, Any], apply: bool
+) -> tuple[PyTree, OptState]:
+    """One step, compiled: the updates, or the new parameters if `apply`, and the new state."""
+    if not isinstance(state, OptState):
+        raise TypeError(
+            f"{where}: the second argument is a {type(state).__name__}, not the state that init gave; "
+            "the order is (grads, state, params)."
+        )
+    updates = arrays(where, "the gradient tree", updates)
+    state = arrays(where, "the state", state)
+    params = arrays(where, "params", params)
+    traced = {name: value for name, value in extra.items() if all(map(is_array, jax.tree.leaves(value)))}
+    static = tuple((name, value) for name, value in extra.items() if name not in traced)
+    traced = arrays(where, "extra", traced)
+    return _update(where, tuple(part.structure for part in parts), apply, static, updates, state, params, traced)
+
+
+@functools.partial(jax.jit, static_argnames=("where", "parts", "apply", "static"))
+def _update(
+    where: str,
+    parts: tuple[Part, ...],
+    apply: bool,
+    static: tuple[tuple[str, Any], ...],
+    updates: PyTree,
+    state: OptState,
+    params: PyTree,
+    traced: dict[str, Any],
+) -> tuple[PyTree, OptState]:
+    step = _Step(where, updates, state, params, traced | dict(static))
+    named = dict(zip(keys(parts), parts, strict=True))
+    step.check_state(named)
+    for key, part in named.items():
+        if isinstance(part.rule, Opaque):
+            step.run_opaque(key, part, part.rule)
+        else:
+            step.prepare(key, part, part.rule)
+    return step.finish("step" if apply else "update")
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """A rule whose `prepare` has run, waiting for the leaves."""
+
+    key: str
+    part: Part
+    h: dict[str, Any]
+    slots: dict[int, dict[str, Any]]  # by leaf
+
+
+class _Step:
+    """One update of a tree: rules wait in `pending` until something needs the updates that they make."""
+
+    def __init__(self, where: str, updates: PyTree, state: OptState, params: PyTree, extra: dict[str, Any]):
+        self.where, self.state, self.extra = where, state, extra
+        self.layout = Layout.of(updates if params is None else params)
+        self.params = None if params is None else self.layout.leaves.values
+        self.given = self._gradients(updates)
+        self.updates = {i: self.given[i] for i in self.layout.trained}
+        self.pending: list[_Ready] = []
+        self.hyperparams: dict[str, dict[str, Array]] = {}
+        self.slots: dict[str, Any] = {}
+        self.scalars: dict[str, dict[str, Array]] = {}
+
+    def _gradients(self, updates: PyTree) -> list[Any]:
+        """The gradient of each leaf, checked against its parameter."""
+        leaves = self.layout.leaves
+        try:
+            gradients = leaves.treedef.flatten_up_to(updates)
+        except (ValueError, TypeError):
+            gradients = [None] * len(leaves.values)
+        for i in self.layout.trained:
+            p, g, path = leaves.values[i], gradients[i], quoted(leaves.paths[i])
+            if not isinstance(g, Array | np.ndarray | np.generic):
+                raise ValueError(
+                    f"{self.where}: the gradients do not have the structure of the parameters: "
+                    f"{difference(updates, leaves)}. Differentiate with respect to the same tree, or mask out what has "
+                    "no gradient."
+                )
+            if g.shape != p.shape:
+                raise ValueError(f"{self.where}: the gradient at {path} has shape {g.shape}, its parameter {p.shape}.")
+            kinds = [jnp.issubdtype(x.dtype, jnp.complexfloating) for x in (g, p)]
+            if not is_trained(g) or kinds[0] != kinds[1]:
+                raise TypeError(
+                    f"{self.where}: the gradient at {path} has dtype {g.dtype}, its parameter {p.dtype}; "
+                    "both must be real, or both complex."
+                )
+        return gradients
+
+    def check_state(self, parts: Mapping[str, Part]) -> None:
+        expected = {key: {_stored(*item) for item in _hypers(part.rule)} for key, part in parts.items() if _hypers(part.rule)}
+        found = {key: set(values) for key, values in self.state.hyperparams.items()}
+        strange = set(self.state.slots) - set(parts)
+        if expected != found or strange:
+            raise ValueError(
+                f"{self.where}: the state belongs to another transformation: it is of "
+                f"{', '.join(sorted(set(found) | set(self.state.slots))) or 'no rules'}, this one of "
+                f"{', '.join(parts) or 'no rules'}. Use the state that this transformation's init gave."
+            )
+
+    def prepare(self, key: str, part: Part, rule: Rule) -> None:
+        """Evaluates the hyperparameters and constants of a rule, and lets it wait for the leaves."""
+        count, dtype = self.state.count, self.layout.dtype
+        stored = self.state.hyperparams.get(key, {})
+        values, h = {}, {}
+        for name, allowed in _hypers(rule):
+            value, given = stored[_stored(name, allowed)], getattr(rule, name)
+            if callable(given):
+                value = _scheduled(given, allowed.complement, value.dtype, count)
+            values[_stored(name, allowed)] = value
+            h[name] = DecayRate(value) if allowed.complement else value
+        chosen = self.layout.selected(self.where, part)
+        slots = self._read_slots(key, chosen)
+        context = Context(
+            h=SimpleNamespace(**h),
+            count=count,
+            t=count.astype(dtype) + 1,
+            params=[self.params[i] for i in chosen] if self.params is not None else [],
+            slots={slot: [slots[i][slot] for i in chosen] for slot in (slots[chosen[0]] if chosen else {})},
+            scalars=self.state.scalars.get(key, {}),
+            extra=self.extra,
+            read_updates=lambda: self._read_updates(chosen),
+        )
+        constants = rule.prepare(context)
+        if values:
+            self.hyperparams[key] = values
+        if scalars := {name: jnp.asarray(constants[name], dtype) for name in rule.scalars()}:
+            self.scalars[key] = scalars
+        self.pending.append(_Ready(key, part, h | constants, slots))
+
+    def _read_slots(self, key: str, chosen: list[int]) -> dict[int, dict[str, Any]]:
+        treedef = self.layout.leaves.treedef
+        try:
+            columns = {slot: treedef.flatten_up_to(tree) for slot, tree in self.state.slots.get(key, {}).items()}
+        except (ValueError, TypeError):
+            raise ValueError(
+                f"{self.where}: the state of {key} has another structure than the parameters: it was made for "
+                "other ones. Call init with these."
+            ) from None
+        return {i: {slot: column[i] for slot, column in columns.items()} for i in chosen}
+
+    def _read_updates(self, chosen: list[int]) -> list[Array]:
+        self.flush("between")
+        return [self.updates[i] for i in chosen]
+
+    def flush(self, mode: str) -> None:
+        """Runs the rules that wait on every leaf."""
+        for i in self.layout.trained:
+            ready = [rule for rule in self.pending if i in rule.slots]
+            if not ready and mode == "between":
+                continue
+            p = None if self.params is None else self.params[i]
+            rules = tuple((one.part.rule, one.part.storage) for one in ready)
+            try:
+                self.updates[i], slots = _leaf(
+                    self.where, rules, mode, self.updates[i], [one.slots[i] for one in ready], p, [one.h for one in ready]
+                )
+            except _StateMismatch as error:
+                raise ValueError(
+                    f"{self.where}: the state does not fit the parameter at {quoted(self.layout.leaves.paths[i])}: {error}. "
+                    "It was made for other parameters or with another mask; call init with these."
+                ) from None
+            for one, new in zip(ready, slots, strict=True):
+                one.slots[i] = new
+        for one in self.pending:
+            names = self.state.slots.get(one.key, {})
+            if names:
+                columns = {slot: {i: own[slot] for i, own in one.slots.items()} for slot in names}
+                self.slots[one.key] = {slot: self.layout.tree(column) for slot, column in columns.items()}
+        self.pending = []
+
+    def run_opaque(self, key: str, part: Part, rule: Opaque) -> None:
+        """Runs an `(init, update)` pair on the leaves of its mask, in the dtypes of the parameters; the others are None."""
+        chosen = self.layout.selected(self.where, part)
+        self.flush("update")
+        params = None if self.params is None else self.layout.tree({i: self.params[i] for i in chosen})
+        extra = self.extra if rule.takes_extra else {}
+        new, self.slots[key] = rule.update(
+            self.layout.tree({i: self.updates[i] for i in chosen}), self.state.slots[key], params, **extra
+        )
+        columns = self.layout.leaves.treedef.flatten_up_to(new)
+        self.updates |= {i: columns[i] for i in chosen}
+
+    def finish(self, mode: str) -> tuple[PyTree, OptState]:
+        self.flush(mode)
+        untouched = [self._untouched(i, mode) for i in range(len(self.given))]
+        count = jnp.minimum(self.state.count, jnp.iinfo(jnp.int32).max - 1) + 1
+        state = OptState(count, self.hyperparams, self.slots, self.scalars)
+        return self.layout.tree(self.updates, untouched), state
+
+    def _untouched(self, i: int, mode: str) -> Any:
+        """What stands for a leaf that is not trained: itself, or zeros, so that `params + updates` leaves it as it is."""
+        if self.params is None or i in self.updates:
+            return self.given[i]
+        if mode == "step":
+            return self.params[i]
+        return jnp.zeros_like(self.params[i]) if isinstance(self.given[i], Array) else self.given[i]
+
+
+class _StateMismatch(Exception):
+    """The slots of a leaf are not what its rule keeps."""
+
+
+@functools.partial(jax.jit, static_argnames=("where", "rules", "mode"))
+def _leaf(
+    where: str,
+    rules: tuple[tuple[Rule, Storage], ...],
+    mode: str,
+    u: Array,
+    slots: list[dict[str, Any]],
+    p: Array | None,
+    hs: list[dict[str, Any]],
+) -> tuple[Array, list[dict[str, Any]]]:
+    """The rules on one array. The result is the update for the next rules ("between") or for the caller ("update"), or
+    the new parameter ("step")."""
+    like = u if p is None else p
+    dtype = compute_dtype(like.dtype)
+    g = decode(u).astype(dtype)
+    param = None if p is None else NEAREST.decode(p)
+    new_slots = []
+    for (rule, storage), stored, h in zip(rules, slots, hs, strict=True):
+        codec = functools.partial(slot_codec, storage)
+        _check_slots(rule, storage, like, stored)
+        own = {slot: codec(slot).decode(value) for slot, value in stored.items()}
+        values = SimpleNamespace(**jax.tree.map(lambda x: lax.convert_element_type(x, dtype), h))
+        with jax.named_scope(rule.block):
+            out, own = rule.update(_bounded(g) if own else g, own, _NoParams(where, rule) if p is None else param, values)
+        if out.shape != g.shape or set(own) != set(stored):
+            raise ValueError(
+                f"{type(rule).__name__}.update gave an update of shape {out.shape} and slots {sorted(own)} for a parameter "
+                f"of shape {g.shape} and slots {sorted(stored)}; it must keep both."
+            )
+        g = out.astype(dtype)
+        new_slots.append({slot: codec(slot).encode(value.astype(dtype), like.dtype) for slot, value in own.items()})
+    if mode == "between":
+        return encode(g, full_dtype(like.dtype)), new_slots
+    delta = NEAREST.land(g, like)
+    return (delta if mode == "update" else p + delta), new_slots
+
+
+def _check_slots(rule: Rule, storage: Storage, like: Array, stored: dict[str, Any]) -> None:
+    kept = _kept_shapes(rule, storage, like.shape, like.dtype)
+    found = jax.tree.map(jnp.shape, stored)
+    if kept != found:
+        words = [", ".join(f"{slot} of shape {shape}" for slot, shape in x.items()) or "nothing" for x in (kept, found)]
+        raise _StateMismatch(f"{rule.block} keeps {words[0]}, the state has {words[1]}")
+
+
+@functools.cache
+def _kept_shapes(rule: Rule, storage: Storage, shape: tuple[int, ...], dtype: Any) -> dict[str, Any]:
+    if type(rule).init is Rule.init:
+        return {}
+
+    def stored(p: Array) -> dict[str, Any]:
+        return {slot: slot_codec(storage, slot).encode(value, dtype) for slot, value in rule.init(decode(p)).items()}
+
+    return jax.tree.map(jnp.shape, jax.eval_shape(stored, jax.ShapeDtypeStruct(shape, dtype)))
+
+
+def _bounded(g: Array) -> Array:
+    """Finite gradients so huge that their square, or a sum of squares, would be inf are cut to 2^52 (2^500 in float64).
+
+    Only before rules with slots, which an inf would spoil for ever. NaN and inf pass: that a step went wrong must be seen.
+    """
+    limit = np.asarray(2.0 ** (jnp.finfo(g.dtype).maxexp // 2 - 12), g.dtype)
+    return lax.select(lax.is_finite(g), lax.clamp(-limit, g, limit), g)

@@ -1,0 +1,47 @@
+"""Scaling of updates: by a number, by a schedule, by the learning rate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from jax import Array
+
+from jadam._rule import Hyper, NonNegative, Rule, Slots
+from jadam._schedules import ScheduleLike
+from jadam._transformation import GradientTransformation, block, chain
+
+
+@dataclass(frozen=True, repr=False)
+class Scale(Rule):
+    """Multiplies updates by `step_size`, a number of any sign or a schedule: `u = step_size * g`."""
+
+    step_size: Hyper
+
+    def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
+        return h.step_size * g, slots
+
+
+@dataclass(frozen=True, repr=False)
+class ScaleByLearningRate(Rule):
+    """Multiplies updates by minus the learning rate, the last step of an optimizer: `u = -learning_rate * g`.
+
+    Args:
+        learning_rate: a number >= 0 or a schedule.
+        flip_sign: whether to negate, so that adding the update descends.
+    """
+
+    learning_rate: NonNegative
+    flip_sign: bool = True
+
+    def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
+        return (-h.learning_rate if self.flip_sign else h.learning_rate) * g, slots
+
+
+scale = block(Scale)
+scale_by_learning_rate = block(ScaleByLearningRate)
+
+
+def scale_by_schedule(step_size_fn: ScheduleLike) -> GradientTransformation:
+    """Multiplies updates by the value of a schedule, with its sign: `u = step_size_fn(count) * g`."""
+    return chain(Scale(step_size_fn))

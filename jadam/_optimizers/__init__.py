@@ -1,0 +1,1 @@
+"""One file an algorithm family. `sgd.py` is the one to copy."""

@@ -1,0 +1,119 @@
+"""Adam and AdamW."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax.numpy as jnp
+from jax import Array
+
+from jadam._learning_rate import scale_by_learning_rate
+from jadam._masks import MaskLike
+from jadam._rule import Context, Decay, NonNegative, Rule, Slots, debias, ema, public_caller, zeros
+from jadam._transformation import GradientTransformation, block, chain
+from jadam._weight_decay import add_decayed_weights
+
+
+@dataclass(frozen=True, repr=False)
+class ScaleByAdam(Rule):
+    """Divides an average of the gradients by the root of an average of their squares: `u = mhat / (sqrt(vhat) + eps)`.
+
+    `m = b1 m + (1-b1) g`, `v = b2 v + (1-b2) g^2`, `mhat = m / (1-b1^t)`, `vhat = v / (1-b2^t)`.
+
+    Args:
+        b1: decay of the average of gradients, in [0, 1).
+        b2: decay of the average of squares, in [0, 1).
+        eps: added to the root, >= 0.
+        eps_root: added under the root, >= 0; above zero, the update can be differentiated at a gradient of zero.
+
+    Reference:
+        Kingma & Ba 2015, Algorithm 1, arXiv:1412.6980.
+    """
+
+    b1: Decay = 0.9
+    b2: Decay = 0.999
+    eps: NonNegative = 1e-8
+    eps_root: NonNegative = 0.0
+
+    def init(self, p: Array) -> Slots:
+        return {"mu": zeros(p), "nu": zeros(p)}
+
+    def prepare(self, context: Context) -> dict[str, Array]:
+        h, t = context.h, context.t
+        return {"mu_scale": 1 / debias(h.b1, t), "nu_scale": 1 / debias(h.b2, t)}
+
+    def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
+        m = ema(slots["mu"], g, h.b1)
+        v = ema(slots["nu"], g * g, h.b2)
+        return m * h.mu_scale / (jnp.sqrt(v * h.nu_scale + h.eps_root) + h.eps), {"mu": m, "nu": v}
+
+
+scale_by_adam = block(ScaleByAdam)
+
+
+def adam(
+    learning_rate: NonNegative, *, b1: Decay = 0.9, b2: Decay = 0.999, eps: NonNegative = 1e-8, eps_root: NonNegative = 0.0
+) -> GradientTransformation:
+    """Adam: `p = p - learning_rate mhat / (sqrt(vhat) + eps)`, as in the paper and in torch.
+
+    Args:
+        learning_rate: a number >= 0 or a schedule.
+        b1: decay of the average of gradients, in [0, 1).
+        b2: decay of the average of squares, in [0, 1).
+        eps: added to the root, >= 0.
+        eps_root: added under the root, >= 0.
+
+    Reference:
+        Kingma & Ba 2015, Algorithm 1, arXiv:1412.6980.
+    """
+    return chain(scale_by_adam(b1, b2, eps, eps_root), scale_by_learning_rate(learning_rate))
+
+
+def adamw(
+    learning_rate: NonNegative,
+    *,
+    b1: Decay = 0.9,
+    b2: Decay = 0.999,
+    eps: NonNegative = 1e-8,
+    eps_root: NonNegative = 0.0,
+    weight_decay: NonNegative = 1e-2,
+    mask: MaskLike = None,
+    decay: Literal["decoupled", "independent"] = "decoupled",
+    peak_learning_rate: float | None = None,
+) -> GradientTransformation:
+    """Adam with decoupled weight decay: `p = p - learning_rate (mhat / (sqrt(vhat) + eps) + weight_decay p)`, as in torch.
+
+    Args:
+        learning_rate: a number >= 0 or a schedule.
+        b1: decay of the average of gradients, in [0, 1).
+        b2: decay of the average of squares, in [0, 1).
+        eps: added to the root, >= 0.
+        eps_root: added under the root, >= 0.
+        weight_decay: >= 0; 1e-2 as in torch (optax has 1e-4).
+        mask: which parameters decay; None is all of them.
+        decay: "decoupled" multiplies by the learning rate, as torch does; "independent" by the learning rate divided by its
+            peak, so that tuning one leaves the other as it is (`weight_decay` is then some 1e-5 to 1e-3).
+        peak_learning_rate: the peak for "independent"; by default the number, or the schedule's `peak_value`.
+
+    Raises:
+        ValueError: an unknown `decay`, or "independent" with a schedule that has no `peak_value`.
+
+    Reference:
+        Loshchilov & Hutter 2019, Algorithm 2, arXiv:1711.05101.
+    """
+    if decay not in ("decoupled", "independent"):
+        raise ValueError(f"{public_caller('adamw')}(decay={decay!r}): decay must be 'decoupled' or 'independent'.")
+    if decay == "decoupled":
+        peak_learning_rate = 1.0
+    elif peak_learning_rate is None:
+        peak_learning_rate = getattr(learning_rate, "peak_value", None) if callable(learning_rate) else learning_rate
+        if peak_learning_rate is None:
+            raise ValueError(
+                f"{public_caller('adamw')}(decay='independent'): the schedule has no peak_value; give peak_learning_rate."
+            )
+    return chain(
+        scale_by_adam(b1, b2, eps, eps_root),
+        add_decayed_weights(weight_decay, mask, peak_learning_rate=peak_learning_rate),
+        scale_by_learning_rate(learning_rate),
+    )

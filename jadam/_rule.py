@@ -1,0 +1,212 @@
+"""What the author of an algorithm sees: a rule for one array, its hyperparameters, and a few formulas."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import re
+import sys
+import typing
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jadam._masks import Mask
+from jadam._storage import compute_dtype
+
+Slots = dict[str, Array]
+
+
+@dataclass(frozen=True)
+class Range:
+    """The numbers that a hyperparameter may take, and the words for them."""
+
+    words: str
+    holds: Callable[[float], bool]
+    complement: bool = False  # kept in the state as 1 - value, computed from the Python double
+
+
+_Value = float | Array | Callable[[Array], Any]
+
+Hyper = Annotated[_Value, Range("a finite number", math.isfinite)]
+"""A hyperparameter: a number, a scalar array, or a schedule."""
+NonNegative = Annotated[_Value, Range("a finite number >= 0", lambda x: 0 <= x < math.inf)]
+"""A `Hyper` that is never negative."""
+Positive = Annotated[_Value, Range("a finite number > 0", lambda x: 0 < x < math.inf)]
+"""A `Hyper` above zero."""
+Decay = Annotated[_Value, Range("in [0, 1)", lambda x: 0 <= x < 1, complement=True)]
+"""The decay rate of an average. It travels as its complement: float32 holds 1e-5, but not 0.99999."""
+
+
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["complement"], meta_fields=[])
+@dataclass(frozen=True)
+class DecayRate:
+    """A `Decay` as a rule meets it in `h`. Use it through `ema` and `debias`; `value` is the rate itself."""
+
+    complement: Array
+
+    @property
+    def value(self) -> Array:
+        return 1 - self.complement
+
+
+def ema(average: Array, x: Array, decay: DecayRate) -> Array:
+    """The next exponential moving average, `m + (1-b) (x-m)`: its weights sum to one exactly."""
+    return average + decay.complement * (x - average)
+
+
+def debias(decay: DecayRate, t: Array) -> Array:
+    """`1 - b**t`, what a zero-initialised average after `t` steps must be divided by (Kingma & Ba 2015, section 3).
+
+    In float32 the plain formula is off by 7e-4 for b = 0.99999; this one by an ulp or two.
+    """
+    return -jnp.expm1(t * jnp.log1p(-decay.complement))
+
+
+def zeros(p: Array) -> Array:
+    """A slot of zeros like the parameter, in the dtype of the arithmetic, with the parameter's sharding."""
+    return jnp.zeros_like(p, dtype=compute_dtype(p.dtype))
+
+
+@dataclass(frozen=True)
+class Context:
+    """What `Rule.prepare` sees: everything that all leaves of a step share.
+
+    Attributes:
+        h: this rule's hyperparameters by name; a `Decay` is a `DecayRate`.
+        count: int32, updates done before this one.
+        t: the number of this update, from 1, in the dtype of the hyperparameters.
+        params: the parameters this rule acts on; empty if `update` was called without.
+        slots: this rule's slots as stored, a list in the order of `params` for each name.
+        scalars: what `prepare` kept in the last step.
+        extra: the keyword arguments of `update`.
+        read_updates: see `updates`.
+    """
+
+    h: Any
+    count: Array
+    t: Array
+    params: list[Array]
+    slots: Mapping[str, list[Any]]
+    scalars: Mapping[str, Array]
+    extra: Mapping[str, Any]
+    read_updates: Callable[[], list[Array]]
+
+    @property
+    def updates(self) -> list[Array]:
+        """The updates that reach this rule, in any float dtype; asking for them runs the rules before it."""
+        return self.read_updates()
+
+
+@dataclass(frozen=True)
+class Rule(ABC):
+    """One algorithm for one array: float32 in (float64 where the parameter is), float32 out.
+
+    A rule knows nothing of trees, dtypes, masks, schedules, sharding or jit. Subclass it as a frozen dataclass. Fields
+    annotated `Hyper`, `NonNegative`, `Positive` or `Decay` are hyperparameters, which `update` reads from `h`, never from
+    `self`; all other fields are static options and must be hashable.
+
+    Raises:
+        ValueError: a hyperparameter is out of its range.
+        TypeError: a hyperparameter is no number, scalar array or schedule.
+    """
+
+    elementwise: ClassVar[bool] = True
+    """Whether every element is treated alone. Only then can it act on complex parameters, as pairs of real numbers."""
+
+    def init(self, p: Array) -> Slots:
+        """Slots of one parameter `p`, arrays by name."""
+        return {}
+
+    def scalars(self) -> dict[str, float]:
+        """Scalars that `prepare` keeps from step to step, with their first values."""
+        return {}
+
+    def prepare(self, context: Context) -> dict[str, Array]:
+        """Constants of a step, computed once before the leaves; `update` finds them in `h` under these names.
+
+        Those with a name that `scalars` has are kept for the next step.
+        """
+        return {}
+
+    @abstractmethod
+    def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
+        """The update and the new slots of one array; `g`, the slots and `p` are float32 of one shape."""
+
+    def __post_init__(self) -> None:
+        for name, allowed in hyper_ranges(type(self)).items():
+            where = f"{public_caller(self.block)}({name}={getattr(self, name)!r})"
+            object.__setattr__(self, name, check_hyper(where, name, getattr(self, name), allowed))
+
+    @property
+    def block(self) -> str:
+        """The rule's name as a block: `scale_by_adam` for `ScaleByAdam`."""
+        return re.sub(r"(?<!^)(?=[A-Z])", "_", type(self).__name__).lower()
+
+    @property
+    def key(self) -> str:
+        """The rule's name in the state: `adam` for `ScaleByAdam`."""
+        return self.block.removeprefix("scale_by_")
+
+    def __repr__(self) -> str:
+        fields = (f"{field.name}={getattr(self, field.name)!r}" for field in dataclasses.fields(self))
+        return f"{self.block}({', '.join(fields)})"
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.__repr__ = Rule.__repr__  # before @dataclass, which then leaves it alone
+
+
+@functools.cache
+def hyper_ranges(rule: type[Rule]) -> dict[str, Range]:
+    """The hyperparameters of a rule by name, in the order of its fields."""
+    hints = typing.get_type_hints(rule, include_extras=True)
+    found = {}
+    for field in dataclasses.fields(rule):
+        for note in getattr(hints[field.name], "__metadata__", ()):
+            if isinstance(note, Range):
+                found[field.name] = note
+    return found
+
+
+def check_hyper(where: str, name: str, value: Any, allowed: Range) -> Any:
+    """A hyperparameter as it is kept: a Python float, a tracer, or a schedule."""
+    if isinstance(value, Mask) or isinstance(value, str | bool | None):
+        kind = "a mask" if isinstance(value, Mask) else repr(value)
+        raise TypeError(f"{where}: {name} must be a number or a schedule, not {kind}.")
+    if callable(value):
+        return value
+    if isinstance(value, jax.core.Tracer) and value.ndim == 0:
+        return value
+    if np.ndim(value) > 0:
+        raise TypeError(
+            f"{where}: {name} must be a scalar, not of shape {np.shape(value)}; for several values at once, put "
+            "`jax.vmap` around `init` and `update`, or use groups."
+        )
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{where}: {name} must be a number or a schedule, not a {type(value).__name__}.") from None
+    if not allowed.holds(number):
+        raise ValueError(f"{where}: {name} must be {allowed.words}.")
+    return number
+
+
+def public_caller(default: str) -> str:
+    """The public function of jadam that the user called, for the first words of an error message."""
+    found, frame = default, sys._getframe(1)
+    while frame is not None and (
+        frame.f_globals.get("__name__", "").startswith("jadam.") or frame.f_code.co_filename == "<string>"
+    ):  # "<string>": the `__init__` that @dataclass writes
+        code = frame.f_code
+        if not code.co_name.startswith(("_", "<")) and code.co_varnames[:1] != ("self",):
+            found = code.co_name
+        frame = frame.f_back
+    return found

@@ -1,0 +1,224 @@
+"""Gradient transformations: rules in a row, and what can be done with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import update_wrapper
+from typing import Any, NamedTuple, ParamSpec
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jadam import _engine
+from jadam._engine import Opaque, Part
+from jadam._rule import Rule, check_hyper, hyper_ranges, public_caller
+from jadam._state import COMPLEMENT, OptState, readable_names
+from jadam._storage import compute_dtype, decode, encode
+from jadam._tree import PyTree, arrays, difference, flatten, is_trained, quoted
+
+P = ParamSpec("P")
+
+
+@dataclass(frozen=True, repr=False)
+class GradientTransformation:
+    """A pure `(init, update)` pair over pytrees: frozen, hashable, and equal to another that was built alike.
+
+    `init, update = tx` gives the two functions; optax, flax, equinox and haiku take it wherever they take optax's.
+
+    Attributes:
+        parts: the rules in order, each with its mask.
+        name: the function that built it, for error messages; not part of the comparison.
+    """
+
+    parts: tuple[Part, ...]
+    name: str = field(default="tx", compare=False)
+
+    def init(self, params: PyTree) -> OptState:
+        """The state before the first update.
+
+        Args:
+            params: a tree of arrays. Real and complex floating-point leaves are trained; integers, bools, PRNG keys and
+                None are passed over.
+
+        Raises:
+            TypeError: a leaf is no array.
+            ValueError: a mask does not fit the parameters.
+        """
+        return _engine.init(f"{self.name}.init", self.parts, params)
+
+    def update(
+        self, updates: PyTree, state: OptState, params: PyTree | None = None, **extra: Any
+    ) -> tuple[PyTree, OptState]:
+        """The updates to add to the parameters, and the next state.
+
+        Args:
+            updates: the gradients, a tree like `params`; every leaf has its parameter's shape and any float dtype.
+            state: what `init` or the last `update` gave.
+            params: the parameters; None only where no rule uses them.
+            **extra: values for rules that ask for them (`value=loss`).
+
+        Returns:
+            Updates with the structure, shapes and dtypes of the parameters, and the new state. Outside `jit` the call
+            compiles itself, once for each transformation and type of tree.
+
+        Raises:
+            ValueError: structures or shapes differ, or the state belongs to another transformation or tree.
+            TypeError: a leaf is no array, real meets complex, or the arguments are in another order.
+        """
+        return _engine.update(f"{self.name}.update", self.parts, updates, state, params, extra, apply=False)
+
+    def step(self, updates: PyTree, state: OptState, params: PyTree, **extra: Any) -> tuple[PyTree, OptState]:
+        """`update` and `apply_updates` as one: the new parameters and the new state, in one pass over memory."""
+        if params is None:
+            raise ValueError(f"{self.name}.step: params is None; call step(grads, state, params).")
+        return _engine.update(f"{self.name}.step", self.parts, updates, state, params, extra, apply=True)
+
+    def set_hyperparams(self, state: OptState, **values: Any) -> OptState:
+        """The state with other hyperparameters; nothing is traced or compiled again.
+
+        Args:
+            state: a state of this transformation.
+            **values: numbers or arrays by the names that `hyperparams(state)` shows (`learning_rate=1e-4`). A number
+                is set for all models of a `vmap`-ed state, an array of its shape for each.
+
+        Raises:
+            ValueError: an unknown name, a value out of range or of another shape, or one that a schedule drives.
+        """
+        where = f"{self.name}.set_hyperparams"
+        places = readable_names(state)
+        parts = dict(zip(_engine.keys(self.parts), self.parts, strict=True))
+        hyper = {rule: dict(content) for rule, content in state.hyperparams.items()}
+        for name, value in values.items():
+            if name not in places:
+                raise ValueError(f"{where}: there is no {name!r}; there are {', '.join(sorted(places))}.")
+            key, stored = places[name]
+            if key not in parts:
+                raise ValueError(f"{where}: the state belongs to another transformation, one with {key}.")
+            rule, attribute = parts[key].rule, stored.removeprefix(COMPLEMENT)
+            if callable(schedule := getattr(rule, attribute)):
+                raise ValueError(
+                    f"{where}: {name} is driven by {schedule!r}; build the transformation with a number to set it."
+                )
+            allowed = hyper_ranges(type(rule))[attribute]
+            if np.ndim(value) == 0:
+                value = check_hyper(f"{where}({name}={value!r})", name, value, allowed)
+            old = hyper[key][stored]
+            if jnp.shape(value) not in ((), old.shape):
+                raise ValueError(f"{where}: {name} has shape {jnp.shape(value)}, in the state it has {old.shape}.")
+            hyper[key][stored] = _like(old, 1 - value if allowed.complement else value)
+        return state._replace(hyperparams=hyper)
+
+    def __iter__(self) -> Iterator[Callable[..., Any]]:
+        return iter((self.init, self.update))
+
+    def __getitem__(self, index: int) -> Callable[..., Any]:
+        return (self.init, self.update)[index]
+
+    def __len__(self) -> int:
+        return 2
+
+    def __repr__(self) -> str:
+        shown = []
+        for part in self.parts:
+            text = repr(part.rule) if part.mask is _engine.EVERYTHING else f"masked({part.rule!r}, {part.mask!r})"
+            shown.append(text)
+        return shown[0] if len(shown) == 1 else f"chain({', '.join(shown)})"
+
+
+def _like(old: Array, value: Any) -> Array:
+    """The value with the dtype, shape and placement of an array of the state, so that no call compiles again."""
+    if isinstance(value, jax.core.Tracer) or isinstance(old, jax.core.Tracer):
+        return jnp.broadcast_to(jnp.asarray(value, old.dtype), jnp.shape(value) or old.shape)
+    new = np.broadcast_to(np.asarray(value, old.dtype), old.shape)
+    return jax.device_put(new, old.sharding if old.committed else None)
+
+
+class Pair(NamedTuple):
+    """An `(init, update)` pair as `chain` takes it."""
+
+    init: Callable[..., Any]
+    update: Callable[..., Any]
+
+
+def chain(*transformations: Any) -> GradientTransformation:
+    """Applies transformations one after another; `chain()` is the identity, and chains in chains are flat.
+
+    Args:
+        *transformations: of jadam, rules, or any `(init, update)` pairs such as optax's.
+
+    Raises:
+        TypeError: something else.
+
+    Example:
+        >>> import jadam
+        >>> jadam.chain(jadam.clip_by_global_norm(1.0), jadam.sgd(0.1))
+        chain(clip_by_global_norm(max_norm=1.0, eps=0.0), scale_by_learning_rate(learning_rate=0.1, flip_sign=True))
+    """
+    parts: list[Part] = []
+    for number, item in enumerate(transformations):
+        if isinstance(item, GradientTransformation):
+            parts += item.parts
+        elif isinstance(item, Rule):
+            parts.append(Part(item))
+        else:
+            try:
+                parts.append(Part(Opaque(*item)))
+            except TypeError:
+                raise TypeError(
+                    f"chain: argument {number} is {item!r}, which is no transformation; give one of jadam's, or an "
+                    "(init, update) pair."
+                ) from None
+    return GradientTransformation(tuple(parts), public_caller("chain"))
+
+
+def identity() -> GradientTransformation:
+    """Leaves updates as they are: the empty chain."""
+    return chain()
+
+
+def block(rule: Callable[P, Rule]) -> Callable[P, GradientTransformation]:
+    """The function that builds a rule as a transformation of its own: `scale_by_lion = block(ScaleByLion)`."""
+
+    def _build(*args: P.args, **kwargs: P.kwargs) -> GradientTransformation:
+        return chain(rule(*args, **kwargs))
+
+    return update_wrapper(_build, rule, assigned=("__module__", "__doc__"), updated=())
+
+
+def apply_updates(params: PyTree, updates: PyTree) -> PyTree:
+    """`params + updates`, leaf by leaf, in the dtypes of the parameters; compiled.
+
+    Args:
+        params: a tree of arrays.
+        updates: a tree like it, each leaf of its parameter's shape. None, and leaves that are not trained, leave the
+            parameter as it is.
+
+    Raises:
+        ValueError: structures or shapes differ; nothing is broadcast.
+    """
+    return _apply(arrays("apply_updates", "params", params), arrays("apply_updates", "updates", updates))
+
+
+@jax.jit
+def _apply(params: PyTree, updates: PyTree) -> PyTree:
+    leaves = flatten(params)
+    try:
+        deltas = leaves.treedef.flatten_up_to(updates)
+    except (ValueError, TypeError):
+        words = f"apply_updates: the updates do not have the structure of the parameters: {difference(updates, leaves)}."
+        raise ValueError(words) from None
+    new = []
+    for path, p, u in zip(leaves.paths, leaves.values, deltas, strict=True):
+        if u is None or not is_trained(p):
+            new.append(p)
+            continue
+        if jnp.shape(u) != p.shape:
+            raise ValueError(
+                f"apply_updates: the update at {quoted(path)} has shape {jnp.shape(u)}, its parameter {p.shape}."
+            )
+        same = u.dtype == p.dtype
+        new.append(p + u if same else encode(decode(p) + decode(u).astype(compute_dtype(p.dtype)), p.dtype))
+    return leaves.treedef.unflatten(new)

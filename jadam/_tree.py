@@ -1,0 +1,80 @@
+"""Pytrees as jadam reads them: leaves, their paths, and which of them are trained."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.tree_util import KeyPath, keystr, tree_flatten_with_path
+
+PyTree = Any
+
+
+class Leaves(NamedTuple):
+    """A flattened tree. `paths` are JAX's key paths, in the order of `values`."""
+
+    paths: tuple[KeyPath, ...]
+    values: list[Any]
+    treedef: jax.tree_util.PyTreeDef
+
+
+def flatten(tree: PyTree) -> Leaves:
+    pairs, treedef = tree_flatten_with_path(tree)
+    return Leaves(tuple(path for path, _ in pairs), [value for _, value in pairs], treedef)
+
+
+def quoted(path: KeyPath) -> str:
+    """A path as an error message shows it: `['dense']['kernel']`."""
+    return keystr(path) or "the root"
+
+
+def slashed(path: KeyPath) -> str:
+    """A path as `match` and `describe` write it: `dense/kernel`."""
+    return keystr(path, simple=True, separator="/")
+
+
+def is_trained(leaf: Any) -> bool:
+    """Whether optimizers act on this leaf: real or complex floating point, and nothing else."""
+    return jnp.issubdtype(leaf.dtype, jnp.inexact)
+
+
+def arrays(where: str, argument: str, tree: PyTree) -> PyTree:
+    """The tree with every leaf a strongly typed array: a Python number or a weak type would cause a second trace.
+
+    Raises:
+        TypeError: a leaf is neither an array nor a number; the message names its path.
+    """
+    leaves, treedef = jax.tree.flatten(tree)
+    if not all(map(is_array, leaves)):
+        path, leaf = next((path, leaf) for path, leaf in tree_flatten_with_path(tree)[0] if not is_array(leaf))
+        raise TypeError(
+            f"{where}: {argument} has {leaf!r}, a {type(leaf).__name__}, at {quoted(path)}, which is no array; "
+            "take it out of the tree, or put None in its place."
+        )
+    return treedef.unflatten([_strong(leaf) for leaf in leaves])
+
+
+def is_array(leaf: Any) -> bool:
+    """Whether this is an array, or a number that can be one."""
+    if isinstance(leaf, jax.Array | bool | int | float | complex):
+        return True
+    return hasattr(leaf, "shape") and getattr(getattr(leaf, "dtype", None), "kind", "O") not in "OSU"
+
+
+def _strong(leaf: Any) -> Any:
+    if isinstance(leaf, bool | int | float | complex) or getattr(leaf, "weak_type", False):
+        return jax.lax.convert_element_type(leaf, jnp.result_type(leaf))
+    return leaf
+
+
+def difference(tree: PyTree, reference: Leaves) -> str:
+    """In words, the first path in which a tree differs in structure from another."""
+    leaves = flatten(tree)
+    missing = [path for path in reference.paths if path not in set(leaves.paths)]
+    extra = [path for path in leaves.paths if path not in set(reference.paths)]
+    if missing:
+        return f"{quoted(missing[0])} is missing"
+    if extra:
+        return f"{quoted(extra[0])} is not among the parameters"
+    return f"{leaves.treedef} is not {reference.treedef}"
