@@ -65,7 +65,8 @@ def _scaled_norm(x: Array, axes: tuple[int, ...] | None = None) -> Array:
     axes = tuple(range(x.ndim)) if axes is None else axes
     largest = jnp.max(lax.abs(x), axis=axes, keepdims=True, initial=0)
     limits = jnp.finfo(x.dtype)
-    scale = lax.clamp(np.asarray(limits.tiny, x.dtype), largest, np.asarray(limits.max, x.dtype))  # neither 0 nor inf
+    # Neither 0 nor inf, nor so large that its reciprocal, by which XLA multiplies, is flushed to zero.
+    scale = lax.clamp(np.asarray(limits.tiny, x.dtype), largest, np.asarray(limits.max / 8, x.dtype))
     unit = x / scale
     return scale * _root(jnp.sum(unit * unit, axis=axes, keepdims=True))
 

@@ -54,23 +54,27 @@ Storage = tuple[tuple[str, SlotStorage], ...]
 
 @dataclass(frozen=True)
 class Part:
-    """A rule in its place: on which parameters it acts, under which label, and how its slots are stored."""
+    """A rule in its place: on which parameters it acts, in which group, and how its slots are stored.
+
+    `group` is for the eyes of `describe`; `prefix` begins the rule's name in the state.
+    """
 
     rule: Rule | Opaque
     mask: Mask = EVERYTHING
     group: str = ""
+    prefix: str = ""
     storage: Storage = ()
 
     @functools.cached_property
     def structure(self) -> Part:
         """The part without its numbers, which the state holds: what a trace depends on, always hashable."""
         if isinstance(self.rule, Opaque):
-            return self
+            return dataclasses.replace(self, group="")
         rule = copy.copy(self.rule)
         for name in hyper_ranges(type(rule)):
             if not callable(getattr(rule, name)):
                 object.__setattr__(rule, name, IN_STATE)
-        return dataclasses.replace(self, rule=rule)
+        return dataclasses.replace(self, rule=rule, group="")
 
 
 def slot_codec(storage: Storage, slot: str) -> SlotStorage:
@@ -108,10 +112,10 @@ class _NoParams:
 
 
 def keys(parts: Sequence[Part]) -> list[str]:
-    """The name of each part in the state: its rule's, after its group's, numbered where several are alike."""
+    """The name of each part in the state: its rule's, after its prefix, numbered where several are alike."""
     taken: list[str] = []
     for part in parts:
-        taken.append(numbered(".".join(filter(None, [part.group, part.rule.key])), taken))
+        taken.append(numbered(".".join(filter(None, [part.prefix, part.rule.key])), taken))
     return taken
 
 
@@ -223,7 +227,6 @@ def update(
             "the order is (grads, state, params)."
         )
     updates = arrays(where, "the gradient tree", updates)
-    state = arrays(where, "the state", state)
     params = arrays(where, "params", params)
     traced = {name: value for name, value in extra.items() if all(map(is_array, jax.tree.leaves(value)))}
     static = tuple((name, value) for name, value in extra.items() if name not in traced)
@@ -298,7 +301,7 @@ class _Step:
             if not is_trained(g) or kinds[0] != kinds[1]:
                 raise TypeError(
                     f"{self.where}: the gradient at {path} has dtype {g.dtype}, its parameter {p.dtype}; "
-                    "both must be real, or both complex."
+                    "give a floating-point gradient, complex where the parameter is."
                 )
         return gradients
 

@@ -37,12 +37,18 @@ def masked(inner: Any, mask: MaskLike) -> GradientTransformation:
     Raises:
         TypeError: the mask is a string or a schedule.
     """
-    return _masked(chain(inner), as_mask(public_caller("masked"), mask))
+    chosen = as_mask(public_caller("masked"), mask)
+    return GradientTransformation(
+        tuple(replace(part, mask=part.mask & chosen) for part in chain(inner).parts), public_caller("masked")
+    )
 
 
-def _masked(tx: GradientTransformation, mask: Mask, group: str = "") -> GradientTransformation:
-    parts = [replace(part, mask=part.mask & mask, group=".".join(filter(None, [group, part.group]))) for part in tx.parts]
-    return GradientTransformation(tuple(parts), public_caller("masked"))
+def _group(tx: Any, mask: Mask, prefix: str = "") -> GradientTransformation:
+    parts = []
+    for part in masked(tx, mask).parts:
+        group = " > ".join(filter(None, [repr(mask), part.group]))
+        parts.append(replace(part, group=group, prefix=".".join(filter(None, [prefix, part.prefix]))))
+    return GradientTransformation(tuple(parts))
 
 
 def freeze(mask: MaskLike = True) -> GradientTransformation:
@@ -81,11 +87,11 @@ def partition(
         if param_labels is None:
             raise TypeError("partition: transformations by label need param_labels, a tree of labels or a function.")
         labels, known = PerLeaf.of(param_labels), tuple(transforms)
-        return chain(*(_masked(chain(tx), _Labelled(labels, known, own), str(own)) for own, tx in transforms.items()))
+        return chain(*(_group(tx, _Labelled(labels, known, own), str(own)) for own, tx in transforms.items()))
     if param_labels is not None:
         raise TypeError("partition: param_labels goes with transformations by label, not with (mask, transformation) pairs.")
     masks = tuple(as_mask("partition", mask) for mask, _ in transforms)
-    return chain(*(_masked(chain(tx), _FirstMatch(masks, number)) for number, (_, tx) in enumerate(transforms)))
+    return chain(*(_group(tx, _FirstMatch(masks, number)) for number, (_, tx) in enumerate(transforms)))
 
 
 @dataclass(frozen=True)
@@ -127,4 +133,4 @@ class _Labelled(Mask):
         return [label == self.label for label in found]
 
     def __repr__(self) -> str:
-        return repr(self.label)
+        return str(self.label)

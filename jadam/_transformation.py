@@ -183,7 +183,8 @@ def block(rule: Callable[P, Rule]) -> Callable[P, GradientTransformation]:
     """The function that builds a rule as a transformation of its own: `scale_by_lion = block(ScaleByLion)`."""
 
     def _build(*args: P.args, **kwargs: P.kwargs) -> GradientTransformation:
-        return chain(rule(*args, **kwargs))
+        built = rule(*args, **kwargs)
+        return GradientTransformation((Part(built),), public_caller(built.block))
 
     return update_wrapper(_build, rule, assigned=("__module__", "__doc__"), updated=())
 

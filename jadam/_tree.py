@@ -46,6 +46,8 @@ def arrays(where: str, argument: str, tree: PyTree) -> PyTree:
         TypeError: a leaf is neither an array nor a number; the message names its path.
     """
     leaves, treedef = jax.tree.flatten(tree)
+    if all(isinstance(leaf, jax.Array) and not leaf.weak_type for leaf in leaves):
+        return tree
     if not all(map(is_array, leaves)):
         path, leaf = next((path, leaf) for path, leaf in tree_flatten_with_path(tree)[0] if not is_array(leaf))
         raise TypeError(
@@ -78,3 +80,17 @@ def difference(tree: PyTree, reference: Leaves) -> str:
     if extra:
         return f"{quoted(extra[0])} is not among the parameters"
     return f"{leaves.treedef} is not {reference.treedef}"
+
+
+def owners(tree: PyTree, params: Leaves) -> list[int | None]:
+    """For each leaf of a state, the number of the parameter it belongs to: the one whose path its own path ends with."""
+    numbers = {path: number for number, path in enumerate(params.paths)}
+
+    def owner(path: KeyPath, leaf: Any) -> int | None:
+        for start in range(len(path) + 1):
+            number = numbers.get(path[start:])
+            if number is not None and jnp.shape(params.values[number]) == leaf.shape:
+                return number
+        return None
+
+    return [owner(path, leaf) for path, leaf in tree_flatten_with_path(tree)[0]]

@@ -1,0 +1,61 @@
+"""What a transformation does to each parameter, as a table."""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from jadam._engine import Layout
+from jadam._transformation import GradientTransformation
+from jadam._tree import PyTree, arrays, owners, slashed
+
+
+def describe(tx: GradientTransformation, params: PyTree) -> str:
+    """A table for `print`: path, shape, dtype, group, rules and bytes of state of each parameter, and the sums.
+
+    Args:
+        tx: a transformation of jadam.
+        params: a tree of arrays.
+
+    Raises:
+        ValueError: a mask does not fit the parameters.
+        TypeError: a leaf is no array.
+
+    Example:
+        >>> import jadam, jax.numpy as jnp
+        >>> params = {"kernel": jnp.zeros((8, 4)), "bias": jnp.zeros(4)}
+        >>> tx = jadam.partition([(jadam.match("bias"), jadam.freeze()), (True, jadam.adam(1e-3))])
+        >>> print(jadam.describe(tx, params))
+        path    shape   dtype    group          rules                state bytes
+        bias    (4,)    float32  match('bias')  set_to_zero                    0
+        kernel  (8, 4)  float32  everything     adam, learning_rate          256
+        2 arrays with 36 parameters, 276 bytes of state: 7.67 a parameter
+    """
+    where = f"describe({tx.name})"
+    params = arrays(where, "params", params)
+    layout = Layout.of(params)
+    leaves = layout.leaves
+    chosen = [(part, layout.selected(where, part)) for part in tx.parts]
+    state = jax.eval_shape(tx.init, params)
+    sizes = [math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)]
+    owned = owners(state, leaves)
+
+    rows = [("path", "shape", "dtype", "group", "rules", "state bytes")]
+    for number, (path, leaf) in enumerate(zip(leaves.paths, leaves.values, strict=True)):
+        parts = [part for part, indices in chosen if number in indices]
+        rules = ", ".join(part.rule.key for part in parts) or ("none" if number in layout.trained else "not trained")
+        group = ", ".join(dict.fromkeys(part.group for part in parts if part.group)) or "-"
+        size = sum(size for size, owner in zip(sizes, owned, strict=True) if owner == number)
+        rows.append((slashed(path) or ".", str(jnp.shape(leaf)), str(leaf.dtype), group, rules, f"{size:,}"))
+    if all(row[3] == "-" for row in rows[1:]):
+        rows = [row[:3] + row[4:] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join([*map(str.ljust, row[:-1], widths), row[-1].rjust(widths[-1])]) for row in rows]
+    count = sum(leaves.values[number].size for number in layout.trained)
+    per_parameter = f": {sum(sizes) / count:.2f} a parameter" if count else ""
+    lines.append(
+        f"{len(leaves.values)} arrays with {count:,} parameters, {sum(sizes):,} bytes of state{per_parameter}"
+    )
+    return "\n".join(lines)

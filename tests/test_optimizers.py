@@ -1,0 +1,242 @@
+"""The contract: what holds for every optimizer, whatever its algorithm."""
+
+import inspect
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+from conftest import OPTIMIZERS
+
+import jadam
+
+RNG = np.random.default_rng(0)
+SHAPES = {"kernel": (3, 4), "inner": {"bias": (4,), "scalar": ()}}
+VALUES = jax.tree.map(lambda s: RNG.standard_normal(s), SHAPES, is_leaf=lambda s: isinstance(s, tuple))
+GRADS = [jax.tree.map(lambda x: RNG.standard_normal(x.shape), VALUES) for _ in range(30)]
+DTYPES = ["float32", "bfloat16", "float16"]
+
+
+def cast(tree, dtype):
+    return jax.tree.map(lambda x: jnp.asarray(x, dtype), tree)
+
+
+def run(tx, params, grads):
+    state = tx.init(params)
+    for g in grads:
+        updates, state = tx.update(g, state, params)
+        params = jadam.apply_updates(params, updates)
+    return params, state
+
+
+def test_every_optimizer_has_an_oracle():
+    missing = [name for name in OPTIMIZERS if not (hasattr(oracles, name) and name in oracles.CASES)]
+    assert not missing, f"write an oracle and cases for {missing} in tests/oracles.py"
+    assert set(OPTIMIZERS) >= {"sgd", "adam", "adamw"}, "the search for optimizers is broken"
+
+
+@pytest.mark.parametrize(("name", "number"), [(n, i) for n in sorted(oracles.CASES) for i in range(len(oracles.CASES[n]))])
+@pytest.mark.usefixtures("x64")
+def test_equals_its_oracle(name, number):
+    kwargs = oracles.CASES[name][number]
+    tx = OPTIMIZERS[name](0.01, **kwargs)
+    params, state = cast(VALUES, "float64"), tx.init(cast(VALUES, "float64"))
+    path = []
+    for g in GRADS:
+        params, state = tx.step(cast(g, "float64"), state, params)
+        path.append(params)
+    for leaf, start, *grads in zip(
+        *(jax.tree.leaves(t) for t in (jax.tree.map(lambda *x: np.stack(x), *path), VALUES, *GRADS)), strict=True
+    ):
+        for index in np.ndindex(start.shape):
+            expected = getattr(oracles, name)(float(start[index]), [float(g[index]) for g in grads], 0.01, **kwargs)
+            moved = max(abs(np.array(expected) - float(start[index])))
+            assert max(abs(leaf[(slice(None), *index)] - expected)) <= 1e-12 * max(moved, 1e-3)
+
+
+def test_learning_rate_alone_is_positional(optimizer):
+    first, *others = inspect.signature(optimizer).parameters.values()
+    assert first.name == "learning_rate"
+    assert first.kind is first.POSITIONAL_OR_KEYWORD
+    assert all(p.kind is p.KEYWORD_ONLY and p.default is not p.empty for p in others)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_structure_is_a_fixed_point(optimizer, dtype):
+    tx, params, grads = optimizer(0.1), cast(VALUES, dtype), cast(GRADS[0], dtype)
+    state = tx.init(params)
+    updates, after = tx.update(grads, state, params)
+    chex.assert_trees_all_equal_shapes_and_dtypes(updates, params)
+    chex.assert_trees_all_equal_shapes_and_dtypes(state, after)
+    assert not any(x.weak_type for x in jax.tree.leaves((updates, state, after)))
+    moved, last = jax.lax.scan(lambda carry, g: (tx.step(g, carry[1], carry[0]), None), (params, state), cast(
+        jax.tree.map(lambda *x: np.stack(x), *GRADS), dtype))[0]
+    chex.assert_trees_all_equal_shapes_and_dtypes((moved, last), (params, state))
+    assert last.count == len(GRADS)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_slots_and_arithmetic_are_float32(optimizer, dtype):
+    """bfloat16 parameters get the update of float32 ones, rounded once: nothing is computed in 16 bits."""
+    tx, low = optimizer(0.1), cast(VALUES, dtype)
+    full = cast(low, "float32")
+    state = tx.init(low)
+    assert {x.dtype for x in jax.tree.leaves(state.slots)} <= {jnp.dtype("float32")}
+    grads = [cast(g, dtype) for g in GRADS[:5]]
+    wide_state = tx.init(full)
+    for g in grads:  # the parameters stay where they are, so that both see the same
+        updates, state = tx.update(g, state, low)
+        expected, wide_state = tx.update(cast(g, "float32"), wide_state, full)
+    chex.assert_trees_all_equal(updates, cast(expected, dtype))
+    chex.assert_trees_all_equal(state, wide_state)
+
+
+def test_jit_eager_scan_and_step_agree(optimizer):
+    tx, params, grads = optimizer(0.1), cast(VALUES, "float32"), [cast(g, "float32") for g in GRADS]
+    eager = run(tx, params, grads)
+    jitted = jax.jit(lambda p, gs: run(tx, p, gs))(params, grads)
+
+    def body(carry, g):
+        return tx.step(g, carry[1], carry[0]), None
+
+    stacked = jax.tree.map(lambda *x: jnp.stack(x), *grads)
+    scanned = jax.lax.scan(body, (params, tx.init(params)), stacked)[0]
+    chex.assert_trees_all_close(eager, jitted, rtol=2e-6, atol=1e-7)  # fused otherwise: an ulp a step
+    chex.assert_trees_all_close(eager, scanned, rtol=2e-6, atol=1e-7)
+    with pytest.raises(AssertionError):  # the tolerance can tell one missing step
+        chex.assert_trees_all_close(run(tx, params, grads[:-1])[0], jitted[0], rtol=2e-6, atol=1e-7)
+
+
+def test_one_trace_for_all_steps(optimizer):
+    tx, params, grads = optimizer(0.1), cast(VALUES, "float32"), cast(GRADS[0], "float32")
+    chex.clear_trace_counter()
+
+    @jax.jit
+    @chex.assert_max_traces(n=1)
+    def step(params, state, grads):
+        updates, state = tx.update(grads, state, params)
+        return jadam.apply_updates(params, updates), state
+
+    state = tx.init(params)
+    for _ in range(3):
+        params, state = step(params, state, grads)
+
+
+def test_vmap_equals_a_loop(optimizer):
+    tx = optimizer(0.1)
+    models = [cast(jax.tree.map(lambda x, i=i: x + i, VALUES), "float32") for i in range(3)]
+    grads = [cast(g, "float32") for g in GRADS[:3]]
+    stack = lambda trees: jax.tree.map(lambda *x: jnp.stack(x), *trees)  # noqa: E731
+    many = jax.vmap(lambda p, g: run(tx, p, [g, g]))(stack(models), stack(grads))
+    one_by_one = [run(tx, p, [g, g]) for p, g in zip(models, grads, strict=True)]
+    chex.assert_trees_all_close(many, stack(one_by_one), rtol=1e-6, atol=1e-7)
+
+
+def test_init_under_eval_shape_jit_and_cond(optimizer):
+    tx, params, grads = optimizer(0.1), cast(VALUES, "float32"), cast(GRADS[0], "float32")
+    state = tx.init(params)
+    chex.assert_trees_all_equal_shapes_and_dtypes(jax.eval_shape(tx.init, params), state)
+    chex.assert_trees_all_equal(jax.jit(tx.init)(params), state)
+    skip = jax.jit(lambda ok: jax.lax.cond(ok, lambda: tx.step(grads, state, params), lambda: (params, state)))
+    chex.assert_trees_all_equal(skip(False), (params, state))
+    chex.assert_trees_all_close(skip(True), tx.step(grads, state, params), rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", [0.0, 1e-38, 1e-30, 1e-8, 1e4, 1e19, 1e30, 3e38])
+def test_no_finite_gradient_gives_nan_or_inf(optimizer, dtype, size):
+    """One gradient of 1e20 made optax's nu inf, and every later step of that weight zero."""
+    if size > float(jnp.finfo(dtype).max):
+        size = float(jnp.finfo(dtype).max)
+    tx, params = jadam.chain(optimizer(1e-3)), cast(VALUES, dtype)
+    grads = jax.tree.map(lambda x: jnp.full_like(x, size), params)
+    updates, state = tx.update(grads, tx.init(params), params)
+    for _ in range(5):
+        updates, state = tx.update(grads, state, params)
+        assert all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves((updates, state)))
+
+
+def test_a_nan_is_seen(optimizer):
+    """Errors of the loss are not hidden: a NaN or inf in a gradient reaches the update."""
+    tx, params = optimizer(0.1), {"w": jnp.ones(3)}
+    for bad in (jnp.nan, jnp.inf):
+        updates, _ = tx.update({"w": jnp.array([bad, 1.0, 1.0])}, tx.init(params), params)
+        assert not jnp.isfinite(updates["w"][0])
+        assert jnp.isfinite(updates["w"][1:]).all()
+
+
+def test_a_constant_schedule_is_the_number(optimizer):
+    params, grads = cast(VALUES, "float32"), [cast(g, "float32") for g in GRADS]
+    number, schedule = optimizer(0.1), optimizer(jadam.constant_schedule(0.1))
+    by_number, by_schedule = run(number, params, grads), run(schedule, params, grads)
+    chex.assert_trees_all_equal(by_number, by_schedule)  # the state too: its structure does not tell them apart
+    function = run(optimizer(lambda count: 0.1 * (count >= 0).astype(jnp.float32)), params, grads)
+    chex.assert_trees_all_equal(by_number, function)
+
+
+def test_hyperparameters_can_be_differentiated(optimizer):
+    tx, params, grads = optimizer(0.1), cast(VALUES, "float32"), cast(GRADS[0], "float32")
+
+    def moved(rate):
+        state = tx.set_hyperparams(tx.init(params), learning_rate=rate)
+        return sum(jnp.sum(x) for x in jax.tree.leaves(tx.step(grads, state, params)[0]))
+
+    slope = (moved(0.11) - moved(0.09)) / 0.02
+    assert jax.grad(moved)(0.1) == pytest.approx(float(slope), rel=1e-3)
+    built_inside = jax.grad(lambda rate: jax.tree.leaves(optimizer(rate).step(
+        grads, optimizer(rate).init(params), params)[0])[-1].sum())(0.1)
+    assert jnp.isfinite(built_inside)
+    assert built_inside != 0
+
+
+def test_a_sweep_in_one_program(optimizer):
+    """Eight learning rates are eight models of one compiled step, each as if trained alone."""
+    tx, params, grads = optimizer(0.1), cast(VALUES, "float32"), [cast(g, "float32") for g in GRADS[:3]]
+    rates = jnp.linspace(0.01, 0.2, 8)
+    states = jax.vmap(lambda rate: tx.set_hyperparams(tx.init(params), learning_rate=rate))(rates)
+    many = jax.tree.map(lambda x: jnp.stack([x] * 8), params)
+    step = jax.jit(jax.vmap(tx.step, in_axes=(None, 0, 0)))
+    for g in grads:
+        many, states = step(g, states, many)
+    assert step._cache_size() == 1
+    for number in (0, 7):
+        alone, _ = run(optimizer(float(rates[number])), params, grads)
+        chex.assert_trees_all_close(jax.tree.map(lambda x, n=number: x[n], many), alone, rtol=1e-5, atol=1e-6)
+
+
+def test_converges(optimizer):
+    target = cast(VALUES, "float32")
+    loss = lambda p: sum(jnp.sum((a - b) ** 2) for a, b in zip(*map(jax.tree.leaves, (p, target)), strict=True))  # noqa: E731
+    tx = optimizer(jadam.cosine_decay_schedule(0.05, 400))
+    params = jax.tree.map(jnp.zeros_like, target)
+
+    def body(carry, _):
+        return tx.step(jax.grad(loss)(carry[0]), carry[1], carry[0]), None
+
+    (params, _), _ = jax.lax.scan(body, (params, tx.init(params)), length=400)
+    assert loss(params) < 1e-3 * loss(jax.tree.map(jnp.zeros_like, target))
+
+
+def test_complex_parameters_are_pairs_of_reals(optimizer):
+    """A complex parameter moves as its real and imaginary parts would, as in torch."""
+    tx, values = optimizer(0.1), RNG.standard_normal((2, 5, 3)).astype(np.float32)
+    pair = {"re": jnp.asarray(values[0]), "im": jnp.asarray(values[1])}
+    one = {"z": jnp.asarray(values[0] + 1j * values[1])}
+    grads = [{"re": jnp.full((5, 3), a), "im": jnp.full((5, 3), b)} for a, b in ((0.3, -1.0), (2.0, 0.1))]
+    apart, _ = run(tx, pair, grads)
+    together, state = run(tx, one, [{"z": jax.lax.complex(g["re"], g["im"])} for g in grads])
+    chex.assert_trees_all_close(together["z"], jax.lax.complex(apart["re"], apart["im"]), rtol=1e-6)
+    assert all(x.shape == (5, 3) for x in jax.tree.leaves(state.slots))
+
+
+def test_eight_devices_give_the_numbers_of_one(optimizer):
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    tx, w = optimizer(0.1), jnp.asarray(RNG.standard_normal((16, 3)), jnp.float32)
+    grads = [{"w": jnp.asarray(RNG.standard_normal((16, 3)), jnp.float32)} for _ in range(3)]
+    alone, _ = run(tx, {"w": w}, grads)
+    spread, state = run(tx, {"w": jax.device_put(w, sharding)}, [jax.device_put(g, sharding) for g in grads])
+    chex.assert_trees_all_close(alone, spread, rtol=1e-6)
+    assert all(x.sharding.is_equivalent_to(sharding, 2) for x in jax.tree.leaves((spread, state.slots)))
