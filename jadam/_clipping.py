@@ -2,79 +2,20 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import jax
 import jax.numpy as jnp
-import numpy as np
-from jax import Array, lax
+from jax import Array
 
+from jadam._norm import scaled_norm
 from jadam._rule import Context, Positive, Rule, Slots
-from jadam._storage import compute_dtype, decode
 from jadam._transformation import block
-from jadam._tree import PyTree, arrays, is_trained
 
 
-def global_norm(updates: PyTree) -> Array:
-    """The Euclidean norm of all leaves together, right from 1e-36 to 1e38 in float32.
-
-    Where the plain sum of squares would overflow or lose digits to underflow, a second pass scales by a power of two.
-
-    Args:
-        updates: a tree of arrays; leaves that are not real or complex floating point are passed over.
-
-    Returns:
-        A float32 scalar, float64 as soon as one leaf computes in it.
-    """
-    leaves = [jnp.asarray(x) for x in jax.tree.leaves(arrays("global_norm", "updates", updates))]
-    leaves = [x for x in leaves if is_trained(x)]
-    wide = any(compute_dtype(x.dtype) == jnp.float64 for x in leaves)
-    return _norm(leaves, jnp.float64 if wide else jnp.float32)
-
-
-def _norm(leaves: list[Array], dtype: Any) -> Array:
-    if not leaves:
-        return jnp.zeros((), dtype)
-    total = functools.reduce(lax.add, [_sum_of_squares(x, dtype) for x in leaves])
-    # Squares below the smallest normal number are lost: too little to matter if the total is above `size` of them / eps.
-    limits = jnp.finfo(dtype)
-    least = sum(x.size for x in leaves) * float(limits.tiny) / float(limits.eps)
-
-    def scaled() -> Array:
-        norms = [_leaf_norm(x, dtype) for x in leaves]
-        return _scaled_norm(lax.concatenate(norms, 0)).reshape(())
-
-    return lax.cond((total < limits.max) & (total > least), lambda: _root(total), scaled)
-
-
-@functools.partial(jax.jit, static_argnames="dtype")
-def _sum_of_squares(x: Array, dtype: Any) -> Array:
-    x = decode(x)
-    return jnp.sum(x * x).astype(dtype)
-
-
-@functools.partial(jax.jit, static_argnames="dtype")
-def _leaf_norm(x: Array, dtype: Any) -> Array:
-    return _scaled_norm(decode(x)).astype(dtype).reshape(1)
-
-
-def _scaled_norm(x: Array, axes: tuple[int, ...] | None = None) -> Array:
-    """Euclidean norms along some axes, or all, which stay with length 1. Scaled by the largest: no square is lost."""
-    axes = tuple(range(x.ndim)) if axes is None else axes
-    largest = jnp.max(lax.abs(x), axis=axes, keepdims=True, initial=0)
-    limits = jnp.finfo(x.dtype)
-    # Neither 0 nor inf, nor so large that its reciprocal, by which XLA multiplies, is flushed to zero.
-    scale = lax.clamp(np.asarray(limits.tiny, x.dtype), largest, np.asarray(limits.max / 8, x.dtype))
-    unit = x / scale
-    return scale * _root(jnp.sum(unit * unit, axis=axes, keepdims=True))
-
-
-def _root(x: Array) -> Array:
-    """The square root, with gradient zero instead of NaN at zero."""
-    zero = x == 0
-    return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, x)))
+def _root_of_factor(bound: Array, norm: Array) -> Array:
+    """The root of `min(1, bound / norm)`, to multiply by twice: the factor itself may be too small for float32."""
+    return jnp.sqrt(bound) / jnp.sqrt(jnp.maximum(norm, bound))
 
 
 @dataclass(frozen=True, repr=False)
@@ -107,12 +48,11 @@ class ClipByGlobalNorm(Rule):
     eps: float = 0.0
 
     def prepare(self, context: Context) -> dict[str, Array]:
-        norm = global_norm(context.updates).astype(context.t.dtype)
-        # One factor to multiply by: XLA would write a divided gradient to memory and read it back three times.
-        return {"factor": context.h.max_norm / jnp.maximum(norm + self.eps, context.h.max_norm)}
+        # A factor to multiply by: XLA would write a divided gradient to memory and read it back three times.
+        return {"root": _root_of_factor(context.h.max_norm, context.norm + self.eps)}
 
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
-        return h.factor * g, slots
+        return g * h.root * h.root, slots
 
 
 @dataclass(frozen=True, repr=False)
@@ -130,8 +70,8 @@ class ClipByBlockRms(Rule):
     elementwise: ClassVar[bool] = False
 
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
-        rms = _scaled_norm(g) / max(g.size, 1) ** 0.5
-        return g * (h.threshold / jnp.maximum(rms, h.threshold)), slots
+        root = _root_of_factor(h.threshold, scaled_norm(g, add=jnp.mean))
+        return g * root * root, slots
 
 
 @dataclass(frozen=True, repr=False)
@@ -160,8 +100,9 @@ class AdaptiveGradClip(Rule):
 
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
         axes = self._axes(g.shape)
-        largest = h.clipping * jnp.maximum(_scaled_norm(p, axes), h.eps)
-        return g * (largest / jnp.maximum(_scaled_norm(g, axes), largest)), slots
+        largest = h.clipping * jnp.maximum(scaled_norm(p, axes), h.eps)
+        root = _root_of_factor(largest, scaled_norm(g, axes))
+        return g * root * root, slots
 
     def _axes(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         if self.axis is not None:

@@ -7,7 +7,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from jadam._engine import Layout
+from jadam._layout import Layout
 from jadam._transformation import GradientTransformation
 from jadam._tree import PyTree, arrays, owners, slashed
 
@@ -55,7 +55,5 @@ def describe(tx: GradientTransformation, params: PyTree) -> str:
     lines = ["  ".join([*map(str.ljust, row[:-1], widths), row[-1].rjust(widths[-1])]) for row in rows]
     count = sum(leaves.values[number].size for number in layout.trained)
     per_parameter = f": {sum(sizes) / count:.2f} a parameter" if count else ""
-    lines.append(
-        f"{len(leaves.values)} arrays with {count:,} parameters, {sum(sizes):,} bytes of state{per_parameter}"
-    )
+    lines.append(f"{len(leaves.values)} arrays with {count:,} parameters, {sum(sizes):,} bytes of state{per_parameter}")
     return "\n".join(lines)

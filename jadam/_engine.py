@@ -1,16 +1,12 @@
-"""Runs rules over trees. The only file that knows jit, dtypes, slots and the step.
+"""Runs rules over trees: the first state, and one step.
 
-`init` and `update` take a tuple of parts (a rule, where it acts, how its slots are stored) and arbitrary trees. Per leaf: decode
-parameter and slots, run the rules in order, encode; one jitted function for each (rules, leaf type), so that a tree of 148
-leaves with 6 shapes traces 6 times.
+Per leaf, `run_rules` decodes the parameter and its slots, runs the rules in order and encodes; it is compiled once for each
+(rules, kind of leaf), so that a tree of 148 leaves with 6 shapes is traced 6 times.
 """
 
 from __future__ import annotations
 
-import copy
-import dataclasses
 import functools
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -19,144 +15,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array, lax
+from jax import Array
 from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 
-from jadam._masks import EVERYTHING, Mask
+from jadam._layout import Layout
+from jadam._leaf import StateMismatch, run_rules
+from jadam._part import Opaque, Part, keys, slot_codec
 from jadam._rule import Context, DecayRate, Range, Rule, hyper_ranges
-from jadam._state import COMPLEMENT, OptState, numbered
-from jadam._storage import NEAREST, SLOT_STORAGE, SlotStorage, compute_dtype, decode, encode, full_dtype
-from jadam._tree import Leaves, PyTree, arrays, difference, flatten, is_array, is_trained, quoted
-
-
-@dataclass(frozen=True)
-class Opaque:
-    """An `(init, update)` pair from elsewhere: one rule over the whole tree, with a state of its own."""
-
-    init: Callable[..., Any]
-    update: Callable[..., Any]
-
-    @property
-    def key(self) -> str:
-        return getattr(self.update, "__qualname__", type(self.update).__name__).split(".")[0]
-
-    @property
-    def takes_extra(self) -> bool:
-        return any(p.kind is p.VAR_KEYWORD for p in inspect.signature(self.update).parameters.values())
-
-    def __repr__(self) -> str:
-        return f"{self.key}(...)"
-
-
-Storage = tuple[tuple[str, SlotStorage], ...]
-"""Storage by slot; "" is all slots."""
-
-
-@dataclass(frozen=True)
-class Part:
-    """A rule in its place: on which parameters it acts, in which group, and how its slots are stored.
-
-    `group` is for the eyes of `describe`; `prefix` begins the rule's name in the state.
-    """
-
-    rule: Rule | Opaque
-    mask: Mask = EVERYTHING
-    group: str = ""
-    prefix: str = ""
-    storage: Storage = ()
-
-    @functools.cached_property
-    def structure(self) -> Part:
-        """The part without its numbers, which the state holds: what a trace depends on, always hashable."""
-        if isinstance(self.rule, Opaque):
-            return dataclasses.replace(self, group="")
-        rule = copy.copy(self.rule)
-        for name in hyper_ranges(type(rule)):
-            if not callable(getattr(rule, name)):
-                object.__setattr__(rule, name, IN_STATE)
-        return dataclasses.replace(self, rule=rule, group="")
-
-
-def slot_codec(storage: Storage, slot: str) -> SlotStorage:
-    """The storage of a slot: its own, or the one for all (""), or float32."""
-    chosen = dict(storage)
-    return chosen.get(slot, chosen.get("", SLOT_STORAGE["float32"]))
-
-
-class _InState:
-    """Stands in a rule for a number that the state holds, so that reading `self.b1` for `h.b1` cannot bake it in."""
-
-    def __repr__(self) -> str:
-        return "<in the state: read it from h>"
-
-
-IN_STATE = _InState()
-
-
-class _NoParams:
-    """Stands for the parameter where `update` got none; any use of it says so."""
-
-    def __init__(self, where: str, rule: Rule):
-        self._words = (
-            f"{where}: {rule.block} needs the parameters; call update(grads, state, params), "
-            "not update(grads, state)."
-        )
-
-    def _refuse(self, *_: Any) -> Any:
-        raise ValueError(self._words)
-
-    __jax_array__ = __add__ = __radd__ = __mul__ = __rmul__ = __sub__ = __rsub__ = __neg__ = __abs__ = _refuse
-
-    def __getattr__(self, name: str) -> Any:
-        raise ValueError(self._words) if not name.startswith("_") else AttributeError(name)
-
-
-def keys(parts: Sequence[Part]) -> list[str]:
-    """The name of each part in the state: its rule's, after its prefix, numbered where several are alike."""
-    taken: list[str] = []
-    for part in parts:
-        taken.append(numbered(".".join(filter(None, [part.prefix, part.rule.key])), taken))
-    return taken
-
-
-@dataclass(frozen=True)
-class Layout:
-    """The parameters (or updates) as the engine sees them: all leaves, and the numbers of those that are trained."""
-
-    leaves: Leaves
-    trained: tuple[int, ...]
-
-    @classmethod
-    def of(cls, tree: PyTree) -> Layout:
-        leaves = flatten(tree)
-        return cls(leaves, tuple(i for i, value in enumerate(leaves.values) if is_trained(value)))
-
-    @property
-    def dtype(self) -> Any:
-        """The dtype of what all leaves share: float64 as soon as one leaf computes in it."""
-        wide = any(compute_dtype(self.leaves.values[i].dtype) == jnp.float64 for i in self.trained)
-        return jnp.float64 if wide else jnp.float32
-
-    def selected(self, where: str, part: Part) -> list[int]:
-        """The leaves that a part acts on."""
-        try:
-            chosen = part.mask.select(self.leaves)
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"{where}: {error}") from None
-        indices = [i for i in self.trained if chosen[i]]
-        if isinstance(part.rule, Rule) and not part.rule.elementwise:
-            for i in indices:
-                if jnp.issubdtype(self.leaves.values[i].dtype, jnp.complexfloating):
-                    raise TypeError(
-                        f"{where}: {part.rule.block} does not act on complex parameters, and "
-                        f"{quoted(self.leaves.paths[i])} is {self.leaves.values[i].dtype}; mask it out."
-                    )
-        return indices
-
-    def tree(self, values: Mapping[int, Any], others: Sequence[Any] | None = None) -> PyTree:
-        """A tree like this one with `values` by leaf number; `others`, or None, where there is none."""
-        others = others or [None] * len(self.leaves.values)
-        return self.leaves.treedef.unflatten([values.get(i, other) for i, other in enumerate(others)])
+from jadam._state import COMPLEMENT, OptState
+from jadam._storage import decode
+from jadam._tree import PyTree, arrays, difference, is_array, is_trained, quoted
 
 
 def _scalar(value: Any, dtype: Any, like: Sequence[Any]) -> Array:
@@ -218,7 +86,13 @@ def _stored(name: str, allowed: Range) -> str:
 
 
 def update(
-    where: str, parts: Sequence[Part], updates: PyTree, state: OptState, params: PyTree, extra: dict[str, Any], apply: bool
+    where: str,
+    parts: Sequence[Part],
+    updates: PyTree,
+    state: OptState,
+    params: PyTree,
+    extra: dict[str, Any],
+    apply: bool,
 ) -> tuple[PyTree, OptState]:
     """One step, compiled: the updates, or the new parameters if `apply`, and the new state."""
     if not isinstance(state, OptState):
@@ -333,8 +207,11 @@ class _Step:
             h=SimpleNamespace(**h),
             count=count,
             t=count.astype(dtype) + 1,
-            params=[self.params[i] for i in chosen] if self.params is not None else [],
-            slots={slot: [slots[i][slot] for i in chosen] for slot in (slots[chosen[0]] if chosen else {})},
+            params=[decode(self.params[i]) for i in chosen] if self.params is not None else [],
+            slots={
+                slot: [slot_codec(part.storage, slot).decode(slots[i][slot]) for i in chosen]
+                for slot in self.state.slots.get(key, {})
+            },
             scalars=self.state.scalars.get(key, {}),
             extra=self.extra,
             read_updates=lambda: self._read_updates(chosen),
@@ -355,7 +232,16 @@ class _Step:
                 f"{self.where}: the state of {key} has another structure than the parameters: it was made for "
                 "other ones. Call init with these."
             ) from None
+        for slot, column in columns.items():
+            if missing := [i for i in chosen if column[i] is None]:
+                raise self._mismatch(missing[0], f"{key} has no {slot}")
         return {i: {slot: column[i] for slot, column in columns.items()} for i in chosen}
+
+    def _mismatch(self, i: int, words: str) -> ValueError:
+        return ValueError(
+            f"{self.where}: the state does not fit the parameter at {quoted(self.layout.leaves.paths[i])}: {words}. "
+            "It was made for other parameters or with another mask; call init with these."
+        )
 
     def _read_updates(self, chosen: list[int]) -> list[Array]:
         self.flush("between")
@@ -370,14 +256,17 @@ class _Step:
             p = None if self.params is None else self.params[i]
             rules = tuple((one.part.rule, one.part.storage) for one in ready)
             try:
-                self.updates[i], slots = _leaf(
-                    self.where, rules, mode, self.updates[i], [one.slots[i] for one in ready], p, [one.h for one in ready]
+                self.updates[i], slots = run_rules(
+                    self.where,
+                    rules,
+                    mode,
+                    self.updates[i],
+                    [one.slots[i] for one in ready],
+                    p,
+                    [one.h for one in ready],
                 )
-            except _StateMismatch as error:
-                raise ValueError(
-                    f"{self.where}: the state does not fit the parameter at {quoted(self.layout.leaves.paths[i])}: {error}. "
-                    "It was made for other parameters or with another mask; call init with these."
-                ) from None
+            except StateMismatch as error:
+                raise self._mismatch(i, str(error)) from None
             for one, new in zip(ready, slots, strict=True):
                 one.slots[i] = new
         for one in self.pending:
@@ -413,72 +302,3 @@ class _Step:
         if mode == "step":
             return self.params[i]
         return jnp.zeros_like(self.params[i]) if isinstance(self.given[i], Array) else self.given[i]
-
-
-class _StateMismatch(Exception):
-    """The slots of a leaf are not what its rule keeps."""
-
-
-@functools.partial(jax.jit, static_argnames=("where", "rules", "mode"))
-def _leaf(
-    where: str,
-    rules: tuple[tuple[Rule, Storage], ...],
-    mode: str,
-    u: Array,
-    slots: list[dict[str, Any]],
-    p: Array | None,
-    hs: list[dict[str, Any]],
-) -> tuple[Array, list[dict[str, Any]]]:
-    """The rules on one array. The result is the update for the next rules ("between") or for the caller ("update"), or
-    the new parameter ("step")."""
-    like = u if p is None else p
-    dtype = compute_dtype(like.dtype)
-    g = decode(u).astype(dtype)
-    param = None if p is None else NEAREST.decode(p)
-    new_slots = []
-    for (rule, storage), stored, h in zip(rules, slots, hs, strict=True):
-        codec = functools.partial(slot_codec, storage)
-        _check_slots(rule, storage, like, stored)
-        own = {slot: codec(slot).decode(value) for slot, value in stored.items()}
-        values = SimpleNamespace(**jax.tree.map(lambda x: lax.convert_element_type(x, dtype), h))
-        with jax.named_scope(rule.block):
-            out, own = rule.update(_bounded(g) if own else g, own, _NoParams(where, rule) if p is None else param, values)
-        if out.shape != g.shape or set(own) != set(stored):
-            raise ValueError(
-                f"{type(rule).__name__}.update gave an update of shape {out.shape} and slots {sorted(own)} for a parameter "
-                f"of shape {g.shape} and slots {sorted(stored)}; it must keep both."
-            )
-        g = out.astype(dtype)
-        new_slots.append({slot: codec(slot).encode(value.astype(dtype), like.dtype) for slot, value in own.items()})
-    if mode == "between":
-        return encode(g, full_dtype(like.dtype)), new_slots
-    delta = NEAREST.land(g, like)
-    return (delta if mode == "update" else p + delta), new_slots
-
-
-def _check_slots(rule: Rule, storage: Storage, like: Array, stored: dict[str, Any]) -> None:
-    kept = _kept_shapes(rule, storage, like.shape, like.dtype)
-    found = jax.tree.map(jnp.shape, stored)
-    if kept != found:
-        words = [", ".join(f"{slot} of shape {shape}" for slot, shape in x.items()) or "nothing" for x in (kept, found)]
-        raise _StateMismatch(f"{rule.block} keeps {words[0]}, the state has {words[1]}")
-
-
-@functools.cache
-def _kept_shapes(rule: Rule, storage: Storage, shape: tuple[int, ...], dtype: Any) -> dict[str, Any]:
-    if type(rule).init is Rule.init:
-        return {}
-
-    def stored(p: Array) -> dict[str, Any]:
-        return {slot: slot_codec(storage, slot).encode(value, dtype) for slot, value in rule.init(decode(p)).items()}
-
-    return jax.tree.map(jnp.shape, jax.eval_shape(stored, jax.ShapeDtypeStruct(shape, dtype)))
-
-
-def _bounded(g: Array) -> Array:
-    """Finite gradients so huge that their square, or a sum of squares, would be inf are cut to 2^52 (2^500 in float64).
-
-    Only before rules with slots, which an inf would spoil for ever. NaN and inf pass: that a step went wrong must be seen.
-    """
-    limit = np.asarray(2.0 ** (jnp.finfo(g.dtype).maxexp // 2 - 12), g.dtype)
-    return lax.select(lax.is_finite(g), lax.clamp(-limit, g, limit), g)

@@ -8,7 +8,7 @@ from typing import Any
 from jax import Array
 
 from jadam._rule import Hyper, NonNegative, Rule, Slots
-from jadam._schedules import ScheduleLike
+from jadam._schedules.schedule import ScheduleLike
 from jadam._transformation import GradientTransformation, block, chain
 
 

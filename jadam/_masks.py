@@ -101,11 +101,11 @@ class PerLeaf:
         else:
             tree = self.tree[1].unflatten(self.tree[0])
         params = leaves.treedef.unflatten(range(len(leaves.values)))
+        values: list[Any] = []
         try:
-            spread = jax.tree.map(lambda value, subtree: [value] * len(jax.tree.leaves(subtree)), tree, params)
+            jax.tree.map(lambda value, below: values.extend([value] * len(jax.tree.leaves(below))), tree, params)
         except ValueError as error:
             raise ValueError(f"{what} does not fit the parameters: {error}") from None
-        values = [value for run in jax.tree.leaves(spread, is_leaf=lambda x: isinstance(x, list)) for value in run]
         if len(values) != len(leaves.values):
             raise ValueError(f"{what} has values for {len(values)} of the {len(leaves.values)} parameters.")
         return values

@@ -19,7 +19,8 @@ import numpy as np
 from jax import Array
 
 from jadam._masks import Mask
-from jadam._storage import compute_dtype
+from jadam._norm import global_norm
+from jadam._storage import compute_dtype, decode
 
 Slots = dict[str, Array]
 
@@ -83,26 +84,31 @@ class Context:
         h: this rule's hyperparameters by name; a `Decay` is a `DecayRate`.
         count: int32, updates done before this one.
         t: the number of this update, from 1, in the dtype of the hyperparameters.
-        params: the parameters this rule acts on; empty if `update` was called without.
-        slots: this rule's slots as stored, a list in the order of `params` for each name.
+        params: the parameters this rule acts on, as `update` sees them; empty if `tx.update` was called without.
+        slots: this rule's slots, a list in the order of `params` for each name.
         scalars: what `prepare` kept in the last step.
-        extra: the keyword arguments of `update`.
-        read_updates: see `updates`.
+        extra: the keyword arguments of `tx.update`.
+        read_updates: gives the updates that reach this rule, as stored; runs the rules before it.
     """
 
     h: Any
     count: Array
     t: Array
     params: list[Array]
-    slots: Mapping[str, list[Any]]
+    slots: Mapping[str, list[Array]]
     scalars: Mapping[str, Array]
     extra: Mapping[str, Any]
     read_updates: Callable[[], list[Array]]
 
     @property
     def updates(self) -> list[Array]:
-        """The updates that reach this rule, in any float dtype; asking for them runs the rules before it."""
-        return self.read_updates()
+        """The updates that reach this rule, in the order of `params`, as its `update` sees them."""
+        return [decode(u) for u in self.read_updates()]
+
+    @property
+    def norm(self) -> Array:
+        """The global norm of `updates`. It reads them as stored: XLA writes a cast of bfloat16 to memory first."""
+        return global_norm(self.read_updates()).astype(self.t.dtype)
 
 
 @dataclass(frozen=True)
@@ -178,7 +184,7 @@ def hyper_ranges(rule: type[Rule]) -> dict[str, Range]:
 
 def check_hyper(where: str, name: str, value: Any, allowed: Range) -> Any:
     """A hyperparameter as it is kept: a Python float, a tracer, or a schedule."""
-    if isinstance(value, Mask) or isinstance(value, str | bool | None):
+    if isinstance(value, Mask | str | bool | None):
         kind = "a mask" if isinstance(value, Mask) else repr(value)
         raise TypeError(f"{where}: {name} must be a number or a schedule, not {kind}.")
     if callable(value):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from typing import Any, NamedTuple
 
@@ -35,14 +36,16 @@ class OptState(NamedTuple):
 def readable_names(state: OptState) -> dict[str, tuple[str, str]]:
     """The hyperparameters of one state: `(rule, name in the state)` by the name that users see.
 
-    That is the bare name (`b2`) where only one rule has it, else with the rule before it (`adam_1.b2`).
+    That is the bare name (`b2`) where only one rule has it, else with the rule before it (`adam_1.b2`), or the rule alone
+    where it is called like its hyperparameter (`learning_rate_1`).
     """
     places = [(rule, stored) for rule, values in state.hyperparams.items() for stored in values]
     bare = Counter(stored.removeprefix(COMPLEMENT) for _, stored in places)
     names = {}
     for rule, stored in places:
         name = stored.removeprefix(COMPLEMENT)
-        names[name if bare[name] == 1 else f"{rule}.{name}"] = rule, stored
+        alike = re.fullmatch(rf"(.*\.)?{name}(_\d+)?", rule)
+        names[name if bare[name] == 1 else rule if alike else f"{rule}.{name}"] = rule, stored
     return names
 
 

@@ -13,7 +13,8 @@ import numpy as np
 from jax import Array
 
 from jadam import _engine
-from jadam._engine import Opaque, Part
+from jadam._masks import EVERYTHING
+from jadam._part import Opaque, Part, keys
 from jadam._rule import Rule, check_hyper, hyper_ranges, public_caller
 from jadam._state import COMPLEMENT, OptState, readable_names
 from jadam._storage import compute_dtype, decode, encode
@@ -49,9 +50,7 @@ class GradientTransformation:
         """
         return _engine.init(f"{self.name}.init", self.parts, params)
 
-    def update(
-        self, updates: PyTree, state: OptState, params: PyTree | None = None, **extra: Any
-    ) -> tuple[PyTree, OptState]:
+    def update(self, updates: PyTree, state: OptState, params: PyTree | None = None, **extra: Any) -> tuple[PyTree, OptState]:
         """The updates to add to the parameters, and the next state.
 
         Args:
@@ -89,7 +88,7 @@ class GradientTransformation:
         """
         where = f"{self.name}.set_hyperparams"
         places = readable_names(state)
-        parts = dict(zip(_engine.keys(self.parts), self.parts, strict=True))
+        parts = dict(zip(keys(self.parts), self.parts, strict=True))
         hyper = {rule: dict(content) for rule, content in state.hyperparams.items()}
         for name, value in values.items():
             if name not in places:
@@ -123,7 +122,7 @@ class GradientTransformation:
     def __repr__(self) -> str:
         shown = []
         for part in self.parts:
-            text = repr(part.rule) if part.mask is _engine.EVERYTHING else f"masked({part.rule!r}, {part.mask!r})"
+            text = repr(part.rule) if part.mask is EVERYTHING else f"masked({part.rule!r}, {part.mask!r})"
             shown.append(text)
         return shown[0] if len(shown) == 1 else f"chain({', '.join(shown)})"
 
@@ -190,7 +189,7 @@ def block(rule: Callable[P, Rule]) -> Callable[P, GradientTransformation]:
 
 
 def apply_updates(params: PyTree, updates: PyTree) -> PyTree:
-    """`params + updates`, leaf by leaf, in the dtypes of the parameters; compiled.
+    """The parameters plus their updates, leaf by leaf, in the dtypes of the parameters; compiled.
 
     Args:
         params: a tree of arrays.
@@ -217,9 +216,7 @@ def _apply(params: PyTree, updates: PyTree) -> PyTree:
             new.append(p)
             continue
         if jnp.shape(u) != p.shape:
-            raise ValueError(
-                f"apply_updates: the update at {quoted(path)} has shape {jnp.shape(u)}, its parameter {p.shape}."
-            )
+            raise ValueError(f"apply_updates: the update at {quoted(path)} has shape {jnp.shape(u)}, its parameter {p.shape}.")
         same = u.dtype == p.dtype
         new.append(p + u if same else encode(decode(p) + decode(u).astype(compute_dtype(p.dtype)), p.dtype))
     return leaves.treedef.unflatten(new)

@@ -46,7 +46,7 @@ def arrays(where: str, argument: str, tree: PyTree) -> PyTree:
         TypeError: a leaf is neither an array nor a number; the message names its path.
     """
     leaves, treedef = jax.tree.flatten(tree)
-    if all(isinstance(leaf, jax.Array) and not leaf.weak_type for leaf in leaves):
+    if all(isinstance(leaf, jax.Array) and not getattr(leaf, "weak_type", False) for leaf in leaves):
         return tree
     if not all(map(is_array, leaves)):
         path, leaf = next((path, leaf) for path, leaf in tree_flatten_with_path(tree)[0] if not is_array(leaf))

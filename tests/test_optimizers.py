@@ -71,8 +71,11 @@ def test_structure_is_a_fixed_point(optimizer, dtype):
     chex.assert_trees_all_equal_shapes_and_dtypes(updates, params)
     chex.assert_trees_all_equal_shapes_and_dtypes(state, after)
     assert not any(x.weak_type for x in jax.tree.leaves((updates, state, after)))
-    moved, last = jax.lax.scan(lambda carry, g: (tx.step(g, carry[1], carry[0]), None), (params, state), cast(
-        jax.tree.map(lambda *x: np.stack(x), *GRADS), dtype))[0]
+    moved, last = jax.lax.scan(
+        lambda carry, g: (tx.step(g, carry[1], carry[0]), None),
+        (params, state),
+        cast(jax.tree.map(lambda *x: np.stack(x), *GRADS), dtype),
+    )[0]
     chex.assert_trees_all_equal_shapes_and_dtypes((moved, last), (params, state))
     assert last.count == len(GRADS)
 
@@ -185,8 +188,9 @@ def test_hyperparameters_can_be_differentiated(optimizer):
 
     slope = (moved(0.11) - moved(0.09)) / 0.02
     assert jax.grad(moved)(0.1) == pytest.approx(float(slope), rel=1e-3)
-    built_inside = jax.grad(lambda rate: jax.tree.leaves(optimizer(rate).step(
-        grads, optimizer(rate).init(params), params)[0])[-1].sum())(0.1)
+    built_inside = jax.grad(
+        lambda rate: jax.tree.leaves(optimizer(rate).step(grads, optimizer(rate).init(params), params)[0])[-1].sum()
+    )(0.1)
     assert jnp.isfinite(built_inside)
     assert built_inside != 0
 

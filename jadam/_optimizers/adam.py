@@ -53,7 +53,12 @@ scale_by_adam = block(ScaleByAdam)
 
 
 def adam(
-    learning_rate: NonNegative, *, b1: Decay = 0.9, b2: Decay = 0.999, eps: NonNegative = 1e-8, eps_root: NonNegative = 0.0
+    learning_rate: NonNegative,
+    *,
+    b1: Decay = 0.9,
+    b2: Decay = 0.999,
+    eps: NonNegative = 1e-8,
+    eps_root: NonNegative = 0.0,
 ) -> GradientTransformation:
     """Adam: `p = p - learning_rate mhat / (sqrt(vhat) + eps)`, as in the paper and in torch.
 

@@ -40,9 +40,7 @@ def trace(decay: Decay, nesterov: bool = False) -> GradientTransformation:
     return chain(Trace(decay, nesterov))
 
 
-def sgd(
-    learning_rate: NonNegative, *, momentum: Decay | None = None, nesterov: bool = False
-) -> GradientTransformation:
+def sgd(learning_rate: NonNegative, *, momentum: Decay | None = None, nesterov: bool = False) -> GradientTransformation:
     """Stochastic gradient descent: `m = momentum m + g`, `p = p - learning_rate m`, as in torch.
 
     Args:

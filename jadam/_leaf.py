@@ -1,0 +1,103 @@
+"""Runs rules on one array: the inner loop of the engine, traced once for each kind of array."""
+
+from __future__ import annotations
+
+import functools
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from jadam._part import Storage, slot_codec
+from jadam._rule import Rule
+from jadam._storage import NEAREST, compute_dtype, decode, encode, full_dtype
+
+
+class StateMismatch(Exception):
+    """The slots of a leaf are not what its rule keeps."""
+
+
+@functools.partial(jax.jit, static_argnames=("where", "rules", "mode"))
+def run_rules(
+    where: str,
+    rules: tuple[tuple[Rule, Storage], ...],
+    mode: str,
+    u: Array,
+    slots: list[dict[str, Any]],
+    p: Array | None,
+    hs: list[dict[str, Any]],
+) -> tuple[Array, list[dict[str, Any]]]:
+    """The rules on one array. The result is the update for the next rules ("between") or for the caller ("update"), or
+    the new parameter ("step").
+    """
+    like = u if p is None else p
+    dtype = compute_dtype(like.dtype)
+    g = decode(u).astype(dtype)
+    param = None if p is None else NEAREST.decode(p)
+    new_slots = []
+    for (rule, storage), stored, h in zip(rules, slots, hs, strict=True):
+        codec = functools.partial(slot_codec, storage)
+        _check_slots(rule, storage, like, stored)
+        own = {slot: codec(slot).decode(value) for slot, value in stored.items()}
+        values = SimpleNamespace(**jax.tree.map(lambda x: lax.convert_element_type(x, dtype), h))
+        with jax.named_scope(rule.block):
+            out, own = rule.update(_bounded(g) if own else g, own, _NoParams(where, rule) if p is None else param, values)
+        if out.shape != g.shape or set(own) != set(stored):
+            raise ValueError(
+                f"{type(rule).__name__}.update gave an update of shape {out.shape} and slots {sorted(own)} for a parameter "
+                f"of shape {g.shape} and slots {sorted(stored)}; it must keep both."
+            )
+        g = out.astype(dtype)
+        new_slots.append({slot: codec(slot).encode(value.astype(dtype), like.dtype) for slot, value in own.items()})
+    if mode == "between":
+        return encode(g, full_dtype(like.dtype)), new_slots
+    delta = NEAREST.land(g, like)
+    return (delta if mode == "update" else p + delta), new_slots
+
+
+def _check_slots(rule: Rule, storage: Storage, like: Array, stored: dict[str, Any]) -> None:
+    kept = _kept_shapes(rule, storage, like.shape, like.dtype)
+    found = jax.tree.map(jnp.shape, stored)
+    if kept != found:
+        words = [", ".join(f"{slot} of shape {shape}" for slot, shape in x.items()) or "nothing" for x in (kept, found)]
+        raise StateMismatch(f"{rule.block} keeps {words[0]}, the state has {words[1]}")
+
+
+@functools.cache
+def _kept_shapes(rule: Rule, storage: Storage, shape: tuple[int, ...], dtype: Any) -> dict[str, Any]:
+    if type(rule).init is Rule.init:
+        return {}
+
+    def stored(p: Array) -> dict[str, Any]:
+        return {slot: slot_codec(storage, slot).encode(value, dtype) for slot, value in rule.init(decode(p)).items()}
+
+    return jax.tree.map(jnp.shape, jax.eval_shape(stored, jax.ShapeDtypeStruct(shape, dtype)))
+
+
+def _bounded(g: Array) -> Array:
+    """Finite gradients so huge that their square, or a sum of squares, would be inf are cut to 2^52 (2^500 in float64).
+
+    Only before rules with slots, which an inf would spoil for ever. NaN and inf pass: that a step went wrong must be seen.
+    """
+    limit = np.asarray(2.0 ** (jnp.finfo(g.dtype).maxexp // 2 - 12), g.dtype)
+    return lax.select(lax.is_finite(g), lax.clamp(-limit, g, limit), g)
+
+
+class _NoParams:
+    """Stands for the parameter where `update` got none; any use of it says so."""
+
+    def __init__(self, where: str, rule: Rule):
+        self._words = (
+            f"{where}: {rule.block} needs the parameters; call update(grads, state, params), not update(grads, state)."
+        )
+
+    def _refuse(self, *_: Any) -> Any:
+        raise ValueError(self._words)
+
+    __jax_array__ = __add__ = __radd__ = __mul__ = __rmul__ = __sub__ = __rsub__ = __neg__ = __abs__ = _refuse
+
+    def __getattr__(self, name: str) -> Any:
+        raise ValueError(self._words) if not name.startswith("_") else AttributeError(name)

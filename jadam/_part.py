@@ -1,0 +1,85 @@
+"""A rule in its place in a transformation."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jadam._masks import EVERYTHING, Mask
+from jadam._rule import Rule, hyper_ranges
+from jadam._state import numbered
+from jadam._storage import SLOT_STORAGE, SlotStorage
+
+
+@dataclass(frozen=True)
+class Opaque:
+    """An `(init, update)` pair from elsewhere: one rule over the whole tree, with a state of its own."""
+
+    init: Callable[..., Any]
+    update: Callable[..., Any]
+
+    @property
+    def key(self) -> str:
+        return getattr(self.update, "__qualname__", type(self.update).__name__).split(".")[0]
+
+    @property
+    def takes_extra(self) -> bool:
+        return any(p.kind is p.VAR_KEYWORD for p in inspect.signature(self.update).parameters.values())
+
+    def __repr__(self) -> str:
+        return f"{self.key}(...)"
+
+
+Storage = tuple[tuple[str, SlotStorage], ...]
+"""Storage by slot; "" is all slots."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A rule in its place: on which parameters it acts, in which group, and how its slots are stored.
+
+    `group` is for the eyes of `describe`; `prefix` begins the rule's name in the state.
+    """
+
+    rule: Rule | Opaque
+    mask: Mask = EVERYTHING
+    group: str = ""
+    prefix: str = ""
+    storage: Storage = ()
+
+    @functools.cached_property
+    def structure(self) -> Part:
+        """The part without its numbers, which the state holds: what a trace depends on, always hashable."""
+        if isinstance(self.rule, Opaque):
+            return dataclasses.replace(self, group="")
+        rule = copy.copy(self.rule)
+        for name in hyper_ranges(type(rule)):
+            if not callable(getattr(rule, name)):
+                object.__setattr__(rule, name, IN_STATE)
+        return dataclasses.replace(self, rule=rule, group="")
+
+
+def slot_codec(storage: Storage, slot: str) -> SlotStorage:
+    """The storage of a slot: its own, or the one for all (""), or float32."""
+    chosen = dict(storage)
+    return chosen.get(slot, chosen.get("", SLOT_STORAGE["float32"]))
+
+
+class ReadItFromH:
+    """Stands in a rule for a number that the state holds, so that `self.b1` for `h.b1` is an error, and not a constant."""
+
+
+IN_STATE = ReadItFromH()
+
+
+def keys(parts: Sequence[Part]) -> list[str]:
+    """The name of each part in the state: its rule's, after its prefix, numbered where several are alike."""
+    taken: list[str] = []
+    for part in parts:
+        taken.append(numbered(".".join(filter(None, [part.prefix, part.rule.key])), taken))
+    return taken

@@ -1,0 +1,152 @@
+"""Errors say where, what, and what to write instead; nothing is broadcast and nothing is lost."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import jadam
+
+PARAMS = {"dense": {"kernel": jnp.ones((3, 1)), "bias": jnp.ones(1)}}
+TX = jadam.adamw(1e-3)
+STATE = TX.init(PARAMS)
+
+
+def grads(**changes):
+    return {"dense": PARAMS["dense"] | changes}
+
+
+CASES = {
+    # the arguments of an optimizer
+    "adamw(b2=1.5): b2 must be in [0, 1).": lambda: jadam.adamw(1e-3, b2=1.5),
+    "adam(b1=-0.1): b1 must be in [0, 1).": lambda: jadam.adam(1e-3, b1=-0.1),
+    "sgd(momentum=1.0): momentum must be in [0, 1).": lambda: jadam.sgd(1e-3, momentum=1.0),
+    "adamw(learning_rate=-1.0): learning_rate must be a finite number >= 0.": lambda: jadam.adamw(-1.0),
+    "adamw(learning_rate=nan): learning_rate must be a finite number >= 0.": lambda: jadam.adamw(float("nan")),
+    "adamw(learning_rate=None): learning_rate must be a number or a schedule, not None.": lambda: jadam.adamw(None),
+    "adamw(learning_rate='1e-3'): learning_rate must be a number or a schedule": lambda: jadam.adamw("1e-3"),
+    "learning_rate must be a number or a schedule, not a mask.": lambda: jadam.adamw(jadam.match("**/bias")),
+    "must be a scalar, not of shape (8,); for several values at once, put `jax.vmap`": lambda: jadam.adamw(jnp.ones(8)),
+    "adamw(eps=-1e-08): eps must be a finite number >= 0.": lambda: jadam.adamw(1e-3, eps=-1e-8),
+    "adamw(weight_decay=-1): weight_decay must be a finite number >= 0.": lambda: jadam.adamw(1e-3, weight_decay=-1),
+    "adamw(decay='coupled'): decay must be 'decoupled' or 'independent'.": lambda: jadam.adamw(1e-3, decay="coupled"),
+    "adamw(decay='independent'): the schedule has no peak_value; give peak_learning_rate.": lambda: jadam.adamw(
+        jadam.cosine_decay_schedule(1.0, 10), decay="independent"
+    ),
+    "adamw(peak_learning_rate=0.0): peak_learning_rate must be": lambda: jadam.adamw(0.0, decay="independent"),
+    "clip_by_global_norm(max_norm=0): max_norm must be a finite number > 0.": lambda: jadam.clip_by_global_norm(0),
+    "scale_by_adam(b2=1.0): b2 must be in [0, 1).": lambda: jadam.scale_by_adam(b2=1.0),
+    # masks and groups
+    "adamw: '**/bias' is no mask; write jadam.match('**/bias')": lambda: jadam.adamw(1e-3, mask="**/bias"),
+    "masked: 'bias' is no mask; write jadam.match('bias')": lambda: jadam.masked(TX, "bias"),
+    "is no mask; give a tree of bools or a function": lambda: jadam.masked(TX, jadam.constant_schedule(1.0)),
+    "masked.init: match('**/biass') matches no parameter; there are 'dense/bias'": lambda: jadam.masked(
+        TX, jadam.match("**/biass")
+    ).init(PARAMS),
+    "no mask covers the parameter at ['dense']['kernel']; add a last pair (True, transformation).": lambda: jadam.partition(
+        [(jadam.match("**/bias"), TX)]
+    ).init(PARAMS),
+    "the parameter at ['dense']['bias'] has the label 'b', but the transformations are for 'a'.": lambda: jadam.partition(
+        {"a": TX}, {"dense": {"kernel": "a", "bias": "b"}}
+    ).init(PARAMS),
+    "partition: transformations by label need param_labels": lambda: jadam.partition({"a": TX}),
+    "param_labels goes with transformations by label": lambda: jadam.partition([(True, TX)], {"dense": "a"}),
+    "masked.init: the mask does not fit the parameters": lambda: jadam.masked(TX, {"other": True}).init(PARAMS),
+    "the mask has 1 at ['dense']['bias']; a mask is made of Python bools.": lambda: jadam.masked(TX, {"dense": 1}).init(PARAMS),
+    "match(): give at least one pattern": lambda: jadam.match(),
+    "match(3): a pattern is a string": lambda: jadam.match(3),  # pyright: ignore[reportArgumentType]
+    "ndim_at_least(-1): ndim must be an integer >= 0.": lambda: jadam.ndim_at_least(-1),
+    # trees and arguments
+    "adamw.init: params has 'relu', a str, at ['dense']['act'], which is no array": lambda: TX.init(grads(act="relu")),
+    "at ['dense']['act'], which is no array; take it out of the tree": lambda: TX.init(grads(act=jnp.tanh)),
+    "adamw.update: the gradient at ['dense']['kernel'] has shape (3,), its parameter (3, 1).": lambda: TX.update(
+        grads(kernel=jnp.ones(3)), STATE, PARAMS
+    ),
+    "adamw.step: the gradient at ['dense']['bias'] has shape (), its parameter (1,).": lambda: TX.step(
+        grads(bias=jnp.ones(())), STATE, PARAMS
+    ),
+    "the gradient at ['dense']['bias'] has dtype complex64, its parameter float32": lambda: TX.update(
+        grads(bias=jnp.ones(1, "complex64")), STATE, PARAMS
+    ),
+    "the gradient at ['dense']['bias'] has dtype int32, its parameter float32; give a floating-point": lambda: TX.update(
+        grads(bias=jnp.ones(1, "int32")), STATE, PARAMS
+    ),
+    "do not have the structure of the parameters: ['dense']['bias'] is missing.": lambda: TX.update(
+        {"dense": {"kernel": PARAMS["dense"]["kernel"]}}, STATE, PARAMS
+    ),
+    "['dense']['more'] is not among the parameters": lambda: TX.update(grads(more=jnp.ones(2)), STATE, PARAMS),
+    "['dense']['bias'] is missing. Differentiate with respect to the same tree": lambda: TX.update(
+        grads(bias=None), STATE, PARAMS
+    ),
+    "the second argument is a dict, not the state that init gave; the order is (grads, state, params).": lambda: TX.update(
+        PARAMS, PARAMS, STATE
+    ),
+    "adamw.update: add_decayed_weights needs the parameters; call update(grads, state, params)": lambda: TX.update(
+        PARAMS, STATE
+    ),
+    "adamw.step: params is None; call step(grads, state, params).": lambda: TX.step(PARAMS, STATE, None),
+    "chain: argument 1 is 0.1, which is no transformation": lambda: jadam.chain(TX, 0.1),
+    "apply_updates: the update at ['dense']['kernel'] has shape (1,), its parameter (3, 1).": lambda: jadam.apply_updates(
+        PARAMS, grads(kernel=jnp.ones(1))
+    ),
+    "apply_updates: the updates do not have the structure": lambda: jadam.apply_updates(PARAMS, {"dense": {}}),
+    "clip_by_block_rms does not act on complex parameters, and ['z'] is complex64; mask it out.": lambda: (
+        jadam.clip_by_block_rms(1.0).init({"z": jnp.ones(2, "complex64")})
+    ),
+    # states
+    "the state belongs to another transformation: it is of adam, add_decayed_weights, learning_rate, this one of": lambda: (
+        jadam.sgd(0.1, momentum=0.9).update(PARAMS, STATE, PARAMS)
+    ),
+    "the state does not fit the parameter at ['w']: scale_by_adam keeps mu of shape (3,)": lambda: TX.update(
+        {"w": jnp.ones(3)}, TX.init({"w": jnp.ones(1)}), {"w": jnp.ones(3)}
+    ),
+    "the state of adam has another structure than the parameters": lambda: TX.update(
+        {"w": jnp.ones(3)}, STATE, {"w": jnp.ones(3)}
+    ),
+    "It was made for other parameters or with another mask": lambda: jadam.adam(1.0).update(
+        PARAMS, jadam.masked(jadam.adam(1.0), jadam.match("**/bias")).init(PARAMS), PARAMS
+    ),
+    # hyperparameters of a state
+    "there is no 'lr'; there are b1, b2, eps, eps_root, learning_rate, weight_decay.": lambda: TX.set_hyperparams(
+        STATE, lr=1.0
+    ),
+    "set_hyperparams(b1=1.0): b1 must be in [0, 1).": lambda: TX.set_hyperparams(STATE, b1=1.0),
+    "learning_rate is driven by cosine_decay_schedule(": lambda: jadam.sgd(jadam.cosine_decay_schedule(1.0, 9)).set_hyperparams(
+        jadam.sgd(1.0).init(PARAMS), learning_rate=1.0
+    ),
+    "learning_rate has shape (3,), in the state it has ().": lambda: TX.set_hyperparams(STATE, learning_rate=jnp.ones(3)),
+    "with_precision(state='int3'): 'int3' must be one of float32, bfloat16.": lambda: jadam.with_precision(TX, "int3"),
+    "with_precision: no rule keeps 'nux'; there are mu, nu.": lambda: jadam.with_precision(TX, {"nux": "bfloat16"}),
+    "state_shardings: no parameter has a sharding": lambda: jadam.state_shardings(
+        TX, {"w": jax.ShapeDtypeStruct((2,), jnp.float32)}
+    ),
+}
+
+
+@pytest.mark.parametrize("words", CASES)
+def test_error(words):
+    with pytest.raises((ValueError, TypeError)) as error:
+        CASES[words]()
+    assert words in str(error.value)
+
+
+def test_the_same_words_inside_jit():
+    step = jax.jit(lambda g, s, p: jadam.chain(TX).update(g, s, p))
+    with pytest.raises(ValueError, match=r"chain\.update: the gradient at \['dense'\]\['kernel'\] has shape \(3,\)"):
+        step(grads(kernel=jnp.ones(3)), STATE, PARAMS)
+
+
+def test_an_error_loses_nothing():
+    with pytest.raises(ValueError, match="has shape"):
+        TX.step(grads(kernel=jnp.ones(3)), STATE, PARAMS)
+    moved, state = TX.step(PARAMS, STATE, PARAMS)
+    assert state.count == 1
+    assert moved["dense"]["kernel"].shape == (3, 1)
+
+
+def test_rules_of_users_speak_of_themselves():
+    class ScaleByMine(jadam.Rule):
+        def update(self, g, slots, p, h):
+            return g, slots
+
+    assert repr(ScaleByMine()) == "scale_by_mine()"
+    assert jadam.block(ScaleByMine)().name == "scale_by_mine"

@@ -1,0 +1,37 @@
+"""The public names are those that `jadam/__init__.py` lists, each once, annotated, documented, with an entry in the docs."""
+
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+import jadam
+
+ROOT = Path(jadam.__file__).parent
+LISTED = re.findall(r"import (\w+) as (\w+)$", (ROOT / "__init__.py").read_text(), re.MULTILINE)
+NAMES = [name for name, _ in LISTED]
+
+
+def test_exports_equal_the_namespace():
+    assert all(own == public for own, public in LISTED)
+    assert len(NAMES) == len(set(NAMES))
+    assert set(NAMES) == {name for name in vars(jadam) if not name.startswith("_")}
+    assert (ROOT / "py.typed").exists()
+
+
+def test_one_public_path_to_a_name():
+    assert all(path.name.startswith("_") or path.name == "py.typed" for path in ROOT.iterdir())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_annotated_and_documented(name):
+    thing = getattr(jadam, name)
+    if not callable(thing) or not hasattr(thing, "__module__") or not thing.__module__.startswith("jadam"):
+        return  # the annotations: Decay, Hyper, ...
+    assert inspect.getdoc(thing), f"write a docstring for {name}"
+    signature = inspect.signature(thing)
+    bare = [p.name for p in signature.parameters.values() if p.annotation is p.empty]
+    assert not bare, f"annotate {bare} of {name}"
+    reference = (ROOT.parent / "docs" / "reference.md").read_text()
+    assert f"::: jadam.{name}\n" in reference, f"add '::: jadam.{name}' to docs/reference.md"

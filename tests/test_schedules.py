@@ -1,0 +1,166 @@
+"""Schedules: optax's values under optax's names, formulas for those that optax lacks, and errors for bad arguments."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jadam
+
+COUNTS = jnp.arange(0, 260)
+
+SAME_AS_OPTAX = {
+    "constant_schedule": [(0.3,)],
+    "linear_schedule": [(0.0, 1.0, 100), (1.0, 0.2, 50, 20)],
+    "polynomial_schedule": [(1.0, 0.1, 2.0, 100), (0.0, 3.0, 0.5, 80, 10), (1.0, 0.0, 1.0, 0)],
+    "cosine_decay_schedule": [(1.0, 100), (0.3, 200, 0.1, 2.0)],
+    "exponential_decay": [(1.0, 10, 0.9), (1.0, 20, 0.5, 30, True), (1.0, 10, 0.9, 0, False, 0.4), (1.0, 50, 2.0, 5, False, 3.0)],
+    "piecewise_constant_schedule": [(1.0, {50: 0.1, 20: 0.5}), (0.2,)],
+    "warmup_constant_schedule": [(0.0, 1.0, 40)],
+    "warmup_cosine_decay_schedule": [(0.0, 1.0, 20, 200), (0.1, 0.5, 0, 100, 0.05, 2.0)],
+    "warmup_exponential_decay_schedule": [(0.0, 1.0, 20, 50, 0.5), (0.1, 1.0, 10, 20, 0.8, 30, True, 0.3)],
+    "sgdr_schedule": [([dict(init_value=0.0, peak_value=1.0, decay_steps=80, warmup_steps=8),
+                        dict(init_value=0.1, peak_value=0.5, decay_steps=90, warmup_steps=0, end_value=0.1)],)],
+    "linear_onecycle_schedule": [(200, 1.0), (100, 0.3, 0.2, 0.7, 10.0, 100.0)],
+    "cosine_onecycle_schedule": [(200, 1.0), (100, 0.3, 0.2, 10.0, 100.0)],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "args"), [(name, args) for name, cases in SAME_AS_OPTAX.items() for args in cases])
+@pytest.mark.usefixtures("lenient")
+def test_equals_optax(name, args):
+    ours, theirs = getattr(jadam, name)(*args), getattr(optax, name)(*args)
+    expected = np.array([float(theirs(count)) for count in range(len(COUNTS))])
+    np.testing.assert_allclose(ours(COUNTS), expected, rtol=2e-6, atol=1e-7)
+    np.testing.assert_allclose(
+        [ours(count) for count in (0, 20, 21, 100, 259)], expected[[0, 20, 21, 100, 259]], rtol=2e-6, atol=1e-7
+    )
+
+
+@pytest.mark.usefixtures("lenient")
+def test_join_equals_optax():
+    pieces = [optax.linear_schedule(0.0, 1.0, 50), lambda count: 0.5 - 0.001 * count, optax.constant_schedule(0.1)]
+    ours, theirs = jadam.join_schedules(pieces, [50, 90]), optax.join_schedules(pieces, [50, 90])
+    np.testing.assert_allclose(ours(COUNTS), [float(theirs(count)) for count in range(len(COUNTS))], rtol=1e-6)
+
+
+def test_warmup_of_no_steps_starts_at_the_peak():
+    """optax.warmup_constant_schedule(0, 1, 0) stays at 0 for ever."""
+    assert jadam.warmup_constant_schedule(0.0, 1.0, 0)(0) == 1.0
+    assert jadam.warmup_linear_decay_schedule(0.0, 1.0, 0, 10)(0) == 1.0
+
+
+def test_warmup_linear_decay():
+    schedule = jadam.warmup_linear_decay_schedule(0.1, 1.0, 10, 110, end_value=0.5)
+    expected = [0.1, 0.55, 1.0, 0.75, 0.5, 0.5]
+    np.testing.assert_allclose(schedule(jnp.array([0, 5, 10, 60, 110, 1000])), expected, rtol=1e-6)
+
+
+def test_inverse_sqrt():
+    schedule = jadam.inverse_sqrt_schedule(2.0, 100, init_value=1.0)
+    counts = np.array([0, 50, 100, 400, 10_000])
+    np.testing.assert_allclose(schedule(counts), [1.0, 1.5, 2.0, 1.0, 0.2], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("shape", "tail"),
+    [
+        ("linear", lambda x: x),
+        ("cosine", lambda x: (1 - math.cos(math.pi * x)) / 2),
+        ("1-sqrt", lambda x: math.sqrt(x)),
+    ],
+)
+def test_warmup_stable_decay(shape, tail):
+    schedule = jadam.warmup_stable_decay_schedule(0.0, 2.0, 10, 50, 40, end_value=0.5, decay_shape=shape)
+    np.testing.assert_allclose(schedule(jnp.array([0, 5, 10, 35, 60])), [0.0, 1.0, 2.0, 2.0, 2.0], rtol=1e-6)
+    counts = range(60, 101)
+    np.testing.assert_allclose(schedule(jnp.array(counts)), [2.0 - 1.5 * tail((c - 60) / 40) for c in counts], rtol=1e-6)
+    assert schedule(5000) == 0.5
+
+
+def all_schedules():
+    return [getattr(jadam, name)(*args) for name, cases in SAME_AS_OPTAX.items() for args in cases] + [
+        jadam.inverse_sqrt_schedule(1.0, 10),
+        jadam.warmup_linear_decay_schedule(0.0, 1.0, 10, 20),
+        jadam.warmup_stable_decay_schedule(0.0, 1.0, 10, 20, 30),
+    ]
+
+
+@pytest.mark.parametrize("number", range(len(all_schedules())))
+def test_equal_hashable_and_printed_as_written(number):
+    one, two = all_schedules()[number], all_schedules()[number]
+    assert one == two
+    assert hash(one) == hash(two)
+    assert one != jadam.constant_schedule(123.0)
+    assert eval(repr(one), vars(jadam)) == one  # the repr is the call
+
+
+@pytest.mark.parametrize("number", range(len(all_schedules())))
+def test_values_far_out_are_finite_and_float32(number):
+    schedule = all_schedules()[number]
+    far = jnp.array([0, 1, 2**24 + 1, 2**31 - 1])
+    values = schedule(far)
+    assert values.dtype == jnp.float32
+    assert jnp.isfinite(values).all()
+    assert float(schedule(far[-1])) == pytest.approx(float(values[-1]))
+
+
+@pytest.mark.usefixtures("x64")
+def test_float64_under_x64():
+    """An integer divided by an integer is float32 in JAX even under x64."""
+    value = jadam.warmup_linear_decay_schedule(0.0, 1.0, 3, 10)(jnp.int32(1))
+    assert value.dtype == jnp.float64
+    assert float(value) == pytest.approx(1 / 3, rel=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("build", "words"),
+    [
+        (lambda: jadam.linear_schedule(0.0, 1.0, -1), "transition_steps=-1): transition_steps must be >= 0"),
+        (lambda: jadam.linear_schedule(0.0, 1.0, 1.5), "transition_steps must be an integer"),
+        (lambda: jadam.cosine_decay_schedule(1.0, 0), "decay_steps must be > 0"),
+        (lambda: jadam.cosine_decay_schedule(math.nan, 10), "init_value must be finite"),
+        (lambda: jadam.warmup_cosine_decay_schedule(0.0, 1.0, 10, 10), "must be longer than warmup_steps=10"),
+        (lambda: jadam.warmup_linear_decay_schedule(0.0, 1.0, 20, 10), "must be longer than warmup_steps=20"),
+        (lambda: jadam.warmup_cosine_decay_schedule(0.0, 1.0, -1, 10), "warmup_steps must be >= 0"),
+        (lambda: jadam.exponential_decay(1.0, 0, 0.9), "transition_steps must be > 0"),
+        (lambda: jadam.exponential_decay(1.0, 10, -0.9), "decay_rate must be > 0"),
+        (lambda: jadam.inverse_sqrt_schedule(1.0, 0), "warmup_steps must be > 0"),
+        (lambda: jadam.warmup_stable_decay_schedule(0.0, 1.0, 1, 1, 1, decay_shape="x"), "'linear', 'cosine' or '1-sqrt'"),
+        (lambda: jadam.warmup_stable_decay_schedule(0.0, 1.0, 1, -1, 1), "stable_steps must be >= 0"),
+        (lambda: jadam.piecewise_constant_schedule(1.0, {-1: 0.1}), "steps >= 0 and factors >= 0"),
+        (lambda: jadam.join_schedules([jadam.constant_schedule(1.0)], [3]), "one fewer than the 1 schedules"),
+        (lambda: jadam.join_schedules([jadam.constant_schedule(1.0)] * 3, [5, 3]), "must be >= 0 and increase"),
+        (lambda: jadam.linear_onecycle_schedule(0, 1.0), "transition_steps must be > 0"),
+        (lambda: jadam.linear_onecycle_schedule(10, 1.0, pct_start=1.2), "pct_start must be in (0, 1)"),
+        (lambda: jadam.linear_onecycle_schedule(10, 1.0, 0.5, 0.4), "pct_final must be in (pct_start, 1]"),
+    ],
+)  # fmt: skip
+def test_bad_arguments_raise(build, words):
+    with pytest.raises(ValueError) as error:  # noqa: PT011 (the words are checked below)
+        build()
+    assert words in str(error.value)
+
+
+def test_a_traced_value_is_refused_in_words():
+    with pytest.raises(TypeError, match="init_value must be a number; for a traced one write the schedule as a function"):
+        jax.jit(lambda x: jadam.cosine_decay_schedule(x, 10)(0))(1.0)
+
+
+def test_a_schedule_of_your_own():
+    @dataclasses.dataclass(frozen=True)
+    class every_other(jadam.Schedule):
+        high: float
+
+        def at(self, count):
+            return jnp.where(count % 2 == 0, self.high, 0.0)
+
+    tx, params = jadam.sgd(every_other(0.5)), jnp.ones(2)
+    state = tx.init(params)
+    for expected in (0.5, 0.5, 0.0):
+        assert jadam.hyperparams(state)["learning_rate"] == expected
+        params, state = tx.step(jnp.ones(2), state, params)

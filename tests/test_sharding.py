@@ -1,0 +1,84 @@
+"""Eight devices: slots lie like their parameters, everything else is replicated, and the second step compiles nothing."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+import jadam
+
+TX = jadam.chain(jadam.clip_by_global_norm(1.0), jadam.adamw(jadam.constant_schedule(0.1)))
+SPECS = {"kernel": PartitionSpec("data", "model"), "bias": PartitionSpec("model"), "scale": PartitionSpec()}
+
+
+def setup(kind):
+    mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(kind,) * 2)
+    values = {"kernel": jnp.arange(32.0).reshape(8, 4), "bias": jnp.ones(4), "scale": jnp.ones(())}
+    shardings = {name: NamedSharding(mesh, spec) for name, spec in SPECS.items()}
+    return mesh, values, jax.device_put(values, shardings), shardings
+
+
+def check(state, shardings, mesh):
+    for slot in state.slots["adam"].values():
+        for name, value in slot.items():
+            assert value.sharding.is_equivalent_to(shardings[name], value.ndim), name
+    for scalar in jax.tree.leaves((state.count, state.hyperparams)):
+        assert scalar.sharding.is_equivalent_to(NamedSharding(mesh, PartitionSpec()), 0)
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=str)
+def test_the_state_lies_like_the_parameters(kind):
+    mesh, values, params, shardings = setup(kind)
+    with jax.set_mesh(mesh):
+        eager = TX.init(params)
+        check(eager, shardings, mesh)
+        inside = jax.jit(TX.init, out_shardings=jadam.state_shardings(TX, params))(params)
+        check(inside, shardings, mesh)
+        moved, after = TX.step(params, eager, params)
+        check(after, shardings, mesh)
+        assert moved["kernel"].sharding.is_equivalent_to(shardings["kernel"], 2)
+        step = jax.jit(TX.step)
+        moved, after = step(params, inside, params)
+        moved, after = step(params, after, moved)
+        moved, after = step(params, after, moved)
+        check(after, shardings, mesh)
+        assert step._cache_size() == 1
+    alone, state = values, TX.init(values)
+    for _ in range(3):
+        alone, state = TX.step(values, state, alone)
+    for name in values:
+        np.testing.assert_allclose(moved[name], alone[name], rtol=2e-6)
+
+
+def test_shardings_from_shapes():
+    """For a model that is too large to exist before it is sharded."""
+    mesh, _, params, shardings = setup(AxisType.Auto)
+    shapes = {name: jax.ShapeDtypeStruct(p.shape, p.dtype, sharding=shardings[name]) for name, p in params.items()}
+    assert jadam.state_shardings(TX, shapes) == jadam.state_shardings(TX, params)
+    assert jadam.state_shardings(TX, shapes).slots["adam"]["nu"]["kernel"] == shardings["kernel"]
+
+
+def test_one_committed_device():
+    """On a device of the user's choice, not the default one."""
+    device = jax.devices()[3]
+    params = jax.device_put({"w": jnp.ones(3)}, device)
+    state = TX.init(params)
+    assert {d for x in jax.tree.leaves(state) for d in x.devices()} == {device}
+    step = jax.jit(TX.step)
+    for _ in range(3):
+        params, state = step(params, state, params)
+    assert step._cache_size() == 1
+    single = jadam.state_shardings(TX, params)
+    assert single.count.device_set == {device}
+
+
+def test_inside_shard_map():
+    """Each device updates its own shard; nothing but a clip needs the others."""
+    mesh, _, params, shardings = setup(AxisType.Auto)
+    tx = jadam.adam(0.1)
+    spec = jax.tree.map(lambda s: s.spec, jadam.state_shardings(tx, params))
+    step = jax.jit(jax.shard_map(tx.step, mesh=mesh, in_specs=(SPECS, spec, SPECS), out_specs=(SPECS, spec)))
+    moved, _ = step(params, tx.init(params), params)
+    expected, _ = tx.step(params, tx.init(params), params)
+    np.testing.assert_allclose(moved["kernel"], expected["kernel"], rtol=1e-6)

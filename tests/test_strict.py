@@ -1,0 +1,74 @@
+"""The modes in which JAX finds what is usually let pass; strict dtypes and ranks hold for the whole suite already."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import pytest
+from conftest import OPTIMIZERS
+
+import jadam
+
+PARAMS = {"w": jnp.linspace(-1.0, 1.0, 6).reshape(2, 3), "b": jnp.ones(3, jnp.bfloat16)}
+
+
+def chains():
+    full = jadam.chain(
+        jadam.adaptive_grad_clip(0.1),
+        jadam.clip(1.0),
+        jadam.clip_by_block_rms(1.0),
+        jadam.clip_by_global_norm(1.0),
+        jadam.add_decayed_weights(0.1),
+        jadam.partition([(jadam.match("w"), jadam.adamw(0.1)), (True, jadam.sgd(0.1, momentum=0.9))]),
+    )
+    return {"everything": full} | {name: optimizer(0.1) for name, optimizer in OPTIMIZERS.items()}
+
+
+def steps(tx):
+    params, state = PARAMS, tx.init(PARAMS)
+    for _ in range(2):
+        params, state = tx.step(params, state, params)
+    return params, state
+
+
+@pytest.mark.parametrize("name", chains())
+def test_debug_nans(name):
+    with jax.debug_nans(True), jax.debug_infs(True):
+        tx = chains()[name]
+        params = {"w": jnp.zeros((2, 3))} | {"b": PARAMS["b"]}
+        tx.step(jax.tree.map(jnp.zeros_like, PARAMS), tx.init(params), params)
+        steps(tx)
+
+
+@pytest.mark.parametrize("name", chains())
+def test_disable_jit(name):
+    compiled = steps(chains()[name])
+    with jax.disable_jit():
+        chex.assert_trees_all_close(steps(chains()[name]), compiled, rtol=1e-2, atol=1e-6)  # an ulp of bfloat16
+
+
+@pytest.mark.parametrize("name", chains())
+def test_no_tracer_leaks(name):
+    with jax.checking_leaks():
+        jax.jit(lambda: steps(chains()[name]))()
+
+
+@pytest.mark.parametrize("name", chains())
+@pytest.mark.usefixtures("x64")
+def test_x64_changes_nothing_for_float32(name):
+    _, state = steps(chains()[name])
+    assert {x.dtype for x in jax.tree.leaves(state)} == {jnp.dtype("float32"), jnp.dtype("int32")}
+    wide = {"w": jnp.ones((2, 3), jnp.float64), "b": jnp.ones(3, jnp.float64)}
+    tx = chains()[name]
+    assert {x.dtype for x in jax.tree.leaves(tx.step(wide, tx.init(wide), wide)[1])} == {
+        jnp.dtype("float64"),
+        jnp.dtype("int32"),
+    }
+
+
+@pytest.mark.parametrize("name", chains())
+def test_no_implicit_transfers_in_a_step(name):
+    tx = chains()[name]
+    step, state = jax.jit(tx.step), tx.init(PARAMS)
+    step(PARAMS, state, PARAMS)
+    with jax.transfer_guard("disallow"):
+        step(PARAMS, state, PARAMS)
