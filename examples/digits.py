@@ -8,6 +8,7 @@ either), and writes the loss and the learning rate of every step to a figure.
 """
 
 import argparse
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -25,9 +26,9 @@ BATCH = 128
 def load(path):
     """Images as rows in [0, 1] and labels: `(x_train, y_train, x_test, y_test)`."""
     if path is None:
-        digits = load_digits()
-        x_train, x_test, y_train, y_test = train_test_split(
-            digits.data / 16, digits.target, test_size=0.2, stratify=digits.target, random_state=0
+        x, y = load_digits(return_X_y=True)
+        x_train, x_test, y_train, y_test = map(
+            np.asarray, train_test_split(x / 16, y, test_size=0.2, stratify=y, random_state=0)
         )
     else:
         with np.load(path) as data:
@@ -39,7 +40,7 @@ def load(path):
 def init_params(key, widths):
     """A layer of He-initialised weights and zero biases for each pair of widths."""
     params = {}
-    for number, (wide, narrow) in enumerate(zip(widths, widths[1:], strict=False)):
+    for number, (wide, narrow) in enumerate(itertools.pairwise(widths)):
         key, own = jax.random.split(key)
         kernel = jax.random.normal(own, (wide, narrow)) * (2 / wide) ** 0.5
         params[f"layer{number}"] = {"kernel": kernel, "bias": jnp.zeros(narrow)}
@@ -71,12 +72,12 @@ def batches(x, y, steps, seed):
 
 def plot(losses, rates, path):
     """Writes the loss and the learning rate of every step as a figure."""
-    figure, (top, bottom) = plt.subplots(2, sharex=True, figsize=(7, 5), layout="constrained")
+    figure, (top, bottom) = plt.subplots(2, sharex=True, figsize=(7, 6), layout="constrained")
     window = max(len(losses) // 50, 1)
     smooth = np.convolve(losses, np.ones(window) / window, mode="valid")
     top.semilogy(losses, alpha=0.3, label="each step")
     top.semilogy(np.arange(len(smooth)) + window - 1, smooth, color="C0", label=f"mean of {window} steps")
-    top.set(ylabel="training loss (cross entropy, nats)", title="Training with jadam.adamw")
+    top.set(ylabel="training loss (nats)", title="Training with jadam.adamw")
     top.legend()
     bottom.plot(rates, color="C1")
     bottom.set(xlabel="step", ylabel="learning rate", ylim=(0, None))

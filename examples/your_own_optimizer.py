@@ -1,6 +1,6 @@
 """An optimizer of your own in one file: Lion (Chen et al. 2023, Algorithm 2, arXiv:2302.06675), fitting a line.
 
-    python examples/your_own_optimizer.py         # prints the recipe, the loss and the last learning rate
+python examples/your_own_optimizer.py         # prints the recipe, the loss and the last learning rate
 """
 
 from dataclasses import dataclass
@@ -33,7 +33,6 @@ tx = jadam.chain(ScaleByLion(), jadam.scale_by_learning_rate(jadam.cosine_decay_
 state = tx.init(params)
 loss = jax.value_and_grad(lambda params: jnp.mean((params["slope"] * x + params["offset"] - 3.0) ** 2))
 for _ in range(200):
-    value, grads = loss(params)
-    params, state = tx.step(grads, state, params)
+    params, state = tx.step(loss(params)[1], state, params)
 print(tx)
-print(f"loss {value:.5f}, last learning rate {jadam.hyperparams(state)['learning_rate']:.5f}")
+print(f"loss {loss(params)[0]:.5f}, last learning rate {jadam.hyperparams(state)['learning_rate']:.5f}")

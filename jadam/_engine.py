@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.core import Tracer
 from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from jadam._layout import Layout
@@ -30,7 +31,7 @@ from jadam._tree import PyTree, arrays, difference, is_array, is_trained, quoted
 def _scalar(value: Any, dtype: Any, like: Sequence[Any]) -> Array:
     """A scalar array, on the device of the parameters or replicated over their mesh: else the second step compiles again."""
     for leaf in like:
-        if isinstance(leaf, jax.core.Tracer) or isinstance(value, jax.core.Tracer) or not isinstance(leaf, Array):
+        if isinstance(leaf, Tracer) or isinstance(value, Tracer) or not isinstance(leaf, Array):
             break
         if isinstance(leaf.sharding, NamedSharding):
             return jax.device_put(np.asarray(value, dtype), NamedSharding(leaf.sharding.mesh, PartitionSpec()))

@@ -36,15 +36,15 @@ def run_rules(
     like = u if p is None else p
     dtype = compute_dtype(like.dtype)
     g = decode(u).astype(dtype)
-    param = None if p is None else NEAREST.decode(p)
     new_slots = []
     for (rule, storage), stored, h in zip(rules, slots, hs, strict=True):
         codec = functools.partial(slot_codec, storage)
+        param: Any = _NoParams(where, rule) if p is None else NEAREST.decode(p)
         _check_slots(rule, storage, like, stored)
         own = {slot: codec(slot).decode(value) for slot, value in stored.items()}
         values = SimpleNamespace(**jax.tree.map(lambda x: lax.convert_element_type(x, dtype), h))
         with jax.named_scope(rule.block):
-            out, own = rule.update(_bounded(g) if own else g, own, _NoParams(where, rule) if p is None else param, values)
+            out, own = rule.update(_bounded(g) if own else g, own, param, values)
         if out.shape != g.shape or set(own) != set(stored):
             raise ValueError(
                 f"{type(rule).__name__}.update gave an update of shape {out.shape} and slots {sorted(own)} for a parameter "
@@ -55,7 +55,7 @@ def run_rules(
     if mode == "between":
         return encode(g, full_dtype(like.dtype)), new_slots
     delta = NEAREST.land(g, like)
-    return (delta if mode == "update" else p + delta), new_slots
+    return (like + delta if mode == "step" else delta), new_slots
 
 
 def _check_slots(rule: Rule, storage: Storage, like: Array, stored: dict[str, Any]) -> None:

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.core import Tracer
 
 from jadam._masks import Mask
 from jadam._norm import global_norm
@@ -189,7 +190,7 @@ def check_hyper(where: str, name: str, value: Any, allowed: Range) -> Any:
         raise TypeError(f"{where}: {name} must be a number or a schedule, not {kind}.")
     if callable(value):
         return value
-    if isinstance(value, jax.core.Tracer) and value.ndim == 0:
+    if isinstance(value, Tracer) and value.ndim == 0:
         return value
     if np.ndim(value) > 0:
         raise TypeError(

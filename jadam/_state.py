@@ -27,7 +27,7 @@ class OptState(NamedTuple):
         scalars: by rule, what it keeps for all parameters together.
     """
 
-    count: Array
+    count: Array  # pyright: ignore[reportIncompatibleMethodOverride] (optax's name; no one counts items of a state)
     hyperparams: dict[str, dict[str, Array]]
     slots: dict[str, Any]
     scalars: dict[str, dict[str, Array]]

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.core import Tracer
 
 from jadam import _engine
 from jadam._masks import EVERYTHING
@@ -129,7 +130,7 @@ class GradientTransformation:
 
 def _like(old: Array, value: Any) -> Array:
     """The value with the dtype, shape and placement of an array of the state, so that no call compiles again."""
-    if isinstance(value, jax.core.Tracer) or isinstance(old, jax.core.Tracer):
+    if isinstance(value, Tracer) or isinstance(old, Tracer):
         return jnp.broadcast_to(jnp.asarray(value, old.dtype), jnp.shape(value) or old.shape)
     new = np.broadcast_to(np.asarray(value, old.dtype), old.shape)
     return jax.device_put(new, old.sharding if old.committed else None)
@@ -189,7 +190,7 @@ def block(rule: Callable[P, Rule]) -> Callable[P, GradientTransformation]:
 
 
 def apply_updates(params: PyTree, updates: PyTree) -> PyTree:
-    """The parameters plus their updates, leaf by leaf, in the dtypes of the parameters; compiled.
+    """Adds updates to parameters, leaf by leaf, in the dtypes of the parameters; compiled.
 
     Args:
         params: a tree of arrays.

@@ -16,7 +16,7 @@ class Leaves(NamedTuple):
 
     paths: tuple[KeyPath, ...]
     values: list[Any]
-    treedef: jax.tree_util.PyTreeDef
+    treedef: Any  # jax.tree_util.PyTreeDef, which JAX exports as a variable
 
 
 def flatten(tree: PyTree) -> Leaves:

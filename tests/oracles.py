@@ -1,7 +1,7 @@
 """Each optimizer once more, on numbers of plain Python, independent of JAX and of jadam: what the tests compare with.
 
-An oracle takes one parameter, its gradients and the arguments of the optimizer, and gives the parameter after each step. `CASES`
-has the arguments to try, for every optimizer at least its defaults.
+An oracle takes one parameter, its gradients and the arguments of the optimizer, and gives the parameter after each step.
+`CASES` has the arguments to try, for every optimizer at least its defaults.
 """
 
 from math import sqrt

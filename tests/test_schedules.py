@@ -13,21 +13,29 @@ import jadam
 
 COUNTS = jnp.arange(0, 260)
 
+CYCLES = [
+    {"init_value": 0.0, "peak_value": 1.0, "decay_steps": 80, "warmup_steps": 8},
+    {"init_value": 0.1, "peak_value": 0.5, "decay_steps": 90, "warmup_steps": 0, "end_value": 0.1},
+]
 SAME_AS_OPTAX = {
     "constant_schedule": [(0.3,)],
     "linear_schedule": [(0.0, 1.0, 100), (1.0, 0.2, 50, 20)],
     "polynomial_schedule": [(1.0, 0.1, 2.0, 100), (0.0, 3.0, 0.5, 80, 10), (1.0, 0.0, 1.0, 0)],
     "cosine_decay_schedule": [(1.0, 100), (0.3, 200, 0.1, 2.0)],
-    "exponential_decay": [(1.0, 10, 0.9), (1.0, 20, 0.5, 30, True), (1.0, 10, 0.9, 0, False, 0.4), (1.0, 50, 2.0, 5, False, 3.0)],
+    "exponential_decay": [
+        (1.0, 10, 0.9),
+        (1.0, 20, 0.5, 30, True),
+        (1.0, 10, 0.9, 0, False, 0.4),
+        (1.0, 50, 2.0, 5, False, 3.0),
+    ],
     "piecewise_constant_schedule": [(1.0, {50: 0.1, 20: 0.5}), (0.2,)],
     "warmup_constant_schedule": [(0.0, 1.0, 40)],
     "warmup_cosine_decay_schedule": [(0.0, 1.0, 20, 200), (0.1, 0.5, 0, 100, 0.05, 2.0)],
     "warmup_exponential_decay_schedule": [(0.0, 1.0, 20, 50, 0.5), (0.1, 1.0, 10, 20, 0.8, 30, True, 0.3)],
-    "sgdr_schedule": [([dict(init_value=0.0, peak_value=1.0, decay_steps=80, warmup_steps=8),
-                        dict(init_value=0.1, peak_value=0.5, decay_steps=90, warmup_steps=0, end_value=0.1)],)],
+    "sgdr_schedule": [(CYCLES,)],
     "linear_onecycle_schedule": [(200, 1.0), (100, 0.3, 0.2, 0.7, 10.0, 100.0)],
     "cosine_onecycle_schedule": [(200, 1.0), (100, 0.3, 0.2, 10.0, 100.0)],
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("name", "args"), [(name, args) for name, cases in SAME_AS_OPTAX.items() for args in cases])

@@ -53,7 +53,7 @@ def test_the_state_lies_like_the_parameters(kind):
 
 def test_shardings_from_shapes():
     """For a model that is too large to exist before it is sharded."""
-    mesh, _, params, shardings = setup(AxisType.Auto)
+    _, _, params, shardings = setup(AxisType.Auto)
     shapes = {name: jax.ShapeDtypeStruct(p.shape, p.dtype, sharding=shardings[name]) for name, p in params.items()}
     assert jadam.state_shardings(TX, shapes) == jadam.state_shardings(TX, params)
     assert jadam.state_shardings(TX, shapes).slots["adam"]["nu"]["kernel"] == shardings["kernel"]
@@ -75,7 +75,7 @@ def test_one_committed_device():
 
 def test_inside_shard_map():
     """Each device updates its own shard; nothing but a clip needs the others."""
-    mesh, _, params, shardings = setup(AxisType.Auto)
+    mesh, _, params, _ = setup(AxisType.Auto)
     tx = jadam.adam(0.1)
     spec = jax.tree.map(lambda s: s.spec, jadam.state_shardings(tx, params))
     step = jax.jit(jax.shard_map(tx.step, mesh=mesh, in_specs=(SPECS, spec, SPECS), out_specs=(SPECS, spec)))

@@ -109,16 +109,15 @@ def adamw(
     """
     if decay not in ("decoupled", "independent"):
         raise ValueError(f"{public_caller('adamw')}(decay={decay!r}): decay must be 'decoupled' or 'independent'.")
-    if decay == "decoupled":
-        peak_learning_rate = 1.0
-    elif peak_learning_rate is None:
-        peak_learning_rate = getattr(learning_rate, "peak_value", None) if callable(learning_rate) else learning_rate
-        if peak_learning_rate is None:
+    peak: Any = 1.0 if decay == "decoupled" else peak_learning_rate
+    if peak is None:
+        peak = getattr(learning_rate, "peak_value", None) if callable(learning_rate) else learning_rate
+        if peak is None:
             raise ValueError(
                 f"{public_caller('adamw')}(decay='independent'): the schedule has no peak_value; give peak_learning_rate."
             )
     return chain(
         scale_by_adam(b1, b2, eps, eps_root),
-        add_decayed_weights(weight_decay, mask, peak_learning_rate=peak_learning_rate),
+        add_decayed_weights(weight_decay, mask, peak_learning_rate=peak),
         scale_by_learning_rate(learning_rate),
     )

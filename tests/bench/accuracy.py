@@ -2,9 +2,9 @@
 
     python tests/bench/accuracy.py [--steps 100000]
 
-Prints a Markdown table, for three values of b2: the error of the whole update, `|u - u_ref| / |u_ref|`, and of single elements
-where `|u_ref| > 0.1`. The reference is the paper's algorithm in float64 numpy on the same float32 gradients. Exits non-zero if
-jadam's whole update is ever off by more than 1e-5.
+Prints a Markdown table, for three values of b2: the error of the whole update, `|u - u_ref| / |u_ref|`, and of single
+elements where `|u_ref| > 0.1`. The reference is the paper's algorithm in float64 numpy on the same float32 gradients. Exits
+non-zero if jadam's whole update is ever off by more than 1e-5.
 """
 
 from __future__ import annotations

@@ -3,14 +3,15 @@
     python tests/bench/speed.py [--quick] [--out FILE]
 
 Prints a Markdown table: work, optax, jadam, their ratio, the goal and whether it is met; `--out` writes it to a file too.
-`--quick` is a smoke test with small sizes, whose numbers mean little. Where steps are timed, the parameters that both libraries
-have reached are compared; the script exits non-zero if they differ by more than 1e-4 of the distance moved.
+`--quick` is a smoke test with small sizes, whose numbers mean little. Where steps are timed, the parameters that the two
+libraries have reached are compared; the script exits non-zero if they differ by more than 1e-4 of the distance moved.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
+import math
 import os
 import platform
 import subprocess
@@ -18,6 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
@@ -31,63 +33,58 @@ import optax
 
 import jadam
 
-TOLERANCE = 1e-4  # of the distance moved; optax's own float32 bias correction makes 2e-5 of it (see accuracy.py)
-FORMS = {"optax": "optax", "update": "jadam, update + apply_updates", "step": "jadam, step"}
+TOLERANCE = 1e-4  # of the distance moved; optax's bias correction in float32 makes 1e-5 of it (see accuracy.py)
+FORMS = {"optax": "optax", "update": "update + apply_updates", "step": "step"}  # the first is the yardstick
+
+Shapes = dict[str, tuple[int, ...]]
+Recipe = Callable[[ModuleType], Any]
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """What is measured and how often."""
-
     reps: int = 9
     imports: int = 7
     one_leaf: tuple[int, int] = (8192, 4096)
     width: int = 768
     layers: int = 12
     vocabulary: int = 50257
+    eager: tuple[int, int] = (148, 100)  # leaves, of the clipped step and of AdamW alone
 
 
-QUICK = Sizes(reps=2, imports=1, one_leaf=(256, 128), width=32, layers=2, vocabulary=500)
+QUICK = Sizes(reps=2, imports=1, one_leaf=(256, 128), width=32, layers=1, vocabulary=500, eager=(12, 8))
 
 
-@dataclass(frozen=True)
-class Row:
-    """A line of the table; the goal is for the ratio, or for jadam's own number if `absolute`."""
-
-    work: str
-    unit: str
-    optax: float
-    jadam: float
-    goal: float
-    absolute: bool = False
-
-    def __str__(self) -> str:
-        ratio = self.jadam / self.optax
-        judged = round(self.jadam if self.absolute else ratio, 3)
-        goal = f"{self.goal:g}{' ' + self.unit if self.absolute else ''}"
-        numbers = f"{self.optax:.3f} {self.unit} | {self.jadam:.3f} {self.unit} | {ratio:.3f}"
-        return f"| {self.work} | {numbers} | <= {goal} | {'yes' if judged <= self.goal else '**no**'} |"
+def row(work: str, unit: str, theirs: float, mine: float, goal: float, absolute: bool = False) -> str:
+    """A line of the table; the goal is for the ratio, or for jadam's own number if `absolute`. Judged as it is shown."""
+    shown = [f"{x:.4g}" for x in (theirs, mine, mine / theirs)]
+    met = float(shown[1 if absolute else 2]) <= goal
+    bound = f"<= {goal:g}{' ' + unit if absolute else ''}"
+    return f"| {work} | {shown[0]} {unit} | {shown[1]} {unit} | {shown[2]} | {bound} | {'yes' if met else '**no**'} |"
 
 
-def gpt2(width: int, layers: int, vocabulary: int) -> dict[str, tuple[int, ...]]:
-    """The shapes of GPT-2 with 4 + 12 `layers` leaves: 124 M parameters at width 768."""
-    norm = {"scale": (width,), "bias": (width,)}
-    shapes = {"wte": (vocabulary, width), "wpe": (1024, width)} | {f"ln_f/{k}": shape for k, shape in norm.items()}
+def gpt2(width: int, layers: int, vocabulary: int) -> Shapes:
+    """The shapes of GPT-2 in 4 + 12 `layers` leaves; 124 M parameters by default."""
+    shapes = {"wte": (vocabulary, width), "wpe": (1024, width), "ln_f/scale": (width,), "ln_f/bias": (width,)}
     for layer in range(layers):
-        shapes |= {f"h{layer}/{name}/{k}": shape for name in ("ln_1", "ln_2") for k, shape in norm.items()}
-        for name, (rows, columns) in {"qkv": (1, 3), "proj": (1, 1), "fc": (1, 4), "out": (4, 1)}.items():
+        for norm in ("ln_1", "ln_2"):
+            shapes |= {f"h{layer}/{norm}/scale": (width,), f"h{layer}/{norm}/bias": (width,)}
+        for name, rows, columns in (("qkv", 1, 3), ("proj", 1, 1), ("fc", 1, 4), ("out", 4, 1)):
             shapes[f"h{layer}/{name}/kernel"] = (rows * width, columns * width)
             shapes[f"h{layer}/{name}/bias"] = (columns * width,)
     return shapes
 
 
-def normal(shapes: dict[str, tuple[int, ...]], scale: float, seed: int) -> dict[str, jax.Array]:
+def normal(shapes: Shapes, scale: float, seed: int) -> dict[str, jax.Array]:
     rng = np.random.default_rng(seed)
-    return {k: scale * jnp.asarray(rng.standard_normal(shape, np.float32)) for k, shape in shapes.items()}
+    return {name: scale * jnp.asarray(rng.standard_normal(shape, np.float32)) for name, shape in shapes.items()}
 
 
-def size(tree: Any) -> int:
-    return sum(x.size for x in jax.tree.leaves(tree))
+def abstract(shapes: Shapes) -> dict[str, jax.ShapeDtypeStruct]:
+    return {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
+
+
+def count(shapes: Shapes) -> int:
+    return sum(math.prod(shape) for shape in shapes.values())
 
 
 def clipped(lib: ModuleType) -> Any:
@@ -99,15 +96,13 @@ def alone(lib: ModuleType) -> Any:
     return lib.adamw(1e-3, weight_decay=0.01)
 
 
-def train_step(form: str, recipe: Callable[[ModuleType], Any]) -> tuple[Any, Callable[..., Any]]:
-    """A transformation and the function that users write around it.
-
-    Arguments and results stand in one order: XLA reuses a donated buffer for the result at the same place, and copies whole trees
-    where `params` and `state` change places.
-    """
+def train_step(form: str, recipe: Recipe) -> tuple[Any, Callable[..., Any]]:
+    """A transformation, and the function that users write around it."""
     lib = optax if form == "optax" else jadam
     tx = recipe(lib)
 
+    # Results in the order of the arguments: XLA pairs donated buffers of one shape with results in order, and copies where
+    # the pairs cross.
     def step(params: Any, state: Any, grads: Any) -> tuple[Any, Any]:
         if form == "step":
             return tx.step(grads, state, params)
@@ -117,156 +112,115 @@ def train_step(form: str, recipe: Callable[[ModuleType], Any]) -> tuple[Any, Cal
     return tx, step
 
 
-def seconds(calls: dict[str, Callable[[int], Callable[[], Any]]], reps: int) -> dict[str, float]:
-    """The median time of each call. They run in turn; what makes them ready for a rep, and a first rep, are not timed."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
+def milliseconds(works: dict[Any, Callable[[int], Callable[[], Any]]], reps: int, repeats: int = 1) -> dict[Any, float]:
+    """The median time of each work, done in turn. `work(rep)` makes it ready, untimed, as is a first rep."""
+    times: dict[Any, list[float]] = {name: [] for name in works}
     for rep in range(reps + 1):
-        for name, ready in calls.items():
-            call = ready(rep)
+        for name, work in works.items():
+            call = work(rep)
             gc.collect()
             gc.disable()
             start = time.perf_counter()
-            jax.block_until_ready(call())
-            times[name].append(time.perf_counter() - start)
+            for _ in range(repeats):
+                jax.block_until_ready(call())
+            times[name].append(1e3 * (time.perf_counter() - start) / repeats)
             gc.enable()
     return {name: median(values[1:]) for name, values in times.items()}
 
 
-@dataclass
-class Training:
-    """A train step, and the parameters and state that it has reached."""
-
-    step: Callable[..., Any]
-    params: Any
-    state: Any
-
-    def advance(self, grads: Any) -> Any:
-        self.params, self.state = self.step(self.params, self.state, grads)
-        return self.params, self.state
+def difference(a: dict[str, jax.Array], b: dict[str, jax.Array]) -> float:
+    return max(float(jnp.max(jnp.abs(a[name] - b[name]))) for name in a)
 
 
-def agree(start: Any, reached: Any, expected: Any) -> None:
-    def largest(a: Any, b: Any) -> float:
-        return max(float(jnp.max(jnp.abs(x - y))) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
-
-    error = largest(reached, expected) / largest(expected, start)
-    print(f"  difference of the parameters: {error:.1e} of the distance moved", file=sys.stderr)
-    if not error < TOLERANCE:
-        sys.exit(f"The two libraries differ by {error:.1e} of the distance moved; {TOLERANCE:g} is allowed.")
-
-
-def steps(
-    work: str,
-    shapes: dict[str, tuple[int, ...]],
-    recipe: Callable[[ModuleType], Any],
-    reps: int,
-    goal: float,
-    eager: bool = False,
-) -> Iterator[Row]:
-    """Time of a step, and memory it needs beside its arguments and results."""
-    print(work, file=sys.stderr)
+def steps(work: str, shapes: Shapes, recipe: Recipe, reps: int, goal: float, eager: bool = False) -> Iterator[str]:
+    """Time of a step and, where it clips and is compiled, the memory it takes beside its arguments and results."""
     params = normal(shapes, 0.02, seed=0)
-    # Adam does not see the scale of its gradients unless it changes: two sets, so that a clip left out shows.
+    # Adam sees the scale of its gradients only where it changes: two sets in turn, so that a clip left out shows.
     grads = [normal(shapes, 1.0, seed=1), normal(shapes, 3.0, seed=2)]
-    trainings, temporary = {}, {}
+    run, reached, temporary = {}, {}, {}
     for form in FORMS:
         tx, step = train_step(form, recipe)
         state = tx.init(params)
         if not eager:
             step = jax.jit(step, donate_argnums=(0, 1)).lower(params, state, grads[0]).compile()
-            temporary[form] = step.memory_analysis().temp_size_in_bytes / size(params)
-        trainings[form] = Training(step, jax.tree.map(jnp.copy, params), state)
+            temporary[form] = step.memory_analysis().temp_size_in_bytes / count(shapes)
+        run[form], reached[form] = step, (jax.tree.map(jnp.copy, params), state)
 
-    def ready(training: Training) -> Callable[[int], Callable[[], Any]]:
-        return lambda rep: lambda: training.advance(grads[rep % 2])
+    def advance(form: str, rep: int) -> Any:
+        reached[form] = run[form](*reached[form], grads[rep % 2])
+        return reached[form]
 
-    times = seconds({form: ready(training) for form, training in trainings.items()}, reps)
+    # The collection before a call empties the caches, which a short eager step would feel.
+    times = milliseconds({form: lambda rep, form=form: partial(advance, form, rep) for form in FORMS}, reps, 5 if eager else 1)
+    theirs = reached["optax"][0]
     for form in ("update", "step"):
-        agree(params, trainings[form].params, trainings["optax"].params)
-        yield Row(f"{work}: {FORMS[form]}", "ms", 1e3 * times["optax"], 1e3 * times[form], goal)
-    if recipe is clipped and temporary:
-        for form in ("update", "step"):
-            text = f"{work}: temporary memory, {FORMS[form]}"
-            yield Row(text, "B/param", temporary["optax"], temporary[form], 0.02, absolute=True)
+        error = difference(reached[form][0], theirs) / difference(theirs, params)
+        print(f"{work}, {FORMS[form]}: parameters differ by {error:.1e} of the distance moved", file=sys.stderr)
+        if not error < TOLERANCE:
+            sys.exit(f"That is more than {TOLERANCE:g}: the two libraries do not do the same.")
+        yield row(f"{work}: {FORMS[form]}", "ms", times["optax"], times[form], goal)
+        if recipe is clipped and not eager:
+            name = f"{work}: {FORMS[form]}, temporary memory"
+            yield row(name, "B/param", temporary["optax"], temporary[form], 0.02, absolute=True)
 
 
-def traces(sizes: Sizes) -> Iterator[Row]:
+def traces(sizes: Sizes) -> Iterator[str]:
     """Time until the compiler starts. Each rep has another width, so that JAX has seen none of its shapes."""
 
-    def ready(form: str, lower: bool) -> Callable[[int], Callable[[], None]]:
-        def make(rep: int) -> Callable[[], None]:
-            shapes = gpt2(sizes.width + 8 * rep, sizes.layers, sizes.vocabulary)
-            params = {k: jax.ShapeDtypeStruct(shape, jnp.float32) for k, shape in shapes.items()}
-            tx, step = train_step(form, clipped)
-            arguments = params, jax.eval_shape(tx.init, params), params
+    def build(form: str, lower: bool, rep: int) -> Callable[[], Any]:
+        params = abstract(gpt2(sizes.width + 8 * rep, sizes.layers, sizes.vocabulary))
+        tx, step = train_step(form, clipped)
+        trace = partial(jax.jit(step).trace, params, jax.eval_shape(tx.init, params), params)
+        return (lambda: trace().lower()) if lower else trace
 
-            def call() -> None:
-                traced = jax.jit(step).trace(*arguments)
-                if lower:
-                    traced.lower()
-
-            return call
-
-        return make
-
-    print("trace", file=sys.stderr)
-    calls = {f"{form} {lower}": ready(form, lower) for lower in (True, False) for form in ("optax", "update")}
-    times = {name: 1e3 * value for name, value in seconds(calls, sizes.reps).items()}
-    yield Row("clip + AdamW, GPT-2: trace + lower, first build", "ms", times["optax True"], times["update True"], 0.5)
-    yield Row("the same built again: trace", "ms", times["optax False"], times["update False"], 0.15)
+    keys = [(form, lower) for lower in (True, False) for form in ("optax", "update")]
+    times = milliseconds({key: lambda rep, key=key: build(*key, rep) for key in keys}, sizes.reps)
+    yield row("clip + AdamW + cosine, GPT-2: trace + lower", "ms", times["optax", True], times["update", True], 0.5)
+    yield row("the same, built again: trace", "ms", times["optax", False], times["update", False], 0.15)
 
 
-def memory() -> Iterator[Row]:
-    params = {"w": jax.ShapeDtypeStruct((4096, 4096), jnp.float32)}
+def states() -> Iterator[str]:
+    shapes = {"w": (4096, 4096)}
 
-    def per_parameter(tx: Any) -> float:
-        return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(jax.eval_shape(tx.init, params))) / size(params)
+    def size(tx: Any) -> float:
+        leaves = jax.tree.leaves(jax.eval_shape(tx.init, abstract(shapes)))
+        return sum(x.size * x.dtype.itemsize for x in leaves) / count(shapes)
 
-    mine, theirs = alone(jadam), alone(optax)
-    small = jadam.with_precision(mine, state="bfloat16"), optax.adamw(1e-3, mu_dtype="bfloat16")
-    yield Row("state of AdamW", "B/param", per_parameter(theirs), per_parameter(mine), 8, absolute=True)
-    text = 'state of AdamW: jadam `state="bfloat16"`, optax `mu_dtype="bfloat16"`'
-    yield Row(text, "B/param", per_parameter(small[1]), per_parameter(small[0]), 4, absolute=True)
+    yield row("state of AdamW", "B/param", size(alone(optax)), size(alone(jadam)), 8, absolute=True)
+    theirs, mine = optax.adamw(1e-3, mu_dtype="bfloat16"), jadam.with_precision(alone(jadam), state="bfloat16")
+    yield row("state of AdamW in bfloat16 (optax: mu only)", "B/param", size(theirs), size(mine), 4, absolute=True)
 
 
-def imports(reps: int) -> Iterator[Row]:
+def imports(reps: int) -> Iterator[str]:
     def once(name: str) -> float:
         code = f"import time, jax, jax.numpy; t = time.perf_counter(); import {name}; print(time.perf_counter() - t)"
-        return 1e3 * float(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout)
+        return 1e3 * float(subprocess.check_output([sys.executable, "-c", code]))
 
-    print("import", file=sys.stderr)
-    pairs = [(once("optax"), once("jadam")) for _ in range(reps)]
-    theirs, mine = (median(column) for column in zip(*pairs, strict=True))
-    yield Row("import after jax", "ms", theirs, mine, 60, absolute=True)
+    theirs, mine = zip(*[(once("optax"), once("jadam")) for _ in range(reps)], strict=True)
+    yield row("import after jax", "ms", median(theirs), median(mine), 60, absolute=True)
 
 
-def rows(sizes: Sizes) -> Iterator[Row]:
-    one_leaf, tree = {"w": sizes.one_leaf}, gpt2(sizes.width, sizes.layers, sizes.vocabulary)
-    named = {"one leaf": one_leaf, "GPT-2": tree}
+def rows(sizes: Sizes) -> Iterator[str]:
+    trees = {"one leaf": {"w": sizes.one_leaf}, "GPT-2": gpt2(sizes.width, sizes.layers, sizes.vocabulary)}
     for recipe, title, goals in ((clipped, "clip + AdamW + cosine", (0.55, 0.6)), (alone, "AdamW", (1.0, 1.0))):
-        for (name, shapes), goal in zip(named.items(), goals, strict=True):
-            millions = sum(int(np.prod(shape)) for shape in shapes.values()) / 1e6
-            work = f"{title}, {name} ({millions:.3g} M in {len(shapes)})"
+        for (name, shapes), goal in zip(trees.items(), goals, strict=True):
+            work = f"{title}, {name} ({count(shapes) / 1e6:.3g} M in {len(shapes)})"
             yield from steps(work, shapes, recipe, sizes.reps, goal)
     yield from traces(sizes)
-    leaves = {f"w{i}": (32, 32) for i in range(148)}
-    yield from steps("eager, clip + AdamW + cosine, 148 small leaves", leaves, clipped, sizes.reps, 0.07, eager=True)
-    leaves = dict(list(leaves.items())[:100])
-    yield from steps("eager, AdamW, 100 small leaves", leaves, alone, sizes.reps, 0.07, eager=True)
-    yield from memory()
+    for recipe, title, leaves in zip((clipped, alone), ("clip + AdamW + cosine", "AdamW"), sizes.eager, strict=True):
+        shapes = {f"w{i}": (32, 32) for i in range(leaves)}
+        yield from steps(f"eager, {title}, {leaves} leaves of 32x32", shapes, recipe, sizes.reps, 0.07, eager=True)
+    yield from states()
     yield from imports(sizes.imports)
 
 
 def machine() -> str:
-    info = Path("/proc/cpuinfo")
-    models = (
-        [line.split(":")[1].strip() for line in info.read_text().splitlines() if "model name" in line] if info.exists() else []
-    )
+    cpus = Path("/proc/cpuinfo")
+    models = [x.split(":")[1].strip() for x in cpus.read_text().splitlines() if "model name" in x] if cpus.exists() else []
     versions = ", ".join(f"{name} {version(name)}" for name in ("jax", "jaxlib", "optax", "jadam"))
-    return (
-        f"{(models or [platform.processor()])[0]}, {os.cpu_count()} cores, {platform.system()} {platform.machine()}, "
-        f"JAX on {jax.default_backend()}; Python {platform.python_version()}, {versions}."
-    )
+    system = f"{platform.system()} {platform.machine()}, JAX on {jax.default_backend()}"
+    cpu = models[0] if models else platform.processor()
+    return f"{cpu}, {os.cpu_count()} cores, {system}; Python {platform.python_version()}, {versions}."
 
 
 def main() -> None:
@@ -275,15 +229,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write the Markdown to this file too")
     options = parser.parse_args()
     sizes = QUICK if options.quick else Sizes()
-    text = "\n".join(
-        [
-            f"# `python tests/bench/speed.py{' --quick' if options.quick else ''}`\n",
-            f"{machine()}\n",
-            f"Medians of {sizes.reps} interleaved reps ({sizes.imports} imports); compiled steps with donated arguments.\n",
-            "| work | optax | jadam | ratio | goal | met |\n|---|---|---|---|---|---|",
-            *map(str, rows(sizes)),
-        ]
-    )
+    head = [
+        f"# `python tests/bench/speed.py{' --quick' if options.quick else ''}`\n\n{machine()}\n",
+        f"Medians of {sizes.reps} reps, interleaved; compiled steps have donated arguments.\n",
+        "| work | optax | jadam | ratio | goal | met |\n|---|---|---|---|---|---|",
+    ]
+    text = "\n".join([*head, *rows(sizes)])
     print(text)
     if options.out:
         options.out.write_text(text + "\n")

@@ -1,0 +1,68 @@
+"""What README, docs and docstrings show runs; what they claim names a test or a script that exists."""
+
+import doctest
+import importlib
+import pkgutil
+import re
+from pathlib import Path
+
+import pytest
+from conftest import OPTIMIZERS
+
+import jadam
+
+ROOT = Path(jadam.__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+MODULES = ["jadam", *(m.name for m in pkgutil.walk_packages(jadam.__path__, "jadam."))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.usefixtures("lenient")
+def test_blocks_run(page, tmp_path, monkeypatch):
+    """The Python blocks of a page run in order in one namespace, as a reader would run them."""
+    monkeypatch.chdir(tmp_path)
+    namespace = {}
+    for match in re.finditer(r"^```python\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL):
+        line = page.read_text()[: match.start()].count("\n") + 1
+        exec(compile("\n" * line + match[1], str(page), "exec"), namespace)
+
+
+def test_readme_has_a_training_loop_of_15_lines():
+    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    assert blocks
+    assert len(blocks[0].strip().splitlines()) <= 15
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_docstrings_run(name):
+    module = importlib.import_module(name)
+    assert doctest.testmod(module, optionflags=doctest.NORMALIZE_WHITESPACE).failed == 0
+
+
+def test_there_are_docstrings_to_run():
+    found = [len(t.examples) for name in MODULES for t in doctest.DocTestFinder().find(importlib.import_module(name))]
+    assert sum(found) >= 8
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_named_proofs_exist(page):
+    """`tests/test_x.py::test_y` is a test, any other path is a file, every link leads somewhere."""
+    text = page.read_text()
+    for path, test in re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", text):
+        assert (ROOT / path).exists(), path
+        assert not test or f"def {test}(" in (ROOT / path).read_text(), f"{path}::{test}"
+    for target in re.findall(r"\]\((?!http)([^)#]+)(?:#[^)]*)?\)", text):
+        assert (page.parent / target).exists(), target
+
+
+def test_every_optimizer_is_in_the_docs():
+    page = (ROOT / "docs" / "optimizers.md").read_text()
+    missing = [name for name in OPTIMIZERS if f"| [`{name}`]" not in page or f"\n## {name}\n" not in page]
+    assert not missing, f"add a row and a section for {missing} to docs/optimizers.md"
+
+
+def test_public_names_in_the_docs_exist():
+    """A name that is not there any more would mislead every reader."""
+    for page in PAGES:
+        for name in re.findall(r"\bjadam\.(\w+)", page.read_text()):
+            assert hasattr(jadam, name) or name.startswith("_"), f"{page.name}: jadam.{name}"

@@ -1,0 +1,68 @@
+"""Every example runs, and reaches what it says."""
+
+import importlib.util
+import re
+import runpy
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+
+import jadam
+
+EXAMPLES = sorted((Path(jadam.__file__).parent.parent / "examples").glob("*.py"))
+mpl.use("agg")
+
+
+def load(name):
+    path = next(path for path in EXAMPLES if path.stem == name)
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.usefixtures("lenient")
+def test_digits_reaches_97_percent(tmp_path, capsys):
+    accuracy = load("digits").main(["--figure", str(tmp_path / "digits.png")])
+    assert accuracy >= 0.97
+    out = capsys.readouterr().out
+    assert re.search(r"layer0/kernel +\(64, 512\) +float32 +clip_by_global_norm, adam, add_decayed_weights", out)
+    assert re.search(r"layer0/bias +\(512,\) +float32 +clip_by_global_norm, adam, learning_rate", out)
+    assert re.search(r"learning rate of the last step: \d", out)
+    assert (tmp_path / "digits.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.usefixtures("lenient")
+def test_digits_reads_an_mnist_file(tmp_path):
+    """Keys, shapes and dtypes as in Keras' mnist.npz; the images show their label as a bright row."""
+    rng = np.random.default_rng(0)
+    data = {}
+    for part, size in (("train", 600), ("test", 100)):
+        labels = rng.integers(0, 10, size).astype(np.uint8)
+        images = rng.integers(0, 100, (size, 28, 28)).astype(np.uint8)
+        images[np.arange(size), 2 * labels] = 255
+        data |= {f"x_{part}": images, f"y_{part}": labels}
+    np.savez(tmp_path / "mnist.npz", **data)
+    arguments = ["--data", str(tmp_path / "mnist.npz"), "--steps", "40", "--figure", str(tmp_path / "loss.png")]
+    assert load("digits").main(arguments) > 0.9
+
+
+@pytest.mark.usefixtures("lenient")
+def test_your_own_optimizer_takes_40_lines(capsys):
+    path = next(path for path in EXAMPLES if path.stem == "your_own_optimizer")
+    assert len(path.read_text().splitlines()) <= 40
+    runpy.run_path(str(path))
+    assert "loss 0.00000" in capsys.readouterr().out
+
+
+def test_every_example_is_run():
+    assert {path.stem for path in EXAMPLES} == {"digits", "your_own_optimizer"}, "add a test for the new example"
+
+
+def test_every_example_opens_with_its_command():
+    for path in EXAMPLES:
+        assert f"python examples/{path.name}" in path.read_text().split('"""')[1]
