@@ -22,7 +22,7 @@ from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 from jadam._layout import Layout
 from jadam._leaf import StateMismatch, run_rules
 from jadam._part import Opaque, Part, keys, slot_codec
-from jadam._rule import Context, DecayRate, Range, Rule, hyper_ranges
+from jadam._rule import Context, DecayRate, Range, Rule, hyper_ranges, is_driven
 from jadam._state import COMPLEMENT, OptState
 from jadam._storage import decode
 from jadam._tree import PyTree, arrays, difference, is_array, is_trained, quoted
@@ -101,12 +101,27 @@ def update(
             f"{where}: the second argument is a {type(state).__name__}, not the state that init gave; "
             "the order is (grads, state, params)."
         )
+    state = _driven(parts, state)
     updates = arrays(where, "the gradient tree", updates)
     params = arrays(where, "params", params)
     traced = {name: value for name, value in extra.items() if all(map(is_array, jax.tree.leaves(value)))}
     static = tuple((name, value) for name, value in extra.items() if name not in traced)
     traced = arrays(where, "extra", traced)
     return _update(where, tuple(part.structure for part in parts), apply, static, updates, state, params, traced)
+
+
+def _driven(parts: Sequence[Part], state: OptState) -> OptState:
+    """The state with the hyperparameters that arrays drive, as in a transformation that is built anew inside `jit`."""
+    given: dict[str, dict[str, Array]] = {}
+    for key, part in zip(keys(parts), parts, strict=True):
+        for name, allowed in _hypers(part.rule):
+            value, stored = getattr(part.rule, name), _stored(name, allowed)
+            if is_driven(value) and not callable(value) and stored in state.hyperparams.get(key, {}):
+                dtype = state.hyperparams[key][stored].dtype
+                given.setdefault(key, {})[stored] = jnp.asarray(1 - value if allowed.complement else value, dtype)
+    if not given:
+        return state
+    return state._replace(hyperparams={key: own | given.get(key, {}) for key, own in state.hyperparams.items()})
 
 
 @functools.partial(jax.jit, static_argnames=("where", "parts", "apply", "static"))

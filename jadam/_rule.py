@@ -184,7 +184,10 @@ def hyper_ranges(rule: type[Rule]) -> dict[str, Range]:
 
 
 def check_hyper(where: str, name: str, value: Any, allowed: Range) -> Any:
-    """A hyperparameter as it is kept: a Python float, a tracer, or a schedule."""
+    """A hyperparameter as it is kept: a Python float, which the state holds; or a schedule or array, which drives the state.
+
+    A tracer stays one; an array becomes a numpy scalar, which is hashable.
+    """
     if isinstance(value, Mask | str | bool | None):
         kind = "a mask" if isinstance(value, Mask) else repr(value)
         raise TypeError(f"{where}: {name} must be a number or a schedule, not {kind}.")
@@ -203,7 +206,12 @@ def check_hyper(where: str, name: str, value: Any, allowed: Range) -> Any:
         raise TypeError(f"{where}: {name} must be a number or a schedule, not a {type(value).__name__}.") from None
     if not allowed.holds(number):
         raise ValueError(f"{where}: {name} must be {allowed.words}.")
-    return number
+    return np.asarray(value)[()] if isinstance(value, Array) else number
+
+
+def is_driven(value: Any) -> bool:
+    """Whether a hyperparameter comes from the rule at every step, and not from the state: a schedule or an array."""
+    return callable(value) or isinstance(value, np.generic | Tracer)
 
 
 def public_caller(default: str) -> str:

@@ -65,10 +65,11 @@ def hyperparams(state: PyTree) -> dict[str, Array]:
         if not isinstance(inner, OptState):
             continue
         own = {
-            name: 1 - inner.hyperparams[rule][stored] if stored.startswith(COMPLEMENT) else inner.hyperparams[rule][stored]
+            name: 1 - value if stored.startswith(COMPLEMENT) else value
             for name, (rule, stored) in readable_names(inner).items()
+            for value in jax.tree.leaves(inner.hyperparams[rule][stored])  # one, which flax.nnx has put in a box
         }
-        for name, value in (own | hyperparams(inner.slots)).items():
+        for name, value in (*own.items(), *hyperparams(inner.slots).items()):
             found[numbered(name, found)] = value
     return found
 

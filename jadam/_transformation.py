@@ -16,7 +16,7 @@ from jax.core import Tracer
 from jadam import _engine
 from jadam._masks import EVERYTHING
 from jadam._part import Opaque, Part, keys
-from jadam._rule import Rule, check_hyper, hyper_ranges, public_caller
+from jadam._rule import Rule, check_hyper, hyper_ranges, is_driven, public_caller
 from jadam._state import COMPLEMENT, OptState, readable_names
 from jadam._storage import compute_dtype, decode, encode
 from jadam._tree import PyTree, arrays, difference, flatten, is_trained, quoted
@@ -98,17 +98,16 @@ class GradientTransformation:
             if key not in parts:
                 raise ValueError(f"{where}: the state belongs to another transformation, one with {key}.")
             rule, attribute = parts[key].rule, stored.removeprefix(COMPLEMENT)
-            if callable(schedule := getattr(rule, attribute)):
-                raise ValueError(
-                    f"{where}: {name} is driven by {schedule!r}; build the transformation with a number to set it."
-                )
+            if is_driven(driver := getattr(rule, attribute)):
+                raise ValueError(f"{where}: {name} is driven by {driver!r}; build the transformation with a number to set it.")
             allowed = hyper_ranges(type(rule))[attribute]
             if np.ndim(value) == 0:
                 value = check_hyper(f"{where}({name}={value!r})", name, value, allowed)
-            old = hyper[key][stored]
+            (old,) = jax.tree.leaves(hyper[key][stored])  # flax.nnx keeps it in a box, which stays
             if jnp.shape(value) not in ((), old.shape):
                 raise ValueError(f"{where}: {name} has shape {jnp.shape(value)}, in the state it has {old.shape}.")
-            hyper[key][stored] = _like(old, 1 - value if allowed.complement else value)
+            new = _like(old, 1 - value if allowed.complement else value)
+            hyper[key][stored] = jax.tree.structure(hyper[key][stored]).unflatten([new])
         return state._replace(hyperparams=hyper)
 
     def __iter__(self) -> Iterator[Callable[..., Any]]:

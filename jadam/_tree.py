@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.tree_util import KeyPath, keystr, tree_flatten_with_path
+from jax.tree_util import GetAttrKey, KeyPath, keystr, tree_flatten_with_path
 
 PyTree = Any
 
@@ -30,7 +30,12 @@ def quoted(path: KeyPath) -> str:
 
 
 def slashed(path: KeyPath) -> str:
-    """A path as `match` and `describe` write it: `dense/kernel`."""
+    """A path as `match` and `describe` write it: `dense/kernel`.
+
+    The box that flax puts around an array (`nnx.Param`, linen's `Partitioned`) is no part of it.
+    """
+    while path and isinstance(path[-1], GetAttrKey) and path[-1].name in ("value", "raw_value"):
+        path = path[:-1]
     return keystr(path, simple=True, separator="/")
 
 

@@ -4,10 +4,12 @@ import os
 
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 
-import importlib
+import importlib.util
 import inspect
 import pkgutil
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
 
 import jax
 import pytest
@@ -32,6 +34,17 @@ def find_optimizers() -> dict[str, Callable[..., GradientTransformation]]:
 
 
 OPTIMIZERS = find_optimizers()
+
+
+def load_script(path: str) -> ModuleType:
+    """A script of the project as a module."""
+    file = Path(jadam.__file__).parent.parent / path
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(params=sorted(OPTIMIZERS))

@@ -252,3 +252,25 @@ def test_the_step_lowers_for(platform):
     exported = jax.export.export(jax.jit(tx.step), platforms=[platform])(params, state, params)
     assert exported.platforms == (platform,)
     assert "stablehlo" in exported.mlir_module()
+
+
+def test_an_array_drives_its_hyperparameter():
+    """An optimizer that is built anew inside `jit` with a traced rate uses that rate, not the first one in the state."""
+    params = {"w": jnp.ones(3)}
+    state = jadam.sgd(1.0).init(params)
+    step = jax.jit(lambda rate, state: jadam.sgd(rate).step(params, state, params))
+    for rate in (0.5, 0.25):
+        moved, after = step(rate, state)
+        assert float(moved["w"][0]) == 1 - rate
+        assert jadam.hyperparams(after)["learning_rate"] == rate
+    tx = jadam.adamw(jnp.float32(0.5), b2=jnp.float32(0.5))
+    assert hash(tx) == hash(jadam.adamw(jnp.float32(0.5), b2=jnp.float32(0.5)))
+    _, after = tx.step(params, jadam.adamw(1.0).init(params), params)
+    assert {name: float(jadam.hyperparams(after)[name]) for name in ("learning_rate", "b2")} == {
+        "learning_rate": 0.5,
+        "b2": 0.5,
+    }
+    with pytest.raises(
+        ValueError, match=r"learning_rate is driven by np\.float32\(0\.5\); build the transformation with a number"
+    ):
+        tx.set_hyperparams(after, learning_rate=0.1)

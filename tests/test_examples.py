@@ -1,6 +1,5 @@
 """Every example runs, and reaches what it says."""
 
-import importlib.util
 import re
 import runpy
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 import pytest
+from conftest import load_script
 
 import jadam
 
@@ -15,19 +15,9 @@ EXAMPLES = sorted((Path(jadam.__file__).parent.parent / "examples").glob("*.py")
 mpl.use("agg")
 
 
-def load(name):
-    path = next(path for path in EXAMPLES if path.stem == name)
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.mark.usefixtures("lenient")
 def test_digits_reaches_97_percent(tmp_path, capsys):
-    accuracy = load("digits").main(["--figure", str(tmp_path / "digits.png")])
+    accuracy = load_script("examples/digits.py").main(["--figure", str(tmp_path / "digits.png")])
     assert accuracy >= 0.97
     out = capsys.readouterr().out
     assert re.search(r"layer0/kernel +\(64, 512\) +float32 +clip_by_global_norm, adam, add_decayed_weights", out)
@@ -48,7 +38,7 @@ def test_digits_reads_an_mnist_file(tmp_path):
         data |= {f"x_{part}": images, f"y_{part}": labels}
     np.savez(tmp_path / "mnist.npz", **data)
     arguments = ["--data", str(tmp_path / "mnist.npz"), "--steps", "40", "--figure", str(tmp_path / "loss.png")]
-    assert load("digits").main(arguments) > 0.9
+    assert load_script("examples/digits.py").main(arguments) > 0.9
 
 
 @pytest.mark.usefixtures("lenient")

@@ -355,21 +355,21 @@ class EquinoxModel(eqx.Module):
         return jax.vmap(self.mlp)(x.astype(self.mlp.layers[0].weight.dtype)[:, self.order])
 
 
+@eqx.filter_jit  # of the module, as a local one that is freed breaks the heap under JAX 0.7.0 and equinox 0.13.0, also with optax
+def equinox_step(model, state, tx, trained):
+    value, grads = eqx.filter_value_and_grad(squares)(model)
+    params = eqx.filter(model, trained)
+    updates, new_state = tx.update(grads, state, params)
+    stepped = eqx.combine(tx.step(grads, state, params)[0], model)
+    return eqx.apply_updates(model, updates), stepped, new_state, value
+
+
 def train_equinox(tx, trained, dtype):
     """The trained model, the one that `tx.step` makes in the last step, and the losses."""
     model, losses = EquinoxModel(dtype), []
     state = tx.init(eqx.filter(model, trained))
-
-    @eqx.filter_jit
-    def step(model, state):
-        value, grads = eqx.filter_value_and_grad(squares)(model)
-        params = eqx.filter(model, trained)
-        updates, new_state = tx.update(grads, state, params)
-        stepped = eqx.combine(tx.step(grads, state, params)[0], model)
-        return eqx.apply_updates(model, updates), stepped, new_state, value
-
     for _ in range(STEPS):
-        model, stepped, state, value = step(model, state)
+        model, stepped, state, value = equinox_step(model, state, tx, trained)
         losses.append(value)
     return model, stepped, losses
 

@@ -1,0 +1,46 @@
+"""The measurements of `tests/bench/`, as far as they are no times."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import jax.numpy as jnp
+import optax
+import pytest
+from conftest import load_script
+
+import jadam
+
+BENCH = Path(__file__).parent / "bench"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("b2", [0.999, 0.9999, 0.99999])
+def test_float32_stays_with_float64(b2):
+    """100,000 steps: the update is within 1e-5 of float64 at every one of them."""
+    errors = load_script("tests/bench/accuracy.py").errors
+    assert errors(jadam.scale_by_adam(b2=b2), b2, 100_000).whole <= 1e-5
+
+
+@pytest.mark.usefixtures("lenient")
+def test_the_usual_formulas_do_not():
+    """What the measure shows of optax: off by its bias correction from the first steps on."""
+    errors = load_script("tests/bench/accuracy.py").errors
+    assert errors(optax.scale_by_adam(b2=0.99999), 0.99999, 1000).whole > 3e-4
+
+
+def test_a_quadratic_in_double_steps():
+    """Kingma & Ba's algorithm on theta^2 from 0.5, by hand: the first three steps."""
+    params, tx = jnp.float32(0.5), jadam.adam(0.1)
+    state = tx.init(params)
+    for expected in (0.4, 0.30118742, 0.20487125):
+        params, state = tx.step(2 * params, state, params)
+        assert float(params) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.slow
+def test_the_speed_script_runs():
+    """In small; it fails by itself if a fast path gives other numbers than optax."""
+    done = subprocess.run([sys.executable, BENCH / "speed.py", "--quick"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("|") > 50

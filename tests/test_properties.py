@@ -1,0 +1,95 @@
+"""Laws on trees, dtypes and chains that Hypothesis draws."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import jadam
+
+shapes = st.sampled_from([(), (1,), (3,), (2, 3), (0,), (2, 1, 3)])
+dtypes = st.sampled_from(["float32", "bfloat16", "float16", "complex64", "int32", "bool"])
+leaves = st.one_of(st.tuples(shapes, dtypes), st.none())
+trees = st.recursive(
+    leaves,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.dictionaries(st.sampled_from("abc"), inner, max_size=3),
+        st.tuples(inner, inner),
+    ),
+    max_leaves=6,
+).filter(lambda tree: tree is not None)  # params=None means that there are none
+blocks = st.sampled_from(
+    [
+        jadam.clip(0.5),
+        jadam.clip_by_global_norm(0.7),
+        jadam.scale_by_adam(),
+        jadam.add_decayed_weights(0.1),
+        jadam.trace(0.9, nesterov=True),
+        jadam.scale(-0.1),
+        jadam.scale_by_learning_rate(jadam.linear_schedule(0.1, 0.0, 5)),
+        jadam.with_precision(jadam.scale_by_adam(), state="bfloat16"),
+        jadam.set_to_zero(),
+    ]
+)
+chains = st.lists(blocks, max_size=4).map(lambda some: jadam.chain(*some))
+examples = settings(max_examples=25, deadline=None, derandomize=True, database=None)
+
+
+def is_spec(node):
+    return isinstance(node, tuple) and len(node) == 2 and isinstance(node[1], str)
+
+
+def fill(tree, seed):
+    """Arrays for the (shape, dtype) pairs of a tree."""
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(
+        lambda spec: jnp.asarray(rng.standard_normal(spec[0]), jnp.float32).astype(spec[1]), tree, is_leaf=is_spec
+    )
+
+
+@examples
+@given(tree=trees, tx=chains)
+def test_types_are_a_fixed_point(tree, tx):
+    params, grads = fill(tree, 0), fill(tree, 1)
+    state = tx.init(params)
+    updates, after = tx.update(grads, state, params)
+    chex.assert_trees_all_equal_shapes_and_dtypes(updates, params)
+    chex.assert_trees_all_equal_shapes_and_dtypes(after, state)
+    assert after.count == 1
+    moved, stepped = tx.step(grads, state, params)
+    chex.assert_trees_all_equal_shapes_and_dtypes(moved, params)
+    chex.assert_trees_all_equal_shapes_and_dtypes(stepped, state)
+    jadam.describe(tx, params)
+
+
+@examples
+@given(tree=trees, one=chains, two=chains, three=chains)
+def test_chain_is_associative(tree, one, two, three):
+    left, right = jadam.chain(jadam.chain(one, two), three), jadam.chain(one, jadam.chain(two, three))
+    assert left == right
+    assert hash(left) == hash(right)
+    chex.assert_trees_all_equal(left.init(fill(tree, 0)), right.init(fill(tree, 0)))
+
+
+@examples
+@given(tree=trees, tx=chains)
+def test_a_group_of_all_is_the_whole(tree, tx):
+    params, grads = fill(tree, 0), fill(tree, 1)
+    expected = tx.update(grads, tx.init(params), params)
+    for same in (jadam.masked(tx, jadam.ndim_at_least(0)), jadam.partition([(True, tx)])):
+        chex.assert_trees_all_close(same.update(grads, same.init(params), params), expected, rtol=1e-6)
+
+
+@examples
+@given(tree=trees, tx=chains)
+def test_what_is_masked_out_is_untouched(tree, tx):
+    params, grads = fill(tree, 0), fill(tree, 1)
+    mask = ~jadam.ndim_at_least(2)
+    out = jadam.masked(tx, mask)
+    updates, _ = out.update(grads, out.init(params), params)
+    for keep, update, grad in zip(*map(jax.tree.leaves, (mask(params), updates, grads)), strict=True):
+        if not keep and jnp.issubdtype(grad.dtype, jnp.inexact):
+            chex.assert_trees_all_equal(update, grad)
