@@ -70,7 +70,7 @@ class ClipByBlockRms(Rule):
     elementwise: ClassVar[bool] = False
 
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
-        root = _root_of_factor(h.threshold, scaled_norm(g, add=jnp.mean))
+        root = _root_of_factor(h.threshold, scaled_norm(g, mean=True))
         return g * root * root, slots
 
 

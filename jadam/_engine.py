@@ -16,28 +16,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.core import Tracer
-from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 
-from jadam._layout import Layout
+from jadam._layout import Layout, scalar_like
 from jadam._leaf import StateMismatch, run_rules
 from jadam._part import Opaque, Part, keys, slot_codec
 from jadam._rule import Context, DecayRate, Range, Rule, hyper_ranges, is_driven
 from jadam._state import COMPLEMENT, OptState
 from jadam._storage import decode
 from jadam._tree import PyTree, arrays, difference, is_array, is_trained, quoted
-
-
-def _scalar(value: Any, dtype: Any, like: Sequence[Any]) -> Array:
-    """A scalar array, on the device of the parameters or replicated over their mesh: else the second step compiles again."""
-    for leaf in like:
-        if isinstance(leaf, Tracer) or isinstance(value, Tracer) or not isinstance(leaf, Array):
-            break
-        if isinstance(leaf.sharding, NamedSharding):
-            return jax.device_put(np.asarray(value, dtype), NamedSharding(leaf.sharding.mesh, PartitionSpec()))
-        if isinstance(leaf.sharding, SingleDeviceSharding) and leaf.committed:
-            return jax.device_put(np.asarray(value, dtype), leaf.sharding)
-    return jnp.asarray(value, dtype)
 
 
 @functools.partial(jax.jit, static_argnames=("schedule", "complement", "dtype"))
@@ -50,7 +36,7 @@ def init(where: str, parts: Sequence[Part], params: PyTree) -> OptState:
     """The first state: slots with the sharding of their parameters, everything else replicated."""
     layout = Layout.of(arrays(where, "params", params))
     values = layout.leaves.values
-    scalar = functools.partial(_scalar, like=[values[i] for i in layout.trained])
+    scalar = functools.partial(scalar_like, like=[values[i] for i in layout.trained])
     state = OptState(scalar(0, jnp.int32), {}, {}, {})
     for key, part in zip(keys(parts), parts, strict=True):
         chosen = layout.selected(where, part)
@@ -178,7 +164,7 @@ class _Step:
         except (ValueError, TypeError):
             gradients = [None] * len(leaves.values)
         for i in self.layout.trained:
-            p, g, path = leaves.values[i], gradients[i], quoted(leaves.paths[i])
+            p, g = leaves.values[i], gradients[i]
             if not isinstance(g, Array | np.ndarray | np.generic):
                 raise ValueError(
                     f"{self.where}: the gradients do not have the structure of the parameters: "
@@ -186,11 +172,12 @@ class _Step:
                     "no gradient."
                 )
             if g.shape != p.shape:
+                path = quoted(leaves.paths[i])
                 raise ValueError(f"{self.where}: the gradient at {path} has shape {g.shape}, its parameter {p.shape}.")
             kinds = [jnp.issubdtype(x.dtype, jnp.complexfloating) for x in (g, p)]
             if not is_trained(g) or kinds[0] != kinds[1]:
                 raise TypeError(
-                    f"{self.where}: the gradient at {path} has dtype {g.dtype}, its parameter {p.dtype}; "
+                    f"{self.where}: the gradient at {quoted(leaves.paths[i])} has dtype {g.dtype}, its parameter {p.dtype}; "
                     "give a floating-point gradient, complex where the parameter is."
                 )
         return gradients
@@ -223,14 +210,11 @@ class _Step:
             h=SimpleNamespace(**h),
             count=count,
             t=count.astype(dtype) + 1,
-            params=[decode(self.params[i]) for i in chosen] if self.params is not None else [],
-            slots={
-                slot: [slot_codec(part.storage, slot).decode(slots[i][slot]) for i in chosen]
-                for slot in self.state.slots.get(key, {})
-            },
             scalars=self.state.scalars.get(key, {}),
             extra=self.extra,
             read_updates=lambda: self._read_updates(chosen),
+            read_params=lambda: [self.params[i] for i in chosen] if self.params is not None else [],
+            read_slot=lambda slot: [slot_codec(part.storage, slot).decode(slots[i][slot]) for i in chosen],
         )
         constants = rule.prepare(context)
         if values:

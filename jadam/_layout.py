@@ -6,7 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.core import Tracer
+from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from jadam._part import Part
 from jadam._rule import Rule
@@ -52,3 +57,15 @@ class Layout:
         """A tree like this one with `values` by leaf number; `others`, or None, where there is none."""
         others = others or [None] * len(self.leaves.values)
         return self.leaves.treedef.unflatten([values.get(i, other) for i, other in enumerate(others)])
+
+
+def scalar_like(value: Any, dtype: Any, like: Sequence[Any]) -> Array:
+    """A scalar array, on the device of the parameters or replicated over their mesh: else the second step compiles again."""
+    for leaf in like:
+        if isinstance(leaf, Tracer) or isinstance(value, Tracer) or not isinstance(leaf, Array):
+            break
+        if isinstance(leaf.sharding, NamedSharding):
+            return jax.device_put(np.asarray(value, dtype), NamedSharding(leaf.sharding.mesh, PartitionSpec()))
+        if isinstance(leaf.sharding, SingleDeviceSharding) and leaf.committed:
+            return jax.device_put(np.asarray(value, dtype), leaf.sharding)
+    return jnp.asarray(value, dtype)

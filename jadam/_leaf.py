@@ -13,7 +13,7 @@ from jax import Array, lax
 
 from jadam._part import Storage, slot_codec
 from jadam._rule import Rule
-from jadam._storage import NEAREST, compute_dtype, decode, encode, full_dtype
+from jadam._storage import NEAREST, cast, compute_dtype, decode, encode, full_dtype
 
 
 class StateMismatch(Exception):
@@ -35,14 +35,14 @@ def run_rules(
     """
     like = u if p is None else p
     dtype = compute_dtype(like.dtype)
-    g = decode(u).astype(dtype)
+    g = cast(decode(u), dtype)
     new_slots = []
     for (rule, storage), stored, h in zip(rules, slots, hs, strict=True):
         codec = functools.partial(slot_codec, storage)
         param: Any = _NoParams(where, rule) if p is None else NEAREST.decode(p)
         _check_slots(rule, storage, like, stored)
         own = {slot: codec(slot).decode(value) for slot, value in stored.items()}
-        values = SimpleNamespace(**jax.tree.map(lambda x: lax.convert_element_type(x, dtype), h))
+        values = SimpleNamespace(**jax.tree.map(lambda x: cast(x, dtype), h))
         with jax.named_scope(rule.block):
             out, own = rule.update(_bounded(g) if own else g, own, param, values)
         if out.shape != g.shape or set(own) != set(stored):
@@ -50,12 +50,12 @@ def run_rules(
                 f"{type(rule).__name__}.update gave an update of shape {out.shape} and slots {sorted(own)} for a parameter "
                 f"of shape {g.shape} and slots {sorted(stored)}; it must keep both."
             )
-        g = out.astype(dtype)
-        new_slots.append({slot: codec(slot).encode(value.astype(dtype), like.dtype) for slot, value in own.items()})
+        g = cast(out, dtype)
+        new_slots.append({slot: codec(slot).encode(cast(value, dtype), like.dtype) for slot, value in own.items()})
     if mode == "between":
         return encode(g, full_dtype(like.dtype)), new_slots
     delta = NEAREST.land(g, like)
-    return (like + delta if mode == "step" else delta), new_slots
+    return (lax.add(like, delta) if mode == "step" else delta), new_slots
 
 
 def _check_slots(rule: Rule, storage: Storage, like: Array, stored: dict[str, Any]) -> None:

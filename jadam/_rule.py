@@ -21,7 +21,7 @@ from jax.core import Tracer
 
 from jadam._masks import Mask
 from jadam._norm import global_norm
-from jadam._storage import compute_dtype, decode
+from jadam._storage import cast, compute_dtype, decode
 
 Slots = dict[str, Array]
 
@@ -85,31 +85,40 @@ class Context:
         h: this rule's hyperparameters by name; a `Decay` is a `DecayRate`.
         count: int32, updates done before this one.
         t: the number of this update, from 1, in the dtype of the hyperparameters.
-        params: the parameters this rule acts on, as `update` sees them; empty if `tx.update` was called without.
-        slots: this rule's slots, a list in the order of `params` for each name.
         scalars: what `prepare` kept in the last step.
         extra: the keyword arguments of `tx.update`.
         read_updates: gives the updates that reach this rule, as stored; runs the rules before it.
+        read_params: gives the parameters this rule acts on, as stored.
+        read_slot: gives a slot of this rule by name.
     """
 
     h: Any
     count: Array
     t: Array
-    params: list[Array]
-    slots: Mapping[str, list[Array]]
     scalars: Mapping[str, Array]
     extra: Mapping[str, Any]
     read_updates: Callable[[], list[Array]]
+    read_params: Callable[[], list[Array]]
+    read_slot: Callable[[str], list[Array]]
 
     @property
     def updates(self) -> list[Array]:
-        """The updates that reach this rule, in the order of `params`, as its `update` sees them."""
+        """The updates that reach this rule, leaf by leaf, as its `update` sees them."""
         return [decode(u) for u in self.read_updates()]
+
+    @property
+    def params(self) -> list[Array]:
+        """The parameters this rule acts on, in the order of `updates`; empty if `tx.update` was called without."""
+        return [decode(p) for p in self.read_params()]
+
+    def slot(self, name: str) -> list[Array]:
+        """A slot of this rule, in the order of `updates`."""
+        return self.read_slot(name)
 
     @property
     def norm(self) -> Array:
         """The global norm of `updates`. It reads them as stored: XLA writes a cast of bfloat16 to memory first."""
-        return global_norm(self.read_updates()).astype(self.t.dtype)
+        return cast(global_norm(self.read_updates()), self.t.dtype)
 
 
 @dataclass(frozen=True)

@@ -23,14 +23,19 @@ def decode(x: Array) -> Array:
     """An array of any float dtype in the dtype of the arithmetic; complex numbers as pairs on a last axis of 2."""
     if jnp.issubdtype(x.dtype, jnp.complexfloating):
         return jnp.stack([x.real, x.imag], axis=-1)
-    return x.astype(compute_dtype(x.dtype))
+    return cast(x, compute_dtype(x.dtype))
+
+
+def cast(x: Array, dtype: DTypeLike) -> Array:
+    """`x.astype(dtype)`, without the cost of tracing it where there is nothing to do: it is called for every leaf and slot."""
+    return x if x.dtype == dtype else x.astype(dtype)
 
 
 def encode(x: Array, dtype: DTypeLike) -> Array:
     """The inverse of `decode`, rounding to the nearest number of `dtype`."""
     if jnp.issubdtype(dtype, jnp.complexfloating):
-        return lax.complex(x[..., 0], x[..., 1]).astype(dtype)
-    return x.astype(dtype)
+        return cast(lax.complex(x[..., 0], x[..., 1]), dtype)
+    return cast(x, dtype)
 
 
 def full_dtype(dtype: DTypeLike) -> Any:

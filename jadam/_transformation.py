@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, ParamSpec
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 from jax.core import Tracer
 
 from jadam import _engine
@@ -179,7 +179,17 @@ def identity() -> GradientTransformation:
 
 
 def block(rule: Callable[P, Rule]) -> Callable[P, GradientTransformation]:
-    """The function that builds a rule as a transformation of its own: `scale_by_lion = block(ScaleByLion)`."""
+    """Makes the function that builds a rule as a transformation of its own.
+
+    Example:
+        >>> import jadam
+        >>> class ScaleByTwo(jadam.Rule):
+        ...     def update(self, g, slots, p, h):
+        ...         return 2 * g, slots
+        >>> scale_by_two = jadam.block(ScaleByTwo)
+        >>> jadam.chain(scale_by_two(), jadam.scale(0.5))
+        chain(scale_by_two(), scale(step_size=0.5))
+    """
 
     def _build(*args: P.args, **kwargs: P.kwargs) -> GradientTransformation:
         built = rule(*args, **kwargs)
@@ -218,5 +228,5 @@ def _apply(params: PyTree, updates: PyTree) -> PyTree:
         if jnp.shape(u) != p.shape:
             raise ValueError(f"apply_updates: the update at {quoted(path)} has shape {jnp.shape(u)}, its parameter {p.shape}.")
         same = u.dtype == p.dtype
-        new.append(p + u if same else encode(decode(p) + decode(u).astype(compute_dtype(p.dtype)), p.dtype))
+        new.append(lax.add(p, u) if same else encode(decode(p) + decode(u).astype(compute_dtype(p.dtype)), p.dtype))
     return leaves.treedef.unflatten(new)

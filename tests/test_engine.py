@@ -30,7 +30,7 @@ def probe():
         def prepare(self, context):
             sizes = [jnp.max(jnp.abs(x)).astype(context.t.dtype) for x in context.updates]
             largest = jnp.maximum(context.scalars["largest"], jnp.max(jnp.stack(sizes)))
-            assert {x.dtype for x in context.slots["mu"] + context.params} <= {
+            assert {x.dtype for x in context.slot("mu") + context.params} <= {
                 jnp.dtype("float32"),
                 jnp.dtype("float64"),
             }
