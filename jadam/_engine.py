@@ -20,16 +20,15 @@ from jax import Array
 from jadam._layout import Layout, scalar_like
 from jadam._leaf import StateMismatch, run_rules
 from jadam._part import Opaque, Part, keys, slot_codec
-from jadam._rule import Context, DecayRate, Range, Rule, hyper_ranges, is_driven
-from jadam._state import COMPLEMENT, OptState
+from jadam._rule import Context, DecayRate, HyperField, Rule, is_driven
+from jadam._state import OptState
 from jadam._storage import decode
 from jadam._tree import PyTree, arrays, difference, is_array, is_trained, quoted
 
 
-@functools.partial(jax.jit, static_argnames=("schedule", "complement", "dtype"))
-def _scheduled(schedule: Callable[[Any], Any], complement: bool, dtype: Any, count: Array) -> Array:
-    value = schedule(count)
-    return jnp.asarray(1 - value if complement else value, dtype)
+@functools.partial(jax.jit, static_argnames=("schedule", "hyper", "dtype"))
+def _scheduled(schedule: Callable[[Any], Any], hyper: HyperField, dtype: Any, count: Array) -> Array:
+    return jnp.asarray(hyper.store(schedule(count)), dtype)
 
 
 def init(where: str, parts: Sequence[Part], params: PyTree) -> OptState:
@@ -44,13 +43,10 @@ def init(where: str, parts: Sequence[Part], params: PyTree) -> OptState:
             state.slots[key] = part.rule.init(layout.tree({i: values[i] for i in chosen}))
             continue
         hypers = {}
-        for name, allowed in _hypers(part.rule):
-            value = getattr(part.rule, name)
-            if callable(value):
-                value = _scheduled(value, allowed.complement, layout.dtype, np.int32(0))
-            elif allowed.complement:
-                value = 1 - value
-            hypers[_stored(name, allowed)] = scalar(value, layout.dtype)
+        for hyper in part.hypers:
+            value = getattr(part.rule, hyper.name)
+            value = _scheduled(value, hyper, layout.dtype, np.int32(0)) if callable(value) else hyper.store(value)
+            hypers[hyper.stored] = scalar(value, layout.dtype)
         columns: dict[str, dict[int, Any]] = {}
         for i in chosen:
             for slot, value in part.rule.init(decode(jnp.asarray(values[i]))).items():
@@ -63,15 +59,6 @@ def init(where: str, parts: Sequence[Part], params: PyTree) -> OptState:
     return state
 
 
-def _hypers(rule: Rule | Opaque) -> list[tuple[str, Range]]:
-    return [] if isinstance(rule, Opaque) else list(hyper_ranges(type(rule)).items())
-
-
-def _stored(name: str, allowed: Range) -> str:
-    """The name of a hyperparameter in the state."""
-    return COMPLEMENT + name if allowed.complement else name
-
-
 def update(
     where: str,
     parts: Sequence[Part],
@@ -82,11 +69,7 @@ def update(
     apply: bool,
 ) -> tuple[PyTree, OptState]:
     """One step, compiled: the updates, or the new parameters if `apply`, and the new state."""
-    if not isinstance(state, OptState):
-        raise TypeError(
-            f"{where}: the second argument is a {type(state).__name__}, not the state that init gave; "
-            "the order is (grads, state, params)."
-        )
+    check_is_state(where, "second", state)
     state = _driven(parts, state)
     updates = arrays(where, "the gradient tree", updates)
     params = arrays(where, "params", params)
@@ -96,15 +79,20 @@ def update(
     return _update(where, tuple(part.structure for part in parts), apply, static, updates, state, params, traced)
 
 
+def check_is_state(where: str, place: str, state: Any) -> None:
+    if not isinstance(state, OptState):
+        order = "; the order is (grads, state, params)" if place == "second" else ""
+        raise TypeError(f"{where}: the {place} argument is a {type(state).__name__}, not the state that init gave{order}.")
+
+
 def _driven(parts: Sequence[Part], state: OptState) -> OptState:
     """The state with the hyperparameters that arrays drive, as in a transformation that is built anew inside `jit`."""
     given: dict[str, dict[str, Array]] = {}
     for key, part in zip(keys(parts), parts, strict=True):
-        for name, allowed in _hypers(part.rule):
-            value, stored = getattr(part.rule, name), _stored(name, allowed)
-            if is_driven(value) and not callable(value) and stored in state.hyperparams.get(key, {}):
-                dtype = state.hyperparams[key][stored].dtype
-                given.setdefault(key, {})[stored] = jnp.asarray(1 - value if allowed.complement else value, dtype)
+        for hyper in part.hypers:
+            value, old = getattr(part.rule, hyper.name), state.hyperparams.get(key, {}).get(hyper.stored)
+            if is_driven(value) and not callable(value) and old is not None:
+                given.setdefault(key, {})[hyper.stored] = jnp.asarray(hyper.store(value), old.dtype)
     if not given:
         return state
     return state._replace(hyperparams={key: own | given.get(key, {}) for key, own in state.hyperparams.items()})
@@ -183,7 +171,7 @@ class _Step:
         return gradients
 
     def check_state(self, parts: Mapping[str, Part]) -> None:
-        expected = {key: {_stored(*item) for item in _hypers(part.rule)} for key, part in parts.items() if _hypers(part.rule)}
+        expected = {key: {hyper.stored for hyper in part.hypers} for key, part in parts.items() if part.hypers}
         found = {key: set(values) for key, values in self.state.hyperparams.items()}
         strange = set(self.state.slots) - set(parts)
         if expected != found or strange:
@@ -198,12 +186,12 @@ class _Step:
         count, dtype = self.state.count, self.layout.dtype
         stored = self.state.hyperparams.get(key, {})
         values, h = {}, {}
-        for name, allowed in _hypers(rule):
-            value, given = stored[_stored(name, allowed)], getattr(rule, name)
+        for hyper in part.hypers:
+            value, given = stored[hyper.stored], getattr(rule, hyper.name)
             if callable(given):
-                value = _scheduled(given, allowed.complement, value.dtype, count)
-            values[_stored(name, allowed)] = value
-            h[name] = DecayRate(value) if allowed.complement else value
+                value = _scheduled(given, hyper, value.dtype, count)
+            values[hyper.stored] = value
+            h[hyper.name] = DecayRate(value) if hyper.allowed.complement else value
         chosen = self.layout.selected(self.where, part)
         slots = self._read_slots(key, chosen)
         context = Context(

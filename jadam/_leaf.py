@@ -43,12 +43,12 @@ def run_rules(
         _check_slots(rule, storage, like, stored)
         own = {slot: codec(slot).decode(value) for slot, value in stored.items()}
         values = SimpleNamespace(**jax.tree.map(lambda x: cast(x, dtype), h))
+        before = _shapes(g, own)
         with jax.named_scope(rule.block):
             out, own = rule.update(_bounded(g) if own else g, own, param, values)
-        if out.shape != g.shape or set(own) != set(stored):
+        if (shapes := _shapes(out, own)) != before:
             raise ValueError(
-                f"{type(rule).__name__}.update gave an update of shape {out.shape} and slots {sorted(own)} for a parameter "
-                f"of shape {g.shape} and slots {sorted(stored)}; it must keep both."
+                f"{type(rule).__name__}.update must keep the shapes of update and slots: of {before} it made {shapes}."
             )
         g = cast(out, dtype)
         new_slots.append({slot: codec(slot).encode(cast(value, dtype), like.dtype) for slot, value in own.items()})
@@ -56,6 +56,10 @@ def run_rules(
         return encode(g, full_dtype(like.dtype)), new_slots
     delta = NEAREST.land(g, like)
     return (lax.add(like, delta) if mode == "step" else delta), new_slots
+
+
+def _shapes(u: Array, slots: dict[str, Array]) -> dict[str, tuple[int, ...]]:
+    return {"update": u.shape, **{slot: value.shape for slot, value in slots.items()}}
 
 
 def _check_slots(rule: Rule, storage: Storage, like: Array, stored: dict[str, Any]) -> None:

@@ -34,30 +34,41 @@ def global_norm(updates: PyTree) -> Array:
 def _norm(leaves: list[Array], dtype: Any) -> Array:
     if not leaves:
         return jnp.zeros((), dtype)
-    total = functools.reduce(lax.add, [_sum_of_squares(x, dtype) for x in leaves])
-    # Squares below the smallest normal number are lost: too little to matter if the total is above `size` of them / eps.
-    limits = jnp.finfo(dtype)
-    least = sum(x.size for x in leaves) * float(limits.tiny) / float(limits.eps)
+    squares = [_sum_of_squares(x) for x in leaves]
+    total = functools.reduce(lax.add, [cast(square, dtype) for square in squares])
 
     def scaled() -> Array:
-        norms = [_leaf_norm(x, dtype) for x in leaves]
+        norms = [cast(_scaled_leaf_norm(x, square), dtype) for x, square in zip(leaves, squares, strict=True)]
         return scaled_norm(lax.concatenate(norms, 0)).reshape(())
 
-    return lax.cond((total < limits.max) & (total > least), lambda: _root(total), scaled)
+    exact = (total <= float(jnp.finfo(dtype).max)) & (total > _least(dtype, sum(x.size for x in leaves)))
+    return lax.cond(exact, lambda: _root(total), scaled)
+
+
+def _least(dtype: Any, size: int) -> float:
+    """Squares below the smallest normal number are lost; in a sum above `size` of them / eps that does not matter."""
+    return size * float(jnp.finfo(dtype).tiny) / float(jnp.finfo(dtype).eps)
 
 
 # What runs for every leaf is written in lax: it is traced for every kind of leaf, and jnp takes four times as long.
 
 
-@functools.partial(jax.jit, static_argnames="dtype")
-def _sum_of_squares(x: Array, dtype: Any) -> Array:
+@jax.jit
+def _sum_of_squares(x: Array) -> Array:
     x = decode(x)
-    return cast(lax.reduce_sum(x * x, tuple(range(x.ndim))), dtype)
+    return lax.reduce_sum(x * x, tuple(range(x.ndim)))
 
 
-@functools.partial(jax.jit, static_argnames="dtype")
-def _leaf_norm(x: Array, dtype: Any) -> Array:
-    return cast(scaled_norm(decode(x)).reshape(1), dtype)
+@jax.jit
+def _scaled_leaf_norm(x: Array, square: Array) -> Array:
+    """The norm of one leaf, of length 1, by a power of two that fits its sum of squares, if that is too large or small."""
+    x = decode(x)
+    limits = jnp.finfo(x.dtype)
+    one, shift = np.asarray(1, x.dtype), 2 * limits.maxexp // 3
+    up, down = one * 2.0**shift, one * 2.0**-shift
+    scale = lax.select(square > limits.max, down, lax.select(square < _least(x.dtype, x.size), up, one))
+    scaled = x * scale
+    return (_root(lax.reduce_sum(scaled * scaled, tuple(range(x.ndim)))) / scale).reshape(1)
 
 
 def scaled_norm(x: Array, axes: tuple[int, ...] | None = None, mean: bool = False) -> Array:

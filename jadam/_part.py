@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jadam._masks import EVERYTHING, Mask
-from jadam._rule import Rule, hyper_ranges
+from jadam._rule import HyperField, Rule, hyper_fields
 from jadam._state import numbered
 from jadam._storage import SLOT_STORAGE, SlotStorage
 
@@ -52,15 +52,17 @@ class Part:
     prefix: str = ""
     storage: Storage = ()
 
+    @property
+    def hypers(self) -> tuple[HyperField, ...]:
+        return () if isinstance(self.rule, Opaque) else hyper_fields(type(self.rule))
+
     @functools.cached_property
     def structure(self) -> Part:
         """The part without its numbers, which the state holds: what a trace depends on, always hashable."""
-        if isinstance(self.rule, Opaque):
-            return dataclasses.replace(self, group="")
         rule = copy.copy(self.rule)
-        for name in hyper_ranges(type(rule)):
-            if not callable(getattr(rule, name)):
-                object.__setattr__(rule, name, IN_STATE)
+        for hyper in self.hypers:
+            if not callable(getattr(rule, hyper.name)):
+                object.__setattr__(rule, hyper.name, IN_STATE)
         return dataclasses.replace(self, rule=rule, group="")
 
 

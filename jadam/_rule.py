@@ -21,6 +21,7 @@ from jax.core import Tracer
 
 from jadam._masks import Mask
 from jadam._norm import global_norm
+from jadam._state import COMPLEMENT
 from jadam._storage import cast, compute_dtype, decode
 
 Slots = dict[str, Array]
@@ -157,9 +158,10 @@ class Rule(ABC):
         """The update and the new slots of one array; `g`, the slots and `p` are float32 of one shape."""
 
     def __post_init__(self) -> None:
-        for name, allowed in hyper_ranges(type(self)).items():
-            where = f"{public_caller(self.block)}({name}={getattr(self, name)!r})"
-            object.__setattr__(self, name, check_hyper(where, name, getattr(self, name), allowed))
+        for hyper in hyper_fields(type(self)):
+            value = getattr(self, hyper.name)
+            where = f"{public_caller(self.block)}({hyper.name}={value!r})"
+            object.__setattr__(self, hyper.name, hyper.check(where, value))
 
     @property
     def block(self) -> str:
@@ -180,42 +182,53 @@ class Rule(ABC):
         cls.__repr__ = Rule.__repr__  # before @dataclass, which then leaves it alone
 
 
+@dataclass(frozen=True)
+class HyperField:
+    """A hyperparameter of a rule: its name there, what it may be, and how the state holds it."""
+
+    name: str
+    allowed: Range
+
+    @property
+    def stored(self) -> str:
+        """Its name in the state."""
+        return COMPLEMENT + self.name if self.allowed.complement else self.name
+
+    def store(self, value: Any) -> Any:
+        """What the state holds for a value."""
+        return 1 - value if self.allowed.complement else value
+
+    def check(self, where: str, value: Any) -> Any:
+        """The value as a rule keeps it: a Python float, which the state holds; or what drives the state at every step.
+
+        That is a schedule, a tracer, or an array, which becomes a numpy scalar: it must be hashable.
+        """
+        if isinstance(value, Mask | str | bool | None):
+            kind = "a mask" if isinstance(value, Mask) else repr(value)
+            raise TypeError(f"{where}: {self.name} must be a number or a schedule, not {kind}.")
+        if callable(value) or (isinstance(value, Tracer) and value.ndim == 0):
+            return value
+        if np.ndim(value) > 0:
+            raise TypeError(
+                f"{where}: {self.name} must be a scalar, not of shape {np.shape(value)}; for several values at once, put "
+                "`jax.vmap` around `init` and `update`, or use groups."
+            )
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            kind = type(value).__name__
+            raise TypeError(f"{where}: {self.name} must be a number or a schedule, not a {kind}.") from None
+        if not self.allowed.holds(number):
+            raise ValueError(f"{where}: {self.name} must be {self.allowed.words}.")
+        return np.asarray(value)[()] if isinstance(value, Array) else number
+
+
 @functools.cache
-def hyper_ranges(rule: type[Rule]) -> dict[str, Range]:
-    """The hyperparameters of a rule by name, in the order of its fields."""
+def hyper_fields(rule: type[Rule]) -> tuple[HyperField, ...]:
+    """The hyperparameters of a rule, in the order of its fields."""
     hints = typing.get_type_hints(rule, include_extras=True)
-    found = {}
-    for field in dataclasses.fields(rule):
-        for note in getattr(hints[field.name], "__metadata__", ()):
-            if isinstance(note, Range):
-                found[field.name] = note
-    return found
-
-
-def check_hyper(where: str, name: str, value: Any, allowed: Range) -> Any:
-    """A hyperparameter as it is kept: a Python float, which the state holds; or a schedule or array, which drives the state.
-
-    A tracer stays one; an array becomes a numpy scalar, which is hashable.
-    """
-    if isinstance(value, Mask | str | bool | None):
-        kind = "a mask" if isinstance(value, Mask) else repr(value)
-        raise TypeError(f"{where}: {name} must be a number or a schedule, not {kind}.")
-    if callable(value):
-        return value
-    if isinstance(value, Tracer) and value.ndim == 0:
-        return value
-    if np.ndim(value) > 0:
-        raise TypeError(
-            f"{where}: {name} must be a scalar, not of shape {np.shape(value)}; for several values at once, put "
-            "`jax.vmap` around `init` and `update`, or use groups."
-        )
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise TypeError(f"{where}: {name} must be a number or a schedule, not a {type(value).__name__}.") from None
-    if not allowed.holds(number):
-        raise ValueError(f"{where}: {name} must be {allowed.words}.")
-    return np.asarray(value)[()] if isinstance(value, Array) else number
+    notes = [(f.name, note) for f in dataclasses.fields(rule) for note in getattr(hints[f.name], "__metadata__", ())]
+    return tuple(HyperField(name, note) for name, note in notes if isinstance(note, Range))
 
 
 def is_driven(value: Any) -> bool:

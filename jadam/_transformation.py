@@ -16,8 +16,8 @@ from jax.core import Tracer
 from jadam import _engine
 from jadam._masks import EVERYTHING
 from jadam._part import Opaque, Part, keys
-from jadam._rule import Rule, check_hyper, hyper_ranges, is_driven, public_caller
-from jadam._state import COMPLEMENT, OptState, readable_names
+from jadam._rule import Rule, is_driven, public_caller
+from jadam._state import OptState, readable_names
 from jadam._storage import compute_dtype, decode, encode
 from jadam._tree import PyTree, arrays, difference, flatten, is_trained, quoted
 
@@ -88,27 +88,27 @@ class GradientTransformation:
             ValueError: an unknown name, a value out of range or of another shape, or one that a schedule drives.
         """
         where = f"{self.name}.set_hyperparams"
+        _engine.check_is_state(where, "first", state)
         places = readable_names(state)
         parts = dict(zip(keys(self.parts), self.parts, strict=True))
-        hyper = {rule: dict(content) for rule, content in state.hyperparams.items()}
+        content = {key: dict(values) for key, values in state.hyperparams.items()}
         for name, value in values.items():
             if name not in places:
                 raise ValueError(f"{where}: there is no {name!r}; there are {', '.join(sorted(places))}.")
             key, stored = places[name]
             if key not in parts:
                 raise ValueError(f"{where}: the state belongs to another transformation, one with {key}.")
-            rule, attribute = parts[key].rule, stored.removeprefix(COMPLEMENT)
-            if is_driven(driver := getattr(rule, attribute)):
+            hyper = next(field for field in parts[key].hypers if field.stored == stored)
+            if is_driven(driver := getattr(parts[key].rule, hyper.name)):
                 raise ValueError(f"{where}: {name} is driven by {driver!r}; build the transformation with a number to set it.")
-            allowed = hyper_ranges(type(rule))[attribute]
             if np.ndim(value) == 0:
-                value = check_hyper(f"{where}({name}={value!r})", name, value, allowed)
-            (old,) = jax.tree.leaves(hyper[key][stored])  # flax.nnx keeps it in a box, which stays
+                value = hyper.check(f"{where}({name}={value!r})", value)
+            (old,) = jax.tree.leaves(content[key][stored])  # flax.nnx keeps it in a box, which stays
             if jnp.shape(value) not in ((), old.shape):
                 raise ValueError(f"{where}: {name} has shape {jnp.shape(value)}, in the state it has {old.shape}.")
-            new = _like(old, 1 - value if allowed.complement else value)
-            hyper[key][stored] = jax.tree.structure(hyper[key][stored]).unflatten([new])
-        return state._replace(hyperparams=hyper)
+            new = _like(old, hyper.store(value))
+            content[key][stored] = jax.tree.structure(content[key][stored]).unflatten([new])
+        return state._replace(hyperparams=content)
 
     def __iter__(self) -> Iterator[Callable[..., Any]]:
         return iter((self.init, self.update))

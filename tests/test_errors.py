@@ -106,6 +106,9 @@ CASES = {
         PARAMS, jadam.masked(jadam.adam(1.0), jadam.match("**/bias")).init(PARAMS), PARAMS
     ),
     # hyperparameters of a state
+    "adamw.set_hyperparams: the first argument is a tuple, not the state that init gave.": lambda: TX.set_hyperparams(
+        (STATE,), learning_rate=1.0
+    ),
     "there is no 'lr'; there are b1, b2, eps, eps_root, learning_rate, weight_decay.": lambda: TX.set_hyperparams(
         STATE, lr=1.0
     ),

@@ -40,7 +40,6 @@ def chosen(mask):
         (jadam.match("norm/**") | (lambda params: jax.tree.map(lambda x: x.ndim == 1, params)),
          {"layers/0/bias", "layers/1/bias", "norm/scale"}),
     ],
-    ids=repr,
 )  # fmt: skip
 def test_masks_select(mask, expected):
     assert chosen(mask) == expected

@@ -58,7 +58,11 @@ OPTAX_INSIDE = {
     "scale_by_adam": (jadam.chain(optax.scale_by_adam(), jadam.scale(-0.01)), ADAM, jadam.scale(-0.01)),
     "between": (jadam.chain(CLIP, optax.trace(0.9), SGD), jadam.chain(CLIP, jadam.sgd(0.02, momentum=0.9)), SGD),
     "masked": (jadam.masked(optax.adam(0.01), KERNEL), jadam.masked(ADAM, KERNEL), ADAM),
-    "partition": (jadam.partition([(KERNEL, optax.adam(0.01)), (True, SGD)]), jadam.partition([(KERNEL, ADAM), (True, SGD)]), SGD),
+    "partition": (
+        jadam.partition([(KERNEL, optax.adam(0.01)), (True, SGD)]),
+        jadam.partition([(KERNEL, ADAM), (True, SGD)]),
+        SGD,
+    ),
 }
 
 
@@ -267,7 +271,7 @@ def test_nnx_optimizer(tx):
 
 
 def test_nnx_paths_do_not_show_the_variables():
-    """nnx gives Variables to init (`out/kernel/value`) and arrays to update (`out/kernel`): no glob matched both."""
+    """`nnx.Optimizer` gives Variables to init (`out/kernel/value`), arrays to update (`out/kernel`): no glob matched both."""
     model, _, _ = train_nnx(jadam.adamw(0.05, weight_decay=1.0, mask=jadam.match("**/kernel")))
     chex.assert_trees_all_equal(nnx.state(model), nnx.state(train_nnx(DECAY_KERNELS)[0]))
 

@@ -62,6 +62,15 @@ def test_warmup_of_no_steps_starts_at_the_peak():
     assert jadam.warmup_linear_decay_schedule(0.0, 1.0, 0, 10)(0) == 1.0
 
 
+@pytest.mark.parametrize("steps", [3, 7, 10, 41, 1000])
+@pytest.mark.parametrize("power", [0.5, 1.0, 2.0])
+def test_the_end_is_exact_under_jit(steps, power):
+    """One ulp below zero, to the power of a half, was NaN, and a line ended below zero."""
+    values = jax.jit(jadam.polynomial_schedule(0.01, 0.0, power, steps))(jnp.arange(steps + 3))
+    assert (values[:steps] > 0).all()
+    assert (values[steps:] == 0).all()
+
+
 def test_warmup_linear_decay():
     schedule = jadam.warmup_linear_decay_schedule(0.1, 1.0, 10, 110, end_value=0.5)
     expected = [0.1, 0.55, 1.0, 0.75, 0.5, 0.5]

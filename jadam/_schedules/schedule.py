@@ -60,9 +60,14 @@ class Schedule:
 
 
 def fraction(count: Array, begin: int, steps: int) -> Array:
-    """How much of the steps after `begin` is done, in [0, 1]. The difference is taken in integers: exact for any count."""
-    done = jnp.clip(count - begin, 0, steps)
-    return done.astype(jnp.result_type(float)) / max(steps, 1)
+    """How much of the steps after `begin` is done, in [0, 1]; the difference is taken in integers, exact for any count.
+
+    The end is exactly 1: XLA multiplies by the reciprocal, and 1 - 7 * (1/7) is below zero, whose root is NaN.
+    """
+    if steps == 0:
+        return jnp.zeros(jnp.shape(count), jnp.result_type(float))
+    done = jnp.maximum(count - begin, 0)
+    return jnp.where(done < steps, jnp.minimum(done.astype(jnp.result_type(float)) / steps, 1), 1)
 
 
 @dataclass(frozen=True)
