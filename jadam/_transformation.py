@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import update_wrapper
-from typing import Any, NamedTuple, ParamSpec
+from types import MethodType
+from typing import Any, Concatenate, Generic, NamedTuple, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +24,38 @@ from jadam._storage import compute_dtype, decode, encode
 from jadam._tree import PyTree, arrays, difference, flatten, is_trained, quoted
 
 P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class _Bound(Generic[P, R]):
+    """A method with its object, equal to that of an equal object: `jax.jit(tx.update)` finds the program of an equal `tx`."""
+
+    def __init__(self, function: Callable[Concatenate[Any, P], R], owner: Any):
+        self.function, self.owner = function, owner
+        self.__name__, self.__doc__ = function.__name__, function.__doc__
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        return self.function(self.owner, *args, **kwargs)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Bound) and (self.function, self.owner) == (other.function, other.owner)
+
+    def __hash__(self) -> int:
+        return hash((self.function, self.owner))
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        return inspect.signature(MethodType(self.function, self.owner))
+
+
+class _method(Generic[P, R]):
+    """A method that is compared by value: Python's own compares the identity of its object."""
+
+    def __init__(self, function: Callable[Concatenate[Any, P], R]):
+        self.function = function
+
+    def __get__(self, owner: Any, kind: Any = None) -> Callable[P, R]:
+        return self.function if owner is None else _Bound(self.function, owner)  # pyright: ignore[reportReturnType]
 
 
 @dataclass(frozen=True, repr=False)
@@ -38,6 +72,7 @@ class GradientTransformation:
     parts: tuple[Part, ...]
     name: str = field(default="tx", compare=False)
 
+    @_method
     def init(self, params: PyTree) -> OptState:
         """The state before the first update.
 
@@ -51,6 +86,7 @@ class GradientTransformation:
         """
         return _engine.init(f"{self.name}.init", self.parts, params)
 
+    @_method
     def update(self, updates: PyTree, state: OptState, params: PyTree | None = None, **extra: Any) -> tuple[PyTree, OptState]:
         """The updates to add to the parameters, and the next state.
 
@@ -70,6 +106,7 @@ class GradientTransformation:
         """
         return _engine.update(f"{self.name}.update", self.parts, updates, state, params, extra, apply=False)
 
+    @_method
     def step(self, updates: PyTree, state: OptState, params: PyTree, **extra: Any) -> tuple[PyTree, OptState]:
         """`update` and `apply_updates` as one: the new parameters and the new state, in one pass over memory."""
         if params is None:

@@ -1,5 +1,7 @@
 """Chains, their laws, steps, and hyperparameters in the state."""
 
+import inspect
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -53,6 +55,16 @@ def test_it_is_a_pair():
     assert (init, update) == (tx.init, tx.update)
     assert len(tx) == 2
     assert tx[0] == init
+
+
+def test_its_functions_are_values():
+    """`jax.jit(tx.update)` in a cell that is run twice compiles once."""
+    one, two, other = jadam.adam(0.1), jadam.adam(0.1), jadam.adam(0.2)
+    assert one.update == two.update != other.update
+    assert hash(one.step) == hash(two.step) != hash(one.update)
+    assert str(inspect.signature(one.update)).startswith("(updates: 'PyTree', state: 'OptState', params:")
+    step = jax.jit(one.step, donate_argnames=("state", "params"))
+    step(GRADS, one.init(PARAMS), params=jax.tree.map(jnp.copy, PARAMS))
 
 
 def test_step_is_update_and_apply():

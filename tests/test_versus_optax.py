@@ -1,0 +1,86 @@
+"""The table of the README: what optax does, and what jadam does, side by side in each test."""
+
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from test_transformation import compilations
+
+import jadam
+
+pytestmark = pytest.mark.usefixtures("lenient")
+BOTH = (optax, jadam)
+
+
+def test_moments_of_bfloat16_parameters():
+    params = {"w": jnp.ones(3, jnp.bfloat16)}
+    assert optax.adam(1e-3).init(params)[0].nu["w"].dtype == jnp.bfloat16
+    assert jadam.adam(1e-3).init(params).slots["adam"]["nu"]["w"].dtype == jnp.float32
+
+
+def test_the_learning_rate_is_in_the_state():
+    params = {"w": jnp.ones(3)}
+    assert not [x for x in jax.tree.leaves(optax.adamw(0.125).init(params)) if x.ndim == 0 and x == 0.125]
+    assert jadam.hyperparams(jadam.adamw(0.125).init(params))["learning_rate"] == 0.125
+
+
+def test_a_number_and_a_schedule_have_one_structure():
+    params = {"w": jnp.ones(3)}
+    structures = {
+        lib: [jax.tree.structure(lib.adamw(rate).init(params)) for rate in (0.1, lib.constant_schedule(0.1))] for lib in BOTH
+    }
+    assert structures[optax][0] != structures[optax][1]
+    assert structures[jadam][0] == structures[jadam][1]
+
+
+def test_a_second_equal_optimizer_compiles_nothing():
+    params = {"w": jnp.ones(17)}
+
+    def train(lib):
+        tx = lib.adamw(1e-3)
+        jax.jit(tx.update)(params, tx.init(params), params)  # as a notebook does when a cell is run again
+
+    for lib in BOTH:
+        train(lib)
+        assert bool(compilations(lambda lib=lib: train(lib))) == (lib is optax)
+
+
+def test_global_norms():
+    for size, expected in ((1e-30, 0.0), (1e20, np.inf)):
+        tree = [jnp.full(4, size, jnp.float32)]
+        assert optax.tree.norm(tree) == expected
+        assert float(jadam.global_norm(tree)) == pytest.approx(2 * size, rel=1e-6)
+
+
+def test_one_huge_gradient():
+    params, huge, ordinary = jnp.ones(1), jnp.full(1, 1e20), jnp.ones(1)
+    for lib in BOTH:
+        tx = lib.adam(1e-3)
+        _, state = tx.update(huge, tx.init(params), params)
+        _, state = tx.update(ordinary, state, params)
+        nu = state[0].nu if lib is optax else state.slots["adam"]["nu"]
+        assert bool(jnp.isfinite(nu[0])) == (lib is jadam)
+
+
+def test_a_gradient_of_the_wrong_shape():
+    params, grads = jnp.ones((3, 1)), jnp.ones(3)
+    updates, _ = optax.sgd(0.1).update(grads, optax.sgd(0.1).init(params), params)
+    assert optax.apply_updates(params, updates).shape == (3, 3)  # the parameter has another shape now
+    with pytest.raises(ValueError, match=r"has shape \(3,\), its parameter \(3, 1\)"):
+        jadam.sgd(0.1).update(grads, jadam.sgd(0.1).init(params), params)
+
+
+def test_default_weight_decay():
+    defaults = [inspect.signature(lib.adamw).parameters["weight_decay"].default for lib in BOTH]
+    assert defaults == [1e-4, 1e-2]  # torch.optim.AdamW has 1e-2
+
+
+def test_a_decay_of_the_wrong_size_is_refused():
+    params = jnp.ones(1)
+    theirs = optax.adam(1e-3, b2=1.5)
+    theirs.update(params, theirs.init(params), params)  # no word
+    with pytest.raises(ValueError, match=r"adam\(b2=1.5\): b2 must be in \[0, 1\)"):
+        jadam.adam(1e-3, b2=1.5)
