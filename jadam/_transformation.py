@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import update_wrapper
+from functools import lru_cache, update_wrapper
 from types import MethodType
 from typing import Any, Concatenate, Generic, NamedTuple, ParamSpec, TypeVar
 
@@ -27,35 +26,27 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class _Bound(Generic[P, R]):
-    """A method with its object, equal to that of an equal object: `jax.jit(tx.update)` finds the program of an equal `tx`."""
-
-    def __init__(self, function: Callable[Concatenate[Any, P], R], owner: Any):
-        self.function, self.owner = function, owner
-        self.__name__, self.__doc__ = function.__name__, function.__doc__
-
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        return self.function(self.owner, *args, **kwargs)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Bound) and (self.function, self.owner) == (other.function, other.owner)
-
-    def __hash__(self) -> int:
-        return hash((self.function, self.owner))
-
-    @property
-    def __signature__(self) -> inspect.Signature:
-        return inspect.signature(MethodType(self.function, self.owner))
+@lru_cache(maxsize=4096)
+def _bound(function: Callable[..., Any], owner: Any, _name: str) -> Any:
+    return MethodType(function, owner)
 
 
 class _method(Generic[P, R]):
-    """A method that is compared by value: Python's own compares the identity of its object."""
+    """A method that is the same object for equal objects: `jax.jit(tx.update)` finds the program of an equal `tx`.
+
+    Python's own methods are equal only if their objects are identical.
+    """
 
     def __init__(self, function: Callable[Concatenate[Any, P], R]):
         self.function = function
 
     def __get__(self, owner: Any, kind: Any = None) -> Callable[P, R]:
-        return self.function if owner is None else _Bound(self.function, owner)  # pyright: ignore[reportReturnType]
+        if owner is None:
+            return self.function  # pyright: ignore[reportReturnType]
+        try:
+            return _bound(self.function, owner, owner.name)
+        except TypeError:  # not hashable: built with a tracer
+            return MethodType(self.function, owner)
 
 
 @dataclass(frozen=True, repr=False)
