@@ -23,7 +23,7 @@ class Clip(Rule):
     """Cuts every element of the updates to [-max_delta, max_delta].
 
     Args:
-        max_delta: > 0.
+        max_delta: the largest magnitude of an element, > 0.
     """
 
     max_delta: Positive
@@ -38,7 +38,7 @@ class ClipByGlobalNorm(Rule):
 
     Args:
         max_norm: the largest norm, > 0.
-        eps: >= 0; 1e-6 gives torch's `clip_grad_norm_`.
+        eps: added to the norm, >= 0; 1e-6 gives torch's `clip_grad_norm_`.
 
     Reference:
         Pascanu et al. 2013, Algorithm 1, arXiv:1211.5063.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache, update_wrapper
@@ -223,7 +224,9 @@ def block(rule: Callable[P, Rule]) -> Callable[P, GradientTransformation]:
         built = rule(*args, **kwargs)
         return GradientTransformation((Part(built),), public_caller(built.block))
 
-    return update_wrapper(_build, rule, assigned=("__module__", "__doc__"), updated=())
+    update_wrapper(_build, rule, assigned=("__module__", "__doc__"), updated=())
+    _build.__signature__ = inspect.signature(rule).replace(return_annotation=GradientTransformation)  # pyright: ignore
+    return _build
 
 
 def apply_updates(params: PyTree, updates: PyTree) -> PyTree:

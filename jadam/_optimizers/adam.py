@@ -95,11 +95,11 @@ def adamw(
         b2: decay of the average of squares, in [0, 1).
         eps: added to the root, >= 0.
         eps_root: added under the root, >= 0.
-        weight_decay: >= 0; 1e-2 as in torch (optax has 1e-4).
+        weight_decay: a number >= 0 or a schedule; 1e-2 as in torch (optax has 1e-4).
         mask: which parameters decay; None is all of them.
         decay: "decoupled" multiplies by the learning rate, as torch does; "independent" by the learning rate divided by its
             peak, so that tuning one leaves the other as it is (`weight_decay` is then some 1e-5 to 1e-3).
-        peak_learning_rate: the peak for "independent"; by default the number, or the schedule's `peak_value`.
+        peak_learning_rate: the peak (> 0) for "independent"; by default the number, or the schedule's `peak_value`.
 
     Raises:
         ValueError: an unknown `decay`, or "independent" with a schedule that has no `peak_value`.
