@@ -36,6 +36,19 @@ def find_optimizers() -> dict[str, Callable[..., GradientTransformation]]:
 OPTIMIZERS = find_optimizers()
 
 
+COMPILED: list[str] = []
+jax.monitoring.register_event_duration_secs_listener(
+    lambda event, *_, **__: COMPILED.append(event) if event.endswith("backend_compile_duration") else None
+)
+
+
+def compilations(run: Callable[[], object]) -> int:
+    """How many programs JAX compiles while `run` runs."""
+    before = len(COMPILED)
+    run()
+    return len(COMPILED) - before
+
+
 def load_script(path: str) -> ModuleType:
     """A script of the project as a module."""
     file = Path(jadam.__file__).parent.parent / path

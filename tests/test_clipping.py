@@ -121,5 +121,8 @@ def test_the_clipped_gradient_is_not_written_to_memory():
         compiled = jax.jit(step, donate_argnums=(0, 1)).lower(params, jax.eval_shape(tx.init, params), params).compile()
         return compiled.memory_analysis().temp_size_in_bytes / (4 * 512 * 256)
 
-    assert temporary(jadam) < 0.02
+    norm = jax.jit(jadam.global_norm).lower(params).compile().memory_analysis().temp_size_in_bytes / (4 * 512 * 256)
+    assert temporary(jadam) < norm + 0.02
+    if jax.__version_info__ >= (0, 10):  # before, XLA on CPU wrote out the squares of any norm
+        assert norm < 0.02
     assert temporary(optax) > 1  # what the measure would show

@@ -4,6 +4,7 @@ import dataclasses
 
 import chex
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest

@@ -7,24 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import compilations
 
 import jadam
 
 PARAMS = {"w": jnp.linspace(-1.0, 1.0, 6), "b": jnp.ones(2)}
 GRADS = jax.tree.map(lambda x: x * x - 0.35, PARAMS)
 SCHEDULE = jadam.warmup_cosine_decay_schedule(0.0, 0.1, 10, 100)
-
-
-def compilations(run):
-    """How many programs JAX compiles while `run` runs."""
-    count = []
-    listener = lambda event, *_, **__: count.append(event) if event.endswith("backend_compile_duration") else None  # noqa: E731
-    jax.monitoring.register_event_duration_secs_listener(listener)
-    try:
-        run()
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listener)
-    return len(count)
 
 
 def test_laws_of_chain():

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from test_transformation import compilations
+from conftest import compilations
 
 import jadam
 

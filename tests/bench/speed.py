@@ -16,6 +16,7 @@ import os
 import platform
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -42,7 +43,7 @@ Recipe = Callable[[ModuleType], Any]
 
 @dataclass(frozen=True)
 class Sizes:
-    reps: int = 9
+    reps: int = 15
     imports: int = 7
     one_leaf: tuple[int, int] = (8192, 4096)
     width: int = 768
@@ -150,8 +151,8 @@ def steps(work: str, shapes: Shapes, recipe: Recipe, reps: int, goal: float, eag
         reached[form] = run[form](*reached[form], grads[rep % 2])
         return reached[form]
 
-    # The collection before a call empties the caches, which a short eager step would feel.
-    times = milliseconds({form: lambda rep, form=form: partial(advance, form, rep) for form in FORMS}, reps, 5 if eager else 1)
+    # A loop, as in a notebook: the collection before it empties the caches, which one short eager step would feel.
+    times = milliseconds({form: lambda rep, form=form: partial(advance, form, rep) for form in FORMS}, reps, 20 if eager else 1)
     theirs = reached["optax"][0]
     for form in ("update", "step"):
         error = difference(reached[form][0], theirs) / difference(theirs, params)
@@ -201,9 +202,12 @@ def states() -> Iterator[str]:
 def imports(reps: int) -> Iterator[str]:
     def once(name: str) -> float:
         code = f"import time, jax, jax.numpy; t = time.perf_counter(); import {name}; print(time.perf_counter() - t)"
-        return 1e3 * float(subprocess.check_output([sys.executable, "-c", code]))
+        return 1e3 * float(subprocess.check_output([sys.executable, "-c", code], env=environment))
 
-    theirs, mine = zip(*[(once("optax"), once("jadam")) for _ in range(reps)], strict=True)
+    with tempfile.TemporaryDirectory() as cache:  # bytecode as pip leaves it, whatever this machine is set to
+        environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"} | {"PYTHONPYCACHEPREFIX": cache}
+        once("optax, jadam")
+        theirs, mine = zip(*[(once("optax"), once("jadam")) for _ in range(reps)], strict=True)
     yield row("import after jax", "ms", median(theirs), median(mine), 60, absolute=True)
 
 
