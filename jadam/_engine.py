@@ -20,7 +20,7 @@ from jax import Array
 from jadam._layout import Layout, scalar_like
 from jadam._leaf import StateMismatch, run_rules
 from jadam._part import Opaque, Part, keys, slot_codec
-from jadam._rule import Context, DecayRate, HyperField, Rule, is_driven
+from jadam._rule import Context, DecayRate, Driven, HyperField, Rule
 from jadam._state import OptState
 from jadam._storage import decode
 from jadam._tree import PyTree, arrays, difference, is_array, is_trained, quoted
@@ -91,7 +91,7 @@ def _driven(parts: Sequence[Part], state: OptState) -> OptState:
     for key, part in zip(keys(parts), parts, strict=True):
         for hyper in part.hypers:
             value, old = getattr(part.rule, hyper.name), state.hyperparams.get(key, {}).get(hyper.stored)
-            if is_driven(value) and not callable(value) and old is not None:
+            if isinstance(value, Driven) and old is not None:
                 given.setdefault(key, {})[hyper.stored] = jnp.asarray(hyper.store(value), old.dtype)
     if not given:
         return state

@@ -183,6 +183,19 @@ class Rule(ABC):
 
 
 @dataclass(frozen=True)
+class Driven:
+    """An array given as a hyperparameter, as a tracer or a numpy scalar: it is used at every step, whatever the state holds.
+
+    A type of its own, so that a rule with the array 1.0 is not equal to one with the number 1.0.
+    """
+
+    value: Any
+
+    def __repr__(self) -> str:
+        return repr(self.value)
+
+
+@dataclass(frozen=True)
 class HyperField:
     """A hyperparameter of a rule: its name there, what it may be, and how the state holds it."""
 
@@ -196,18 +209,18 @@ class HyperField:
 
     def store(self, value: Any) -> Any:
         """What the state holds for a value."""
+        value = value.value if isinstance(value, Driven) else value
         return 1 - value if self.allowed.complement else value
 
     def check(self, where: str, value: Any) -> Any:
-        """The value as a rule keeps it: a Python float, which the state holds; or what drives the state at every step.
-
-        That is a schedule, a tracer, or an array, which becomes a numpy scalar: it must be hashable.
-        """
+        """The value as a rule keeps it: a float, which the state holds; or what drives the state: a schedule, `Driven`."""
         if isinstance(value, Mask | str | bool | None):
             kind = "a mask" if isinstance(value, Mask) else repr(value)
             raise TypeError(f"{where}: {self.name} must be a number or a schedule, not {kind}.")
-        if callable(value) or (isinstance(value, Tracer) and value.ndim == 0):
+        if callable(value) or isinstance(value, Driven):
             return value
+        if isinstance(value, Tracer) and value.ndim == 0:
+            return Driven(value)
         if np.ndim(value) > 0:
             raise TypeError(
                 f"{where}: {self.name} must be a scalar, not of shape {np.shape(value)}; for several values at once, put "
@@ -220,7 +233,7 @@ class HyperField:
             raise TypeError(f"{where}: {self.name} must be a number or a schedule, not a {kind}.") from None
         if not self.allowed.holds(number):
             raise ValueError(f"{where}: {self.name} must be {self.allowed.words}.")
-        return np.asarray(value)[()] if isinstance(value, Array) else number
+        return Driven(np.asarray(value)[()]) if isinstance(value, Array) else number
 
 
 @functools.cache
@@ -229,11 +242,6 @@ def hyper_fields(rule: type[Rule]) -> tuple[HyperField, ...]:
     hints = typing.get_type_hints(rule, include_extras=True)
     notes = [(f.name, note) for f in dataclasses.fields(rule) for note in getattr(hints[f.name], "__metadata__", ())]
     return tuple(HyperField(name, note) for name, note in notes if isinstance(note, Range))
-
-
-def is_driven(value: Any) -> bool:
-    """Whether a hyperparameter comes from the rule at every step, and not from the state: a schedule or an array."""
-    return callable(value) or isinstance(value, np.generic | Tracer)
 
 
 def public_caller(default: str) -> str:

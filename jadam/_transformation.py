@@ -18,7 +18,7 @@ from jax.core import Tracer
 from jadam import _engine
 from jadam._masks import EVERYTHING
 from jadam._part import Opaque, Part, keys
-from jadam._rule import Rule, is_driven, public_caller
+from jadam._rule import Driven, Rule, public_caller
 from jadam._state import OptState, readable_names
 from jadam._storage import compute_dtype, decode, encode
 from jadam._tree import PyTree, arrays, difference, flatten, is_trained, quoted
@@ -128,10 +128,13 @@ class GradientTransformation:
             if key not in parts:
                 raise ValueError(f"{where}: the state belongs to another transformation, one with {key}.")
             hyper = next(field for field in parts[key].hypers if field.stored == stored)
-            if is_driven(driver := getattr(parts[key].rule, hyper.name)):
+            driver = getattr(parts[key].rule, hyper.name)
+            if callable(driver) or isinstance(driver, Driven):
                 raise ValueError(f"{where}: {name} is driven by {driver!r}; build the transformation with a number to set it.")
+            if callable(value):
+                raise ValueError(f"{where}: {name} must be a number here; build the transformation with the schedule.")
             if np.ndim(value) == 0:
-                value = hyper.check(f"{where}({name}={value!r})", value)
+                hyper.check(f"{where}({name}={value!r})", value)
             (old,) = jax.tree.leaves(content[key][stored])  # flax.nnx keeps it in a box, which stays
             if jnp.shape(value) not in ((), old.shape):
                 raise ValueError(f"{where}: {name} has shape {jnp.shape(value)}, in the state it has {old.shape}.")

@@ -269,6 +269,7 @@ def test_an_array_drives_its_hyperparameter():
         assert jadam.hyperparams(after)["learning_rate"] == rate
     tx = jadam.adamw(jnp.float32(0.5), b2=jnp.float32(0.5))
     assert hash(tx) == hash(jadam.adamw(jnp.float32(0.5), b2=jnp.float32(0.5)))
+    assert tx != jadam.adamw(0.5, b2=0.5)  # else `tx.update` could be that of the number, which reads the state
     _, after = tx.step(params, jadam.adamw(1.0).init(params), params)
     assert {name: float(jadam.hyperparams(after)[name]) for name in ("learning_rate", "b2")} == {
         "learning_rate": 0.5,

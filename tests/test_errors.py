@@ -112,6 +112,9 @@ CASES = {
     "there is no 'lr'; there are b1, b2, eps, eps_root, learning_rate, weight_decay.": lambda: TX.set_hyperparams(
         STATE, lr=1.0
     ),
+    "set_hyperparams: learning_rate must be a number here; build": lambda: TX.set_hyperparams(
+        STATE, learning_rate=jadam.constant_schedule(1.0)
+    ),
     "set_hyperparams(b1=1.0): b1 must be in [0, 1).": lambda: TX.set_hyperparams(STATE, b1=1.0),
     "learning_rate is driven by cosine_decay_schedule(": lambda: jadam.sgd(jadam.cosine_decay_schedule(1.0, 9)).set_hyperparams(
         jadam.sgd(1.0).init(PARAMS), learning_rate=1.0

@@ -1,4 +1,4 @@
-"""The table of the README: what optax does, and what jadam does, side by side in each test."""
+"""The tables of README.md and docs/coming-from-optax.md: what optax does, and what jadam does, side by side."""
 
 import inspect
 
@@ -84,3 +84,47 @@ def test_a_decay_of_the_wrong_size_is_refused():
     theirs.update(params, theirs.init(params), params)  # no word
     with pytest.raises(ValueError, match=r"adam\(b2=1.5\): b2 must be in \[0, 1\)"):
         jadam.adam(1e-3, b2=1.5)
+
+
+def test_moments_in_bfloat16_freeze():
+    """2,000 steps of g = 1: the average of squares is 0.865; nearest rounding stops it where its steps get too small."""
+    params = jnp.ones(1, jnp.bfloat16)
+
+    def second_moment(lib):
+        tx = lib.scale_by_adam()
+        state, _ = jax.lax.scan(lambda s, _: (tx.update(params, s, params)[1], None), tx.init(params), length=2000)
+        return float(jax.tree.leaves(state.nu if lib is optax else state.slots["adam"]["nu"])[0][0])
+
+    assert second_moment(optax) < 0.6
+    assert second_moment(jadam) == pytest.approx(1 - 0.999**2000, rel=1e-5)
+
+
+def test_integers_are_not_trained():
+    params, grads = {"w": jnp.ones(2), "step": jnp.arange(2)}, {"w": jnp.ones(2), "step": jnp.ones(2, jnp.int32)}
+    for lib in BOTH:
+        tx = lib.adam(1.5)
+        moved = lib.apply_updates(params, tx.update(grads, tx.init(params), params)[0])
+        assert bool((moved["step"] == params["step"]).all()) == (lib is jadam)
+
+
+def test_complex_numbers():
+    """By optax, with the square of the magnitude; by torch and jadam, as two parameters."""
+    params = grads = jnp.array([3 + 4j])
+    steps = {lib: lib.adam(1.0).update(grads, lib.adam(1.0).init(params), params)[0][0] for lib in BOTH}
+    assert complex(steps[optax]) == pytest.approx(-0.6 - 0.8j, rel=1e-4)
+    assert complex(steps[jadam]) == pytest.approx(-1 - 1j, rel=1e-4)
+
+
+def test_one_step_count():
+    params = {"w": jnp.ones(2)}
+    for lib, expected in ((optax, 2), (jadam, 1)):
+        leaves = jax.tree.leaves(lib.adamw(lib.constant_schedule(0.1)).init(params))
+        assert sum(x.dtype == jnp.int32 for x in leaves) == expected
+
+
+def test_schedules_with_impossible_arguments():
+    assert optax.linear_schedule(0.0, 1.0, -5)(3) == 0.0  # no word
+    with pytest.raises(ValueError, match="transition_steps must be >= 0"):
+        jadam.linear_schedule(0.0, 1.0, -5)
+    assert optax.warmup_constant_schedule(0.0, 1.0, 0)(5) == 0.0  # no warm-up, and never at the peak
+    assert jadam.warmup_constant_schedule(0.0, 1.0, 0)(5) == 1.0
