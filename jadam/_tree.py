@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import jax
@@ -51,7 +52,7 @@ def arrays(where: str, argument: str, tree: PyTree) -> PyTree:
         TypeError: a leaf is neither an array nor a number; the message names its path.
     """
     leaves, treedef = jax.tree.flatten(tree)
-    if all(isinstance(leaf, jax.Array) and not getattr(leaf, "weak_type", False) for leaf in leaves):
+    if _are_strong(leaves):
         return tree
     if not all(map(is_array, leaves)):
         path, leaf = next((path, leaf) for path, leaf in tree_flatten_with_path(tree)[0] if not is_array(leaf))
@@ -60,6 +61,15 @@ def arrays(where: str, argument: str, tree: PyTree) -> PyTree:
             "take it out of the tree, or put None in its place."
         )
     return treedef.unflatten([_strong(leaf) for leaf in leaves])
+
+
+def _are_strong(leaves: list[Any]) -> bool:
+    """The quick answer for what nearly all trees are: it is asked of every leaf at every step outside jit."""
+    try:
+        kinds = set(map(type, leaves))
+        return all(issubclass(kind, jax.Array) for kind in kinds) and not any(map(attrgetter("weak_type"), leaves))
+    except AttributeError:  # PRNG keys have no weak type
+        return False
 
 
 def is_array(leaf: Any) -> bool:
