@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache, update_wrapper
 from types import MethodType
-from typing import Any, Concatenate, Generic, NamedTuple, ParamSpec, TypeVar
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -165,13 +165,6 @@ def _like(old: Array, value: Any) -> Array:
         return jnp.broadcast_to(jnp.asarray(value, old.dtype), jnp.shape(value) or old.shape)
     new = np.broadcast_to(np.asarray(value, old.dtype), old.shape)
     return jax.device_put(new, old.sharding if old.committed else None)
-
-
-class Pair(NamedTuple):
-    """An `(init, update)` pair as `chain` takes it."""
-
-    init: Callable[..., Any]
-    update: Callable[..., Any]
 
 
 def chain(*transformations: Any) -> GradientTransformation:
