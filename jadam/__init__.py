@@ -1,9 +1,36 @@
 """jadam: optimizers for JAX that lose nothing without a word, with Adam at their heart."""
 
 # Optimizers: a chain that is ready to use
+from jadam._optimizers.sgd import sgd as sgd
+from jadam._optimizers.rmsprop import rmsprop as rmsprop
+from jadam._optimizers.adagrad import adagrad as adagrad
+from jadam._optimizers.adagrad import adadelta as adadelta
 from jadam._optimizers.adam import adam as adam
 from jadam._optimizers.adam import adamw as adamw
-from jadam._optimizers.sgd import sgd as sgd
+from jadam._optimizers.adamax import adamax as adamax
+from jadam._optimizers.amsgrad import amsgrad as amsgrad
+from jadam._optimizers.nadam import nadam as nadam
+from jadam._optimizers.nadam import nadamw as nadamw
+from jadam._optimizers.radam import radam as radam
+from jadam._optimizers.adabound import adabound as adabound
+from jadam._optimizers.adabelief import adabelief as adabelief
+from jadam._optimizers.yogi import yogi as yogi
+from jadam._optimizers.adan import adan as adan
+from jadam._optimizers.adopt import adopt as adopt
+from jadam._optimizers.ademamix import ademamix as ademamix
+from jadam._optimizers.adam_atan2 import adam_atan2 as adam_atan2
+from jadam._optimizers.laprop import laprop as laprop
+from jadam._optimizers.mars import mars_adamw as mars_adamw
+from jadam._optimizers.stable_adamw import stable_adamw as stable_adamw
+from jadam._optimizers.lion import lion as lion
+from jadam._optimizers.lamb import lamb as lamb
+from jadam._optimizers.adafactor import adafactor as adafactor
+from jadam._optimizers.adafactor import big_vision_adafactor as big_vision_adafactor
+from jadam._optimizers.adam_mini import adam_mini as adam_mini
+from jadam._optimizers.schedule_free_adamw import schedule_free_adamw as schedule_free_adamw
+from jadam._optimizers.prodigy import prodigy as prodigy
+from jadam._optimizers.muon import muon as muon
+from jadam._optimizers.soap import soap as soap
 
 # Blocks: what a chain is made of
 from jadam._clipping import adaptive_grad_clip as adaptive_grad_clip
@@ -15,10 +42,39 @@ from jadam._groups import set_to_zero as set_to_zero
 from jadam._learning_rate import scale as scale
 from jadam._learning_rate import scale_by_learning_rate as scale_by_learning_rate
 from jadam._learning_rate import scale_by_schedule as scale_by_schedule
-from jadam._optimizers.adam import scale_by_adam as scale_by_adam
-from jadam._optimizers.sgd import trace as trace
-from jadam._transformation import identity as identity
+from jadam._learning_rate import hold_first as hold_first
 from jadam._weight_decay import add_decayed_weights as add_decayed_weights
+from jadam._weight_decay import decay_after_step as decay_after_step
+from jadam._transformation import identity as identity
+from jadam._optimizers.sgd import trace as trace
+from jadam._optimizers.adafactor import average_updates as average_updates
+from jadam._optimizers.rmsprop import scale_by_rms as scale_by_rms
+from jadam._optimizers.adagrad import scale_by_rss as scale_by_rss
+from jadam._optimizers.adagrad import scale_by_adadelta as scale_by_adadelta
+from jadam._optimizers.adam import scale_by_adam as scale_by_adam
+from jadam._optimizers.adamax import scale_by_adamax as scale_by_adamax
+from jadam._optimizers.amsgrad import scale_by_amsgrad as scale_by_amsgrad
+from jadam._optimizers.nadam import scale_by_nadam as scale_by_nadam
+from jadam._optimizers.nadam import scale_by_nadamw as scale_by_nadamw
+from jadam._optimizers.radam import scale_by_radam as scale_by_radam
+from jadam._optimizers.adabound import scale_by_adabound as scale_by_adabound
+from jadam._optimizers.adabelief import scale_by_belief as scale_by_belief
+from jadam._optimizers.yogi import scale_by_yogi as scale_by_yogi
+from jadam._optimizers.adan import scale_by_adan as scale_by_adan
+from jadam._optimizers.adopt import scale_by_adopt as scale_by_adopt
+from jadam._optimizers.ademamix import scale_by_ademamix as scale_by_ademamix
+from jadam._optimizers.adam_atan2 import scale_by_adam_atan2 as scale_by_adam_atan2
+from jadam._optimizers.laprop import scale_by_laprop as scale_by_laprop
+from jadam._optimizers.mars import scale_by_mars as scale_by_mars
+from jadam._optimizers.stable_adamw import scale_by_stable_adamw as scale_by_stable_adamw
+from jadam._optimizers.lion import scale_by_lion as scale_by_lion
+from jadam._optimizers.lamb import scale_by_trust_ratio as scale_by_trust_ratio
+from jadam._optimizers.adafactor import scale_by_adafactor as scale_by_adafactor
+from jadam._optimizers.adafactor import scale_by_factored_rms as scale_by_factored_rms
+from jadam._optimizers.adam_mini import scale_by_adam_mini as scale_by_adam_mini
+from jadam._optimizers.prodigy import scale_by_prodigy as scale_by_prodigy
+from jadam._optimizers.muon import scale_by_muon as scale_by_muon
+from jadam._optimizers.soap import scale_by_soap as scale_by_soap
 
 # Combinators: which rules, in which order, on which parameters, stored how
 from jadam._transformation import chain as chain
@@ -28,12 +84,16 @@ from jadam._groups import freeze as freeze
 from jadam._masks import match as match
 from jadam._masks import ndim_at_least as ndim_at_least
 from jadam._precision import with_precision as with_precision
+from jadam._cautious import cautious as cautious
+from jadam._weight_decay import cautious_weight_decay as cautious_weight_decay
+from jadam._schedule_free import schedule_free as schedule_free
 
 # Steps and states
 from jadam._transformation import GradientTransformation as GradientTransformation
 from jadam._transformation import apply_updates as apply_updates
 from jadam._state import OptState as OptState
 from jadam._state import hyperparams as hyperparams
+from jadam._schedule_free import schedule_free_params as schedule_free_params
 from jadam._describe import describe as describe
 from jadam._sharding import state_shardings as state_shardings
 

@@ -7,7 +7,7 @@ Per leaf, `run_rules` decodes the parameter and its slots, runs the rules in ord
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -17,18 +17,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jadam._hyperparams import driven, evaluated, scheduled
 from jadam._layout import Layout, scalar_like
-from jadam._leaf import StateMismatch, run_rules
+from jadam._leaf import StateMismatch, needs_params, run_rules
 from jadam._part import Opaque, Part, keys, slot_codec
-from jadam._rule import Context, DecayRate, Driven, HyperField, Rule
+from jadam._rule import Context, Rule
 from jadam._state import OptState
 from jadam._storage import decode
 from jadam._tree import PyTree, arrays, difference, is_array, is_trained, quoted
-
-
-@functools.partial(jax.jit, static_argnames=("schedule", "hyper", "dtype"))
-def _scheduled(schedule: Callable[[Any], Any], hyper: HyperField, dtype: Any, count: Array) -> Array:
-    return jnp.asarray(hyper.store(schedule(count)), dtype)
 
 
 def init(where: str, parts: Sequence[Part], params: PyTree) -> OptState:
@@ -45,11 +41,12 @@ def init(where: str, parts: Sequence[Part], params: PyTree) -> OptState:
         hypers = {}
         for hyper in part.hypers:
             value = getattr(part.rule, hyper.name)
-            value = _scheduled(value, hyper, layout.dtype, np.int32(0)) if callable(value) else hyper.store(value)
+            value = scheduled(value, hyper, layout.dtype, np.int32(0)) if callable(value) else hyper.store(value)
             hypers[hyper.stored] = scalar(value, layout.dtype)
         columns: dict[str, dict[int, Any]] = {}
+        rules = part.rules(layout.leaves)
         for i in chosen:
-            for slot, value in part.rule.init(decode(jnp.asarray(values[i]))).items():
+            for slot, value in rules[i].init(decode(jnp.asarray(values[i]))).items():
                 columns.setdefault(slot, {})[i] = slot_codec(part.storage, slot).encode(value, values[i].dtype)
         slots = {slot: layout.tree(column) for slot, column in columns.items()}
         scalars = {name: scalar(value, layout.dtype) for name, value in part.rule.scalars().items()}
@@ -70,7 +67,7 @@ def update(
 ) -> tuple[PyTree, OptState]:
     """One step, compiled: the updates, or the new parameters if `apply`, and the new state."""
     check_is_state(where, "second", state)
-    state = _driven(parts, state)
+    state = driven(parts, state)
     updates = arrays(where, "the gradient tree", updates)
     params = arrays(where, "params", params)
     traced = {name: value for name, value in extra.items() if all(map(is_array, jax.tree.leaves(value)))}
@@ -85,19 +82,6 @@ def check_is_state(where: str, place: str, state: Any) -> None:
         raise TypeError(f"{where}: the {place} argument is a {type(state).__name__}, not the state that init gave{order}.")
 
 
-def _driven(parts: Sequence[Part], state: OptState) -> OptState:
-    """The state with the hyperparameters that arrays drive, as in a transformation that is built anew inside `jit`."""
-    given: dict[str, dict[str, Array]] = {}
-    for key, part in zip(keys(parts), parts, strict=True):
-        for hyper in part.hypers:
-            value, old = getattr(part.rule, hyper.name), state.hyperparams.get(key, {}).get(hyper.stored)
-            if isinstance(value, Driven) and old is not None:
-                given.setdefault(key, {})[hyper.stored] = jnp.asarray(hyper.store(value), old.dtype)
-    if not given:
-        return state
-    return state._replace(hyperparams={key: own | given.get(key, {}) for key, own in state.hyperparams.items()})
-
-
 @functools.partial(jax.jit, static_argnames=("where", "parts", "apply", "static"))
 def _update(
     where: str,
@@ -109,10 +93,8 @@ def _update(
     params: PyTree,
     traced: dict[str, Any],
 ) -> tuple[PyTree, OptState]:
-    step = _Step(where, updates, state, params, traced | dict(static))
-    named = dict(zip(keys(parts), parts, strict=True))
-    step.check_state(named)
-    for key, part in named.items():
+    step = _Step(where, dict(zip(keys(parts), parts, strict=True)), updates, state, params, traced | dict(static))
+    for key, part in step.parts.items():
         if isinstance(part.rule, Opaque):
             step.run_opaque(key, part, part.rule)
         else:
@@ -126,6 +108,7 @@ class _Ready:
 
     key: str
     part: Part
+    rules: list[Any]  # by leaf
     h: dict[str, Any]
     slots: dict[int, dict[str, Any]]  # by leaf
 
@@ -133,14 +116,23 @@ class _Ready:
 class _Step:
     """One update of a tree: rules wait in `pending` until something needs the updates that they make."""
 
-    def __init__(self, where: str, updates: PyTree, state: OptState, params: PyTree, extra: dict[str, Any]):
-        self.where, self.state, self.extra = where, state, extra
+    def __init__(
+        self,
+        where: str,
+        parts: dict[str, Part],
+        updates: PyTree,
+        state: OptState,
+        params: PyTree,
+        extra: dict[str, Any],
+    ):
+        self.where, self.parts, self.state, self.extra = where, parts, state, extra
         self.layout = Layout.of(updates if params is None else params)
         self.params = None if params is None else self.layout.leaves.values
         self.given = self._gradients(updates)
         self.updates = {i: self.given[i] for i in self.layout.trained}
         self.pending: list[_Ready] = []
-        self.hyperparams: dict[str, dict[str, Array]] = {}
+        self._check_state()
+        self.hyperparams = evaluated(parts, state)
         self.slots: dict[str, Any] = {}
         self.scalars: dict[str, dict[str, Array]] = {}
 
@@ -170,28 +162,21 @@ class _Step:
                 )
         return gradients
 
-    def check_state(self, parts: Mapping[str, Part]) -> None:
-        expected = {key: {hyper.stored for hyper in part.hypers} for key, part in parts.items() if part.hypers}
+    def _check_state(self) -> None:
+        expected = {key: {hyper.stored for hyper in part.hypers} for key, part in self.parts.items() if part.hypers}
         found = {key: set(values) for key, values in self.state.hyperparams.items()}
-        strange = set(self.state.slots) - set(parts)
+        strange = set(self.state.slots) - set(self.parts)
         if expected != found or strange:
             raise ValueError(
                 f"{self.where}: the state belongs to another transformation: it is of "
                 f"{', '.join(sorted(set(found) | set(self.state.slots))) or 'no rules'}, this one of "
-                f"{', '.join(parts) or 'no rules'}. Use the state that this transformation's init gave."
+                f"{', '.join(self.parts) or 'no rules'}. Use the state that this transformation's init gave."
             )
 
     def prepare(self, key: str, part: Part, rule: Rule) -> None:
-        """Evaluates the hyperparameters and constants of a rule, and lets it wait for the leaves."""
+        """Computes the constants of a rule, and lets it wait for the leaves."""
         count, dtype = self.state.count, self.layout.dtype
-        stored = self.state.hyperparams.get(key, {})
-        values, h = {}, {}
-        for hyper in part.hypers:
-            value, given = stored[hyper.stored], getattr(rule, hyper.name)
-            if callable(given):
-                value = _scheduled(given, hyper, value.dtype, count)
-            values[hyper.stored] = value
-            h[hyper.name] = DecayRate(value) if hyper.allowed.complement else value
+        h = part.readable(self.hyperparams.get(key, {}))
         chosen = self.layout.selected(self.where, part)
         slots = self._read_slots(key, chosen)
         context = Context(
@@ -201,15 +186,27 @@ class _Step:
             scalars=self.state.scalars.get(key, {}),
             extra=self.extra,
             read_updates=lambda: self._read_updates(chosen),
-            read_params=lambda: [self.params[i] for i in chosen] if self.params is not None else [],
+            read_params=lambda: self._read_params(rule, chosen),
             read_slot=lambda slot: [slot_codec(part.storage, slot).decode(slots[i][slot]) for i in chosen],
+            read_learning_rate=lambda: self._learning_rate(key, rule, chosen),
         )
         constants = rule.prepare(context)
-        if values:
-            self.hyperparams[key] = values
         if scalars := {name: jnp.asarray(constants[name], dtype) for name in rule.scalars()}:
             self.scalars[key] = scalars
-        self.pending.append(_Ready(key, part, h | constants, slots))
+        self.pending.append(_Ready(key, part, part.rules(self.layout.leaves), h | constants, slots))
+
+    def _learning_rate(self, key: str, rule: Rule, chosen: list[int]) -> Array:
+        """The learning rate that scales what a rule does to its leaves: the next one in the chain, else the last before."""
+        names = list(self.parts)
+        at = names.index(key)
+        for name in (*names[at:], *reversed(names[:at])):
+            rate = self.hyperparams.get(name, {}).get("learning_rate")
+            if rate is not None and set(chosen) <= set(self.layout.selected(self.where, self.parts[name])):
+                return rate
+        raise ValueError(
+            f"{self.where}: {rule.block} needs the learning rate, and none is in the chain; write "
+            f"chain({rule.block}(...), scale_by_learning_rate(...))."
+        )
 
     def _read_slots(self, key: str, chosen: list[int]) -> dict[int, dict[str, Any]]:
         treedef = self.layout.leaves.treedef
@@ -220,16 +217,18 @@ class _Step:
                 f"{self.where}: the state of {key} has another structure than the parameters: it was made for "
                 "other ones. Call init with these."
             ) from None
-        for slot, column in columns.items():
-            if missing := [i for i in chosen if column[i] is None]:
-                raise self._mismatch(missing[0], f"{key} has no {slot}")
-        return {i: {slot: column[i] for slot, column in columns.items()} for i in chosen}
+        return {i: {slot: column[i] for slot, column in columns.items() if column[i] is not None} for i in chosen}
 
     def _mismatch(self, i: int, words: str) -> ValueError:
         return ValueError(
             f"{self.where}: the state does not fit the parameter at {quoted(self.layout.leaves.paths[i])}: {words}. "
             "It was made for other parameters or with another mask; call init with these."
         )
+
+    def _read_params(self, rule: Rule, chosen: list[int]) -> list[Array]:
+        if self.params is None:
+            raise ValueError(needs_params(self.where, rule))
+        return [self.params[i] for i in chosen]
 
     def _read_updates(self, chosen: list[int]) -> list[Array]:
         self.flush("between")
@@ -242,7 +241,8 @@ class _Step:
             if not ready and mode == "between":
                 continue
             p = None if self.params is None else self.params[i]
-            rules = tuple((one.part.rule, one.part.storage) for one in ready)
+            rules = tuple((one.rules[i], one.part.storage) for one in ready)
+            gradient = self.given[i] if any(rule.reads_gradient for rule, _ in rules) else None
             try:
                 self.updates[i], slots = run_rules(
                     self.where,
@@ -252,6 +252,7 @@ class _Step:
                     [one.slots[i] for one in ready],
                     p,
                     [one.h for one in ready],
+                    gradient,
                 )
             except StateMismatch as error:
                 raise self._mismatch(i, str(error)) from None
@@ -260,7 +261,7 @@ class _Step:
         for one in self.pending:
             names = self.state.slots.get(one.key, {})
             if names:
-                columns = {slot: {i: own[slot] for i, own in one.slots.items()} for slot in names}
+                columns = {slot: {i: own[slot] for i, own in one.slots.items() if slot in own} for slot in names}
                 self.slots[one.key] = {slot: self.layout.tree(column) for slot, column in columns.items()}
         self.pending = []
 

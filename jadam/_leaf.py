@@ -29,6 +29,7 @@ def run_rules(
     slots: list[dict[str, Any]],
     p: Array | None,
     hs: list[dict[str, Any]],
+    gradient: Array | None,
 ) -> tuple[Array, list[dict[str, Any]]]:
     """The rules on one array. The result is the update for the next rules ("between") or for the caller ("update"), or
     the new parameter ("step").
@@ -43,6 +44,8 @@ def run_rules(
         _check_slots(rule, storage, like, stored)
         own = {slot: codec(slot).decode(value) for slot, value in stored.items()}
         values = SimpleNamespace(**jax.tree.map(lambda x: cast(x, dtype), h))
+        if rule.reads_gradient and gradient is not None:
+            values.gradient = cast(decode(gradient), dtype)
         before = _shapes(g, own)
         with jax.named_scope(rule.block):
             out, own = rule.update(_bounded(g) if own else g, own, param, values)
@@ -92,13 +95,15 @@ def _bounded(g: Array) -> Array:
     return lax.select(lax.is_finite(g), lax.clamp(-limit, g, limit), g)
 
 
+def needs_params(where: str, rule: Rule) -> str:
+    return f"{where}: {rule.block} needs the parameters; call update(grads, state, params), not update(grads, state)."
+
+
 class _NoParams:
     """Stands for the parameter where `update` got none; any use of it says so."""
 
     def __init__(self, where: str, rule: Rule):
-        self._words = (
-            f"{where}: {rule.block} needs the parameters; call update(grads, state, params), not update(grads, state)."
-        )
+        self._words = needs_params(where, rule)
 
     def _refuse(self, *_: Any) -> Any:
         raise ValueError(self._words)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import jax.numpy as jnp
 from jax import Array
 
-from jadam._rule import Hyper, NonNegative, Rule, Slots
+from jadam._rule import Context, Count, Hyper, NonNegative, Rule, Slots
 from jadam._schedules.schedule import ScheduleLike
 from jadam._transformation import GradientTransformation, block, chain
 
@@ -40,6 +41,36 @@ class ScaleByLearningRate(Rule):
 
 scale = block(Scale)
 scale_by_learning_rate = block(ScaleByLearningRate)
+
+
+def peak_of(learning_rate: Any) -> float | None:
+    """The highest value of a learning rate: the number, or the `peak_value` of a schedule that has one."""
+    if callable(learning_rate):
+        return getattr(learning_rate, "peak_value", None)
+    try:
+        return float(learning_rate)
+    except (TypeError, ValueError):  # a tracer, or what `scale_by_learning_rate` will refuse
+        return None
+
+
+@dataclass(frozen=True, repr=False)
+class HoldFirst(Rule):
+    """Gives zero updates for the first `steps` steps, while the rules before it collect what they need.
+
+    Args:
+        steps: how many, >= 1.
+    """
+
+    steps: Count = 1
+
+    def prepare(self, context: Context) -> dict[str, Array]:
+        return {"held": context.count < self.steps}
+
+    def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
+        return jnp.where(h.held > 0, jnp.zeros_like(g), g), slots
+
+
+hold_first = block(HoldFirst)
 
 
 def scale_by_schedule(step_size_fn: ScheduleLike) -> GradientTransformation:

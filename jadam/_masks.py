@@ -86,13 +86,14 @@ class PerLeaf:
     """A tree of static values, or a function of the parameters that gives one, read leaf by leaf; hashable."""
 
     tree: tuple[tuple[Any, ...], Any] | Callable[[PyTree], PyTree]
+    is_leaf: Callable[[Any], bool] | None = None
 
     @classmethod
-    def of(cls, tree: PyTree) -> PerLeaf:
+    def of(cls, tree: PyTree, is_leaf: Callable[[Any], bool] | None = None) -> PerLeaf:
         if callable(tree):
-            return cls(tree)
-        values, treedef = jax.tree.flatten(tree)
-        return cls((tuple(values), treedef))
+            return cls(tree, is_leaf)
+        values, treedef = jax.tree.flatten(tree, is_leaf)
+        return cls((tuple(values), treedef), is_leaf)
 
     def read(self, leaves: Leaves, what: str) -> list[Any]:
         """The value for each leaf; the tree may be a prefix of the parameters'."""
@@ -103,7 +104,8 @@ class PerLeaf:
         params = leaves.treedef.unflatten(range(len(leaves.values)))
         values: list[Any] = []
         try:
-            jax.tree.map(lambda value, below: values.extend([value] * len(jax.tree.leaves(below))), tree, params)
+            spread = lambda value, below: values.extend([value] * len(jax.tree.leaves(below)))  # noqa: E731
+            jax.tree.map(spread, tree, params, is_leaf=self.is_leaf)
         except ValueError as error:
             raise ValueError(f"{what} does not fit the parameters: {error}") from None
         if len(values) != len(leaves.values):

@@ -6,14 +6,17 @@ import copy
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jadam._masks import EVERYTHING, Mask
-from jadam._rule import HyperField, Rule, hyper_fields
+from jax import Array
+
+from jadam._masks import EVERYTHING, Mask, PerLeaf
+from jadam._rule import DecayRate, HyperField, Rule, hyper_fields
 from jadam._state import numbered
 from jadam._storage import SLOT_STORAGE, SlotStorage
+from jadam._tree import Leaves
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,27 @@ class Part:
     @property
     def hypers(self) -> tuple[HyperField, ...]:
         return () if isinstance(self.rule, Opaque) else hyper_fields(type(self.rule))
+
+    def readable(self, values: Mapping[str, Array]) -> dict[str, Any]:
+        """Hyperparameters as the rule reads them in `h`, from those in the state."""
+        stored = {hyper.name: (hyper.allowed.complement, values[hyper.stored]) for hyper in self.hypers}
+        return {name: DecayRate(value) if complement else value for name, (complement, value) in stored.items()}
+
+    def rules(self, leaves: Leaves) -> list[Any]:
+        """The rule for each leaf. An option that is a mask, or given leaf by leaf, has there the value of the leaf."""
+        own: dict[str, list[Any]] = {}
+        for name, value in vars(self.rule).items():
+            if isinstance(value, Mask):
+                own[name] = value.select(leaves)
+            elif isinstance(value, PerLeaf):
+                own[name] = value.read(leaves, f"{self.rule.key}: {name}")
+        if not own:
+            return [self.rule] * len(leaves.values)
+        rules = [copy.copy(self.rule) for _ in leaves.values]
+        for name, column in own.items():
+            for rule, value in zip(rules, column, strict=True):
+                object.__setattr__(rule, name, value)
+        return rules
 
     @functools.cached_property
     def structure(self) -> Part:

@@ -36,6 +36,21 @@ class Range:
     complement: bool = False  # kept in the state as 1 - value, computed from the Python double
 
 
+@dataclass(frozen=True)
+class Option:
+    """What a static option may be, and the words for it; None is always allowed where it is the default."""
+
+    words: str
+    holds: Callable[[Any], bool]
+
+
+Count = Annotated[int, Option("an integer >= 1", lambda x: isinstance(x, int) and x >= 1)]
+"""A static number of steps, axes or blocks."""
+FixedNonNegative = Annotated[float, Option("a finite number >= 0", lambda x: 0 <= x < math.inf)]
+"""A static number that is never negative: for what `init` needs, which sees no hyperparameters."""
+FixedPositive = Annotated[float, Option("a finite number > 0", lambda x: 0 < x < math.inf)]
+"""A static number above zero."""
+
 _Value = float | Array | Callable[[Array], Any]
 
 Hyper = Annotated[_Value, Range("a finite number", math.isfinite)]
@@ -91,6 +106,7 @@ class Context:
         read_updates: gives the updates that reach this rule, as stored; runs the rules before it.
         read_params: gives the parameters this rule acts on, as stored.
         read_slot: gives a slot of this rule by name.
+        read_learning_rate: gives the learning rate of this rule's parameters.
     """
 
     h: Any
@@ -101,6 +117,16 @@ class Context:
     read_updates: Callable[[], list[Array]]
     read_params: Callable[[], list[Array]]
     read_slot: Callable[[str], list[Array]]
+    read_learning_rate: Callable[[], Array]
+
+    @property
+    def learning_rate(self) -> Array:
+        """The learning rate that this rule's parameters have at this step: the next one in the chain, else the last before.
+
+        Raises:
+            ValueError: the chain has none that acts on all of them.
+        """
+        return self.read_learning_rate()
 
     @property
     def updates(self) -> list[Array]:
@@ -109,7 +135,11 @@ class Context:
 
     @property
     def params(self) -> list[Array]:
-        """The parameters this rule acts on, in the order of `updates`; empty if `tx.update` was called without."""
+        """The parameters this rule acts on, in the order of `updates`.
+
+        Raises:
+            ValueError: `tx.update` was called without them.
+        """
         return [decode(p) for p in self.read_params()]
 
     def slot(self, name: str) -> list[Array]:
@@ -138,6 +168,9 @@ class Rule(ABC):
     elementwise: ClassVar[bool] = True
     """Whether every element is treated alone. Only then can it act on complex parameters, as pairs of real numbers."""
 
+    reads_gradient: ClassVar[bool] = False
+    """Whether `update` finds in `h.gradient` the gradient as it came, before the rules ahead of this one."""
+
     def init(self, p: Array) -> Slots:
         """Slots of one parameter `p`, arrays by name."""
         return {}
@@ -146,7 +179,7 @@ class Rule(ABC):
         """Scalars that `prepare` keeps from step to step, with their first values."""
         return {}
 
-    def prepare(self, context: Context) -> dict[str, Array]:
+    def prepare(self, context: Context) -> dict[str, Any]:
         """Constants of a step, computed once before the leaves; `update` finds them in `h` under these names.
 
         Those with a name that `scalars` has are kept for the next step.
@@ -162,6 +195,14 @@ class Rule(ABC):
             value = getattr(self, hyper.name)
             where = f"{public_caller(self.block)}({hyper.name}={value!r})"
             object.__setattr__(self, hyper.name, hyper.check(where, value))
+        for name, option in _options(type(self)):
+            value = getattr(self, name)
+            try:
+                allowed = value is None or option.holds(value)
+            except TypeError:
+                allowed = False
+            if not allowed:
+                raise ValueError(f"{public_caller(self.block)}({name}={value!r}): {name} must be {option.words}.")
 
     @property
     def block(self) -> str:
@@ -239,9 +280,28 @@ class HyperField:
 @functools.cache
 def hyper_fields(rule: type[Rule]) -> tuple[HyperField, ...]:
     """The hyperparameters of a rule, in the order of its fields."""
+    return tuple(HyperField(name, note) for name, note in _notes(rule) if isinstance(note, Range))
+
+
+@functools.cache
+def _options(rule: type[Rule]) -> tuple[tuple[str, Option], ...]:
+    """The static options of a rule that are checked."""
+    return tuple((name, note) for name, note in _notes(rule) if isinstance(note, Option))
+
+
+def _notes(rule: type[Rule]) -> list[tuple[str, Any]]:
+    """What the annotations of a rule's fields say beyond the type; of a `Literal`, its choices."""
     hints = typing.get_type_hints(rule, include_extras=True)
-    notes = [(f.name, note) for f in dataclasses.fields(rule) for note in getattr(hints[f.name], "__metadata__", ())]
-    return tuple(HyperField(name, note) for name, note in notes if isinstance(note, Range))
+    found = []
+    for field in dataclasses.fields(rule):
+        hint = hints[field.name]
+        for part in (hint, *typing.get_args(hint)):  # `X | None` too
+            found += [(field.name, note) for note in getattr(part, "__metadata__", ())]
+            if typing.get_origin(part) is typing.Literal:
+                choices = typing.get_args(part)
+                words = " or ".join(filter(None, [", ".join(map(repr, choices[:-1])), repr(choices[-1])]))
+                found.append((field.name, Option(words, choices.__contains__)))
+    return found
 
 
 def public_caller(default: str) -> str:

@@ -10,11 +10,11 @@ LAYERS = [
     {"_tree", "_schedules", "_storage"},
     {"_masks", "_norm", "_state"},
     {"_rule"},
-    {"_part", "_leaf", "_layout"},
+    {"_part", "_leaf", "_layout", "_hyperparams"},
     {"_engine"},
     {"_transformation"},
     {"_groups"},
-    {"_learning_rate", "_weight_decay", "_clipping", "_precision", "_sharding", "_describe"},
+    {"_learning_rate", "_weight_decay", "_clipping", "_precision", "_sharding", "_describe", "_cautious", "_schedule_free"},
     {"_optimizers"},
     {"__init__"},
 ]

@@ -8,15 +8,33 @@ from typing import Any, Literal
 import jax.numpy as jnp
 from jax import Array
 
-from jadam._learning_rate import scale_by_learning_rate
+from jadam._learning_rate import peak_of, scale_by_learning_rate
 from jadam._masks import MaskLike
-from jadam._rule import Context, Decay, NonNegative, Rule, Slots, debias, ema, public_caller, zeros
+from jadam._rule import Context, Decay, NonNegative, Rule, Slots, debias, ema, zeros
 from jadam._transformation import GradientTransformation, block, chain
-from jadam._weight_decay import add_decayed_weights
+from jadam._weight_decay import DecayScale, add_decayed_weights
+
+EpsForm = Literal["standard", "eps_hat"]
 
 
 @dataclass(frozen=True, repr=False)
-class ScaleByAdam(Rule):
+class Moments(Rule):
+    """What Adam and its kin keep: the average of the gradients, that of their squares, and the bias corrections of both."""
+
+    b1: Decay = 0.9
+    b2: Decay = 0.999
+    eps: NonNegative = 1e-8
+
+    def init(self, p: Array) -> Slots:
+        return {"mu": zeros(p), "nu": zeros(p)}
+
+    def prepare(self, context: Context) -> dict[str, Any]:
+        h, t = context.h, context.t
+        return {"mu_scale": 1 / debias(h.b1, t), "nu_scale": 1 / debias(h.b2, t)}
+
+
+@dataclass(frozen=True, repr=False)
+class ScaleByAdam(Moments):
     """Divides an average of the gradients by the root of an average of their squares: `u = mhat / (sqrt(vhat) + eps)`.
 
     `m = b1 m + (1-b1) g`, `v = b2 v + (1-b2) g^2`, `mhat = m / (1-b1^t)`, `vhat = v / (1-b2^t)`.
@@ -26,22 +44,20 @@ class ScaleByAdam(Rule):
         b2: decay of the average of squares, in [0, 1).
         eps: added to the root, >= 0.
         eps_root: added under the root, >= 0; above zero, the update can be differentiated at a gradient of zero.
+        eps_form: "standard", or "eps_hat" for the paper's efficient form, in which eps is added to `sqrt(v)`.
 
     Reference:
-        Kingma & Ba 2015, Algorithm 1, arXiv:1412.6980.
+        Kingma & Ba 2015, Algorithm 1, and section 2 for the efficient form, arXiv:1412.6980.
     """
 
-    b1: Decay = 0.9
-    b2: Decay = 0.999
-    eps: NonNegative = 1e-8
     eps_root: NonNegative = 0.0
+    eps_form: EpsForm = "standard"
 
-    def init(self, p: Array) -> Slots:
-        return {"mu": zeros(p), "nu": zeros(p)}
-
-    def prepare(self, context: Context) -> dict[str, Array]:
-        h, t = context.h, context.t
-        return {"mu_scale": 1 / debias(h.b1, t), "nu_scale": 1 / debias(h.b2, t)}
+    def prepare(self, context: Context) -> dict[str, Any]:
+        constants = super().prepare(context)
+        if self.eps_form == "eps_hat":
+            constants["eps"] = context.h.eps * jnp.sqrt(constants["nu_scale"])
+        return constants
 
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
         m = ema(slots["mu"], g, h.b1)
@@ -59,6 +75,7 @@ def adam(
     b2: Decay = 0.999,
     eps: NonNegative = 1e-8,
     eps_root: NonNegative = 0.0,
+    eps_form: EpsForm = "standard",
 ) -> GradientTransformation:
     """Adam: `p = p - learning_rate mhat / (sqrt(vhat) + eps)`, as in the paper and in torch.
 
@@ -68,11 +85,12 @@ def adam(
         b2: decay of the average of squares, in [0, 1).
         eps: added to the root, >= 0.
         eps_root: added under the root, >= 0.
+        eps_form: "standard", or "eps_hat" for the paper's efficient form, in which eps is added to `sqrt(v)`.
 
     Reference:
         Kingma & Ba 2015, Algorithm 1, arXiv:1412.6980.
     """
-    return chain(scale_by_adam(b1, b2, eps, eps_root), scale_by_learning_rate(learning_rate))
+    return chain(scale_by_adam(b1, b2, eps, eps_root, eps_form), scale_by_learning_rate(learning_rate))
 
 
 def adamw(
@@ -82,9 +100,10 @@ def adamw(
     b2: Decay = 0.999,
     eps: NonNegative = 1e-8,
     eps_root: NonNegative = 0.0,
+    eps_form: EpsForm = "standard",
     weight_decay: NonNegative = 1e-2,
     mask: MaskLike = None,
-    decay: Literal["decoupled", "independent"] = "decoupled",
+    decay: DecayScale = "decoupled",
     peak_learning_rate: float | None = None,
 ) -> GradientTransformation:
     """Adam with decoupled weight decay: `p = p - learning_rate (mhat / (sqrt(vhat) + eps) + weight_decay p)`, as in torch.
@@ -95,29 +114,25 @@ def adamw(
         b2: decay of the average of squares, in [0, 1).
         eps: added to the root, >= 0.
         eps_root: added under the root, >= 0.
+        eps_form: "standard", or "eps_hat" for Adam's efficient form, in which eps is added to `sqrt(v)`.
         weight_decay: a number >= 0 or a schedule; 1e-2 as in torch (optax has 1e-4).
         mask: which parameters decay; None is all of them.
         decay: "decoupled" multiplies by the learning rate, as torch does; "independent" by the learning rate divided by its
-            peak, so that tuning one leaves the other as it is (`weight_decay` is then some 1e-5 to 1e-3).
-        peak_learning_rate: the peak (> 0) for "independent"; by default the number, or the schedule's `peak_value`.
+            peak, so that tuning one leaves the other as it is (`weight_decay` is then some 1e-5 to 1e-3); "corrected" by
+            its square divided by its peak, which keeps the norms of gradients level as the learning rate falls (AdamC).
+        peak_learning_rate: the peak (> 0) for "independent" and "corrected"; by default the number, or the schedule's
+            `peak_value`.
 
     Raises:
-        ValueError: an unknown `decay`, or "independent" with a schedule that has no `peak_value`.
+        ValueError: an unknown `decay`, or one that needs a peak with a schedule that has no `peak_value`.
 
     Reference:
-        Loshchilov & Hutter 2019, Algorithm 2, arXiv:1711.05101.
+        Loshchilov & Hutter 2019, Algorithm 2, arXiv:1711.05101; AdamC: Defazio 2025, arXiv:2506.02285.
     """
-    if decay not in ("decoupled", "independent"):
-        raise ValueError(f"{public_caller('adamw')}(decay={decay!r}): decay must be 'decoupled' or 'independent'.")
-    peak: Any = 1.0 if decay == "decoupled" else peak_learning_rate
-    if peak is None:
-        peak = getattr(learning_rate, "peak_value", None) if callable(learning_rate) else learning_rate
-        if peak is None:
-            raise ValueError(
-                f"{public_caller('adamw')}(decay='independent'): the schedule has no peak_value; give peak_learning_rate."
-            )
+    if decay != "decoupled" and peak_learning_rate is None:
+        peak_learning_rate = peak_of(learning_rate)
     return chain(
-        scale_by_adam(b1, b2, eps, eps_root),
-        add_decayed_weights(weight_decay, mask, peak_learning_rate=peak),
+        scale_by_adam(b1, b2, eps, eps_root, eps_form),
+        add_decayed_weights(weight_decay, mask, decay=decay, peak_learning_rate=peak_learning_rate),
         scale_by_learning_rate(learning_rate),
     )

@@ -1,0 +1,68 @@
+"""Cautious updates: only where the direction agrees with the gradient."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import jax.numpy as jnp
+from jax import Array
+
+from jadam._learning_rate import ScaleByLearningRate
+from jadam._part import Opaque, Part
+from jadam._rule import FixedPositive, Rule, Slots, public_caller
+from jadam._transformation import GradientTransformation
+
+
+@dataclass(frozen=True, repr=False)
+class CautiousMask(Rule):
+    """Keeps the update where it has the sign of the gradient, scaled up for what is lost: `u mask / max(mean(mask), floor)`."""
+
+    floor: FixedPositive = 1e-3
+    elementwise: ClassVar[bool] = False
+    reads_gradient: ClassVar[bool] = True
+
+    def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
+        agrees = jnp.where(jnp.sign(g) * jnp.sign(h.gradient) > 0, 1.0, 0.0) + 0 * g
+        return g * agrees / jnp.maximum(agrees.mean(), self.floor), slots
+
+
+def cautious(tx: GradientTransformation) -> GradientTransformation:
+    """The same transformation with its direction masked: no element moves against its present gradient.
+
+    The mask stands behind the last rule that keeps slots, before weight decay and learning rate. The update is
+    `u mask / max(mean(mask), 1e-3)`, with the mean over each array.
+
+    Args:
+        tx: a transformation of jadam: an optimizer, or a block such as `scale_by_lion()`.
+
+    Raises:
+        TypeError: `tx` has a transformation from elsewhere in it.
+
+    Reference:
+        Liang et al. 2024, Algorithm 1, arXiv:2411.16085.
+
+    Example:
+        >>> import jadam
+        >>> jadam.cautious(jadam.adamw(1e-3))
+        chain(scale_by_adam(...), cautious_mask(floor=0.001), add_decayed_weights(...), scale_by_learning_rate(...))
+    """
+    parts: list[Part] = []
+    segment: list[Part] = []  # up to a learning rate: an optimizer, of which a partition has several
+    for part in tx.parts:
+        if isinstance(part.rule, Opaque):
+            raise TypeError(f"cautious: {part.rule!r} is no transformation of jadam.")
+        segment.append(part)
+        if isinstance(part.rule, ScaleByLearningRate):
+            parts += _masked_direction(segment)
+            segment = []
+    if not parts:
+        parts, segment = _masked_direction(segment), []
+    return GradientTransformation((*parts, *segment), public_caller("cautious"))
+
+
+def _masked_direction(segment: list[Part]) -> list[Part]:
+    keeping = [number for number, part in enumerate(segment) if type(part.rule).init is not Rule.init]
+    at = keeping[-1] if keeping else 0
+    mask = replace(segment[at], rule=CautiousMask(), storage=())
+    return [*segment[: at + 1], mask, *segment[at + 1 :]] if keeping else [mask, *segment]

@@ -1,0 +1,208 @@
+"""Adafactor: second moments of matrices as rows and columns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import jax.numpy as jnp
+from jax import Array
+
+from jadam._clipping import clip_by_block_rms
+from jadam._learning_rate import scale_by_learning_rate
+from jadam._masks import MaskLike
+from jadam._norm import scaled_norm
+from jadam._rule import Context, Decay, DecayRate, FixedNonNegative, Hyper, NonNegative, Positive, Rule, Slots, ema, zeros
+from jadam._transformation import GradientTransformation, block, chain, identity
+from jadam._weight_decay import add_decayed_weights
+
+
+@dataclass(frozen=True, repr=False)
+class ScaleByAdafactor(Rule):
+    """Divides gradients by the root of a second moment that matrices keep as the means of its rows and columns.
+
+    The average has the weight `t^beta2_decay` for the newest square. `u = g / max(sqrt(v), eps1)`, divided by
+    `max(1, RMS(u)/d)`, times `max(eps2, RMS(p)) min(1, 1/(learning_rate sqrt(t)))`.
+
+    Args:
+        beta2_decay: how the weight of a new square falls, below 0.
+        eps1: the smallest root, >= 0; None is the epsilon of the arithmetic (1.2e-7).
+        eps2: the smallest root mean square of a parameter, >= 0.
+        d: the largest root mean square of the divided gradient, > 0.
+
+    Reference:
+        Shazeer & Stern 2018, Algorithms 4 and 5, arXiv:1804.04235; the last two axes factored, as in torch.
+    """
+
+    beta2_decay: Hyper = -0.8
+    eps1: FixedNonNegative | None = None
+    eps2: NonNegative = 1e-3
+    d: Positive = 1.0
+    elementwise: ClassVar[bool] = False
+
+    def init(self, p: Array) -> Slots:
+        if p.ndim < 2:
+            return {"nu": zeros(p)}
+        return {"nu_row": zeros(p.sum(-1, keepdims=True)), "nu_col": zeros(p.sum(-2, keepdims=True))}
+
+    def prepare(self, context: Context) -> dict[str, Any]:
+        t = context.t
+        return {
+            "b2": DecayRate(t**context.h.beta2_decay),
+            "relative": jnp.minimum(1, 1 / (context.learning_rate * jnp.sqrt(t))),
+        }
+
+    def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
+        eps1 = jnp.finfo(g.dtype).eps if self.eps1 is None else self.eps1
+        if g.ndim < 2:
+            new = {"nu": ema(slots["nu"], g * g, h.b2)}
+            v = new["nu"]
+        else:
+            row = ema(slots["nu_row"], (g * g).mean(-1, keepdims=True), h.b2)
+            col = ema(slots["nu_col"], (g * g).mean(-2, keepdims=True), h.b2)
+            new = {"nu_row": row, "nu_col": col}
+            v = row / jnp.maximum(row.mean(-2, keepdims=True), eps1) * col
+        u = g / jnp.maximum(jnp.sqrt(v), eps1)
+        u = u / jnp.maximum(1, scaled_norm(u, mean=True) / h.d)
+        return u * jnp.maximum(h.eps2, scaled_norm(p, mean=True)) * h.relative, new
+
+
+@dataclass(frozen=True, repr=False)
+class ScaleByFactoredRms(Rule):
+    """Divides gradients by the root of a second moment, kept as means along the two largest axes if both are long enough.
+
+    The average has decay `min(beta2_cap, 1 - t^-decay_rate)`, and is of `g^2 + eps`.
+
+    Args:
+        decay_rate: how fast the decay rises, > 0.
+        beta2_cap: the largest decay, in [0, 1).
+        eps: added to squares, >= 0.
+        min_dim_size_to_factor: from which length of the second largest axis on a second moment is factored.
+
+    Reference:
+        Shazeer & Stern 2018, Algorithm 4, arXiv:1804.04235; Zhai et al. 2022, section 3.4, arXiv:2106.04560.
+    """
+
+    decay_rate: Positive = 0.8
+    beta2_cap: Decay = 0.999
+    eps: NonNegative = 1e-30
+    min_dim_size_to_factor: int = 32
+    elementwise: ClassVar[bool] = False
+
+    def _axes(self, shape: tuple[int, ...]) -> tuple[int, int] | None:
+        """The largest axis and the second largest, if the second moment is factored."""
+        by_length = sorted(range(len(shape)), key=lambda axis: shape[axis])
+        if len(shape) < 2 or shape[by_length[-2]] < self.min_dim_size_to_factor:
+            return None
+        return by_length[-1], by_length[-2]
+
+    def init(self, p: Array) -> Slots:
+        axes = self._axes(p.shape)
+        if axes is None:
+            return {"nu": zeros(p)}
+        return {slot: zeros(p.sum(axis, keepdims=True)) for slot, axis in zip(("nu_row", "nu_col"), axes, strict=True)}
+
+    def prepare(self, context: Context) -> dict[str, Any]:
+        newest = context.t**-context.h.decay_rate
+        return {"b2": DecayRate(jnp.maximum(context.h.beta2_cap.complement, newest))}
+
+    def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
+        axes, squares = self._axes(g.shape), g * g + h.eps
+        if axes is None:
+            v = ema(slots["nu"], squares, h.b2)
+            return g / jnp.sqrt(v), {"nu": v}
+        row = ema(slots["nu_row"], squares.mean(axes[0], keepdims=True), h.b2)
+        col = ema(slots["nu_col"], squares.mean(axes[1], keepdims=True), h.b2)
+        relative = row / row.mean(axes[1], keepdims=True)
+        return g / jnp.sqrt(relative) / jnp.sqrt(col), {"nu_row": row, "nu_col": col}
+
+
+@dataclass(frozen=True, repr=False)
+class AverageUpdates(Rule):
+    """The average of the updates so far, from zero and without bias correction: `m = decay m + (1-decay) u`.
+
+    Args:
+        decay: of the average, in [0, 1).
+    """
+
+    decay: Decay
+
+    def init(self, p: Array) -> Slots:
+        return {"mu": zeros(p)}
+
+    def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
+        m = ema(slots["mu"], g, h.decay)
+        return m, {"mu": m}
+
+
+scale_by_adafactor = block(ScaleByAdafactor)
+scale_by_factored_rms = block(ScaleByFactoredRms)
+average_updates = block(AverageUpdates)
+
+
+def adafactor(
+    learning_rate: NonNegative,
+    *,
+    beta2_decay: Hyper = -0.8,
+    eps1: float | None = None,
+    eps2: NonNegative = 1e-3,
+    d: Positive = 1.0,
+    weight_decay: NonNegative = 0.0,
+    mask: MaskLike = None,
+) -> GradientTransformation:
+    """Adafactor, as in torch: steps relative to the root mean square of a parameter, with next to no state for matrices.
+
+    Args:
+        learning_rate: a number >= 0 or a schedule, of which `1/sqrt(t)` is used where that is smaller.
+        beta2_decay: how the weight of a new square falls, below 0.
+        eps1: the smallest root, >= 0; None is the epsilon of the arithmetic (1.2e-7).
+        eps2: the smallest root mean square of a parameter, >= 0.
+        d: the largest root mean square of the divided gradient, > 0.
+        weight_decay: a number >= 0 or a schedule.
+        mask: which parameters decay; None is all of them.
+
+    Reference:
+        Shazeer & Stern 2018, Algorithms 4 and 5, arXiv:1804.04235.
+    """
+    return chain(
+        scale_by_adafactor(beta2_decay, eps1, eps2, d),
+        add_decayed_weights(weight_decay, mask),
+        scale_by_learning_rate(learning_rate),
+    )
+
+
+def big_vision_adafactor(
+    learning_rate: NonNegative,
+    *,
+    decay_rate: Positive = 0.8,
+    beta2_cap: Decay = 0.999,
+    momentum: Decay = 0.9,
+    eps: NonNegative = 1e-30,
+    min_dim_size_to_factor: int = 32,
+    clipping_threshold: Positive | None = None,
+    weight_decay: NonNegative = 0.0,
+    mask: MaskLike = None,
+) -> GradientTransformation:
+    """Adafactor as Big Vision trains ViTs with it: momentum, a cap on `b2`, steps that do not depend on the parameter.
+
+    Args:
+        learning_rate: a number >= 0 or a schedule.
+        decay_rate: how fast the decay of the second moment rises, > 0.
+        beta2_cap: the largest decay, in [0, 1).
+        momentum: decay of the average of divided gradients, in [0, 1).
+        eps: added to squares, >= 0.
+        min_dim_size_to_factor: from which length of the second largest axis on a second moment is factored.
+        clipping_threshold: the largest root mean square of the divided gradient of an array, > 0; None for any.
+        weight_decay: a number >= 0 or a schedule.
+        mask: which parameters decay; None is all of them.
+
+    Reference:
+        Zhai et al. 2022, section 3.4, arXiv:2106.04560.
+    """
+    return chain(
+        scale_by_factored_rms(decay_rate, beta2_cap, eps, min_dim_size_to_factor),
+        identity() if clipping_threshold is None else clip_by_block_rms(clipping_threshold),
+        average_updates(momentum),
+        add_decayed_weights(weight_decay, mask),
+        scale_by_learning_rate(learning_rate),
+    )

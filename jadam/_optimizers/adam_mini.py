@@ -1,0 +1,107 @@
+"""Adam-mini: Adam with one second moment for a block of weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import jax.numpy as jnp
+from jax import Array
+
+from jadam._learning_rate import scale_by_learning_rate
+from jadam._masks import MaskLike, PerLeaf
+from jadam._optimizers.adam import Moments
+from jadam._rule import Decay, NonNegative, Slots, ema, zeros
+from jadam._transformation import GradientTransformation, block, chain
+from jadam._tree import PyTree
+from jadam._weight_decay import add_decayed_weights
+
+
+@dataclass(frozen=True, repr=False)
+class ScaleByAdamMini(Moments):
+    """Adam with the mean of the squares over a block of weights in place of each square: `v = b2 v + (1-b2) mean(g^2)`.
+
+    Args:
+        b1: decay of the average of gradients, in [0, 1).
+        b2: decay of the average of squares, in [0, 1).
+        eps: added to the root, >= 0.
+        blocks: how many blocks there are along each of the last axes, for each parameter; None for one a column of a matrix.
+
+    Reference:
+        Zhang et al. 2024, Algorithm 1, arXiv:2406.16793.
+    """
+
+    blocks: PerLeaf | tuple[int, ...] | None = None
+    elementwise: ClassVar[bool] = False
+
+    def _counts(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The number of blocks along each axis."""
+        own = self.blocks if isinstance(self.blocks, tuple) else shape[-1:] if len(shape) > 1 else ()
+        counts = (1,) * (len(shape) - len(own)) + own
+        if len(counts) != len(shape) or any(count < 1 or length % count for count, length in zip(counts, shape, strict=True)):
+            raise ValueError(f"adam_mini: blocks {own} do not divide a parameter of shape {shape}.")
+        return counts
+
+    def _mean(self, x: Array) -> Array:
+        """The mean over each block, an array with one element a block."""
+        counts = self._counts(x.shape)
+        apart = [n for count, length in zip(counts, x.shape, strict=True) for n in (count, length // count)]
+        return x.reshape(apart).mean(tuple(range(1, 2 * x.ndim, 2)))
+
+    def init(self, p: Array) -> Slots:
+        return {"mu": zeros(p), "nu": zeros(self._mean(p))}
+
+    def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
+        m, v = ema(slots["mu"], g, h.b1), ema(slots["nu"], self._mean(g * g), h.b2)
+        root = jnp.sqrt(v * h.nu_scale)
+        for axis, (count, length) in enumerate(zip(root.shape, g.shape, strict=True)):
+            if 1 < count < length:
+                root = jnp.repeat(root, length // count, axis)
+        return m * h.mu_scale / (root + h.eps), {"mu": m, "nu": v}
+
+
+scale_by_adam_mini = block(ScaleByAdamMini)
+
+
+def adam_mini(
+    learning_rate: NonNegative,
+    *,
+    b1: Decay = 0.9,
+    b2: Decay = 0.999,
+    eps: NonNegative = 1e-8,
+    weight_decay: NonNegative = 0.0,
+    mask: MaskLike = None,
+    blocks: PyTree | None = None,
+) -> GradientTransformation:
+    """Adam-mini: AdamW with one second moment for a block of weights, which halves the state.
+
+    Args:
+        learning_rate: a number >= 0 or a schedule.
+        b1: decay of the average of gradients, in [0, 1).
+        b2: decay of the average of squares, in [0, 1).
+        eps: added to the root, >= 0.
+        weight_decay: a number >= 0 or a schedule.
+        mask: which parameters decay; None is all of them.
+        blocks: a tree like the parameters, a prefix of one, or a function of the parameters that gives it, with a tuple of
+            integers for each: how many blocks there are along the last axes. `(heads,)` cuts the columns of a query kernel
+            `(in, heads * size)` into its heads, `(tokens, 1)` gives each row of an embedding its own, `()` is one block. By
+            default each index of the last axis (an output) is a block, and a vector is one.
+
+    Raises:
+        ValueError: when parameters are seen, blocks do not divide them.
+
+    Reference:
+        Zhang et al. 2024, Algorithm 1, arXiv:2406.16793.
+
+    Example:
+        >>> import jadam
+        >>> tx = jadam.adam_mini(1e-3, blocks={"embed": (1000, 1), "query": (8,), "mlp": (256,), "bias": ()})
+    """
+    chosen = None if blocks is None else PerLeaf.of(blocks, is_leaf=_is_counts)
+    return chain(
+        scale_by_adam_mini(b1, b2, eps, chosen), add_decayed_weights(weight_decay, mask), scale_by_learning_rate(learning_rate)
+    )
+
+
+def _is_counts(node: Any) -> bool:
+    return isinstance(node, tuple) and all(isinstance(count, int) for count in node)

@@ -1,0 +1,91 @@
+"""Adan: Adam with a Nesterov momentum of differences."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+from jax import Array
+
+from jadam._learning_rate import scale_by_learning_rate
+from jadam._masks import MaskLike
+from jadam._rule import Context, Decay, NonNegative, Rule, Slots, debias, ema, zeros
+from jadam._transformation import GradientTransformation, block, chain
+from jadam._weight_decay import add_decayed_weights, decay_after_step
+
+
+@dataclass(frozen=True, repr=False)
+class ScaleByAdan(Rule):
+    """Averages of gradients, of their differences and of squares of both: `u = (mhat + b2 what) / (sqrt(nhat) + eps)`.
+
+    `d = g - previous g` (0 at first), `m = b1 m + (1-b1) g`, `w = b2 w + (1-b2) d`, `n = b3 n + (1-b3) (g + b2 d)^2`.
+
+    Args:
+        b1: decay of the average of gradients, in [0, 1).
+        b2: decay of the average of differences, in [0, 1).
+        b3: decay of the average of squares, in [0, 1).
+        eps: added to the root, >= 0.
+
+    Reference:
+        Xie et al. 2022, Algorithm 1, arXiv:2208.06677; the paper's betas are one minus these.
+    """
+
+    b1: Decay = 0.98
+    b2: Decay = 0.92
+    b3: Decay = 0.99
+    eps: NonNegative = 1e-8
+
+    def init(self, p: Array) -> Slots:
+        return {"mu": zeros(p), "delta": zeros(p), "nu": zeros(p), "previous": zeros(p)}
+
+    def prepare(self, context: Context) -> dict[str, Array]:
+        h, t = context.h, context.t
+        return {
+            "first": context.count == 0,
+            "mu_scale": 1 / debias(h.b1, t),
+            "delta_scale": h.b2.value / debias(h.b2, t),
+            "nu_scale": 1 / debias(h.b3, t),
+        }
+
+    def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
+        d = jnp.where(h.first > 0, 0, g - slots["previous"])
+        m, w = ema(slots["mu"], g, h.b1), ema(slots["delta"], d, h.b2)
+        n = ema(slots["nu"], (g + h.b2.value * d) ** 2, h.b3)
+        u = (m * h.mu_scale + w * h.delta_scale) / (jnp.sqrt(n * h.nu_scale) + h.eps)
+        return u, {"mu": m, "delta": w, "nu": n, "previous": g}
+
+
+scale_by_adan = block(ScaleByAdan)
+
+
+def adan(
+    learning_rate: NonNegative,
+    *,
+    b1: Decay = 0.98,
+    b2: Decay = 0.92,
+    b3: Decay = 0.99,
+    eps: NonNegative = 1e-8,
+    weight_decay: NonNegative = 0.0,
+    mask: MaskLike = None,
+    no_prox: bool = False,
+) -> GradientTransformation:
+    """Adan with proximal weight decay: `p = (p - learning_rate u) / (1 + learning_rate weight_decay)`.
+
+    Args:
+        learning_rate: a number >= 0 or a schedule.
+        b1: decay of the average of gradients, in [0, 1).
+        b2: decay of the average of differences, in [0, 1).
+        b3: decay of the average of squares, in [0, 1).
+        eps: added to the root, >= 0.
+        weight_decay: a number >= 0 or a schedule.
+        mask: which parameters decay; None is all of them.
+        no_prox: whether to decay as AdamW does instead.
+
+    Reference:
+        Xie et al. 2022, Algorithm 1, arXiv:2208.06677; the paper's betas are one minus these.
+    """
+    direction, rate = scale_by_adan(b1, b2, b3, eps), scale_by_learning_rate(learning_rate)
+    if no_prox:
+        return chain(direction, add_decayed_weights(weight_decay, mask), rate)
+    return chain(direction, rate, decay_after_step(weight_decay, mask, form="proximal"))

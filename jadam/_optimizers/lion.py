@@ -1,0 +1,64 @@
+"""Lion: the sign of a momentum."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+from jax import Array
+
+from jadam._learning_rate import scale_by_learning_rate
+from jadam._masks import MaskLike
+from jadam._rule import Decay, NonNegative, Rule, Slots, ema, zeros
+from jadam._transformation import GradientTransformation, block, chain
+from jadam._weight_decay import add_decayed_weights
+
+
+@dataclass(frozen=True, repr=False)
+class ScaleByLion(Rule):
+    """Sign of a two-speed momentum: `u = sign(b1 m + (1-b1) g)`, `m = b2 m + (1-b2) g`.
+
+    Args:
+        b1: weight of the momentum in the update, in [0, 1).
+        b2: decay of the momentum, in [0, 1).
+
+    Reference:
+        Chen et al. 2023, Algorithm 2, arXiv:2302.06675.
+    """
+
+    b1: Decay = 0.9
+    b2: Decay = 0.99
+
+    def init(self, p: Array) -> Slots:
+        return {"mu": zeros(p)}
+
+    def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
+        m = slots["mu"]
+        return jnp.sign(ema(m, g, h.b1)), {"mu": ema(m, g, h.b2)}
+
+
+scale_by_lion = block(ScaleByLion)
+
+
+def lion(
+    learning_rate: NonNegative,
+    *,
+    b1: Decay = 0.9,
+    b2: Decay = 0.99,
+    weight_decay: NonNegative = 0.0,
+    mask: MaskLike = None,
+) -> GradientTransformation:
+    """Lion: `p = p - learning_rate (sign(b1 m + (1-b1) g) + weight_decay p)`.
+
+    Args:
+        learning_rate: a number >= 0 or a schedule; a third to a tenth of Adam's.
+        b1: weight of the momentum in the update, in [0, 1).
+        b2: decay of the momentum, in [0, 1).
+        weight_decay: a number >= 0 or a schedule; three to ten times Adam's.
+        mask: which parameters decay; None is all of them.
+
+    Reference:
+        Chen et al. 2023, Algorithm 2, arXiv:2302.06675.
+    """
+    return chain(scale_by_lion(b1, b2), add_decayed_weights(weight_decay, mask), scale_by_learning_rate(learning_rate))

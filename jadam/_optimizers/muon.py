@@ -1,0 +1,145 @@
+"""Muon: momentum, orthogonalised."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from jax import Array
+
+from jadam._groups import masked, partition
+from jadam._learning_rate import scale as scale_updates
+from jadam._learning_rate import scale_by_learning_rate
+from jadam._masks import MaskLike, as_mask, ndim_at_least
+from jadam._norm import scaled_norm
+from jadam._optimizers.adam import scale_by_adam
+from jadam._rule import Count, Decay, NonNegative, Rule, Slots, ema, zeros
+from jadam._storage import cast
+from jadam._transformation import GradientTransformation, block, chain
+from jadam._weight_decay import add_decayed_weights
+
+
+def orthogonalize(x: Array, steps: int = 5, eps: Any = 1e-7, dtype: Any = None) -> Array:
+    """The nearest matrix with orthonormal rows or columns, roughly: its singular values are between 0.7 and 1.2.
+
+    `steps` times `x = a x + (b A + c A A) x` with `A = x x^T`, on all leading axes at once.
+    """
+    a, b, c = 3.4445, -4.7750, 2.0315  # steepest at zero that stays near one (Jordan et al. 2024)
+    tall = x.shape[-2] > x.shape[-1]
+    norm = scaled_norm(x, (x.ndim - 2, x.ndim - 1))
+    x = cast((x.mT if tall else x) / (norm + eps), dtype or x.dtype)
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * (gram @ gram)) @ x
+    return x.mT if tall else x
+
+
+@dataclass(frozen=True, repr=False)
+class ScaleByMuon(Rule):
+    """Momentum with its singular values made equal: `m = momentum m + (1-momentum) g`, `u = orthogonalize(m)`.
+
+    Args:
+        momentum: in [0, 1).
+        nesterov: whether the momentum is looked at one step ahead.
+        ns_steps: steps of Newton-Schulz.
+        scale: "keller" multiplies by `sqrt(max(1, outputs/inputs))`, "moonlight" by `0.2 sqrt(max(rows, columns))`, the size of
+            an update of Adam.
+        ns_dtype: of Newton-Schulz, "bfloat16" in the authors' code; None is that of the arithmetic.
+        ns_eps: added to the norm, >= 0.
+        momentum_form: "lerp", or "sum" for `m = momentum m + g`, which differs only by `ns_eps`.
+        output_axis: -1 where the last axis is the output, as in JAX's kernels; -2 for torch's.
+
+    Raises:
+        ValueError: a parameter has fewer than two axes.
+
+    Reference:
+        Jordan et al. 2024, Muon: an optimizer for hidden layers; Liu et al. 2025, arXiv:2502.16982.
+    """
+
+    momentum: Decay = 0.95
+    nesterov: bool = True
+    ns_steps: Count = 5
+    scale: Literal["keller", "moonlight"] = "keller"
+    ns_dtype: str | None = None
+    ns_eps: NonNegative = 1e-7
+    momentum_form: Literal["lerp", "sum"] = "lerp"
+    output_axis: Literal[-1, -2] = -1
+    elementwise: ClassVar[bool] = False
+
+    def init(self, p: Array) -> Slots:
+        return {"mu": zeros(p)}
+
+    def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
+        if g.ndim < 2:
+            raise ValueError(f"scale_by_muon: a parameter has shape {g.shape}; only matrices can be orthogonalised.")
+        if self.momentum_form == "lerp":
+            m = ema(slots["mu"], g, h.momentum)
+            u = ema(m, g, h.momentum) if self.nesterov else m
+        else:
+            m = h.momentum.value * slots["mu"] + g
+            u = g + h.momentum.value * m if self.nesterov else m
+        outputs, inputs = g.shape[self.output_axis], g.shape[-3 - self.output_axis]
+        size = max(1, outputs / inputs) ** 0.5 if self.scale == "keller" else 0.2 * max(outputs, inputs) ** 0.5
+        return size * cast(orthogonalize(u, self.ns_steps, h.ns_eps, self.ns_dtype), g.dtype), {"mu": m}
+
+
+scale_by_muon = block(ScaleByMuon)
+
+
+def muon(
+    learning_rate: NonNegative,
+    *,
+    momentum: Decay = 0.95,
+    nesterov: bool = True,
+    ns_steps: int = 5,
+    scale: Literal["keller", "moonlight"] = "keller",
+    ns_dtype: str | None = None,
+    ns_eps: NonNegative = 1e-7,
+    momentum_form: Literal["lerp", "sum"] = "lerp",
+    output_axis: Literal[-1, -2] = -1,
+    weight_decay: NonNegative = 0.0,
+    mask: MaskLike = None,
+    matrices: MaskLike = None,
+    adam_b1: Decay = 0.9,
+    adam_b2: Decay = 0.95,
+    adam_eps: NonNegative = 1e-10,
+    adam_ratio: NonNegative | None = None,
+) -> GradientTransformation:
+    """Muon for matrices, AdamW for the other parameters.
+
+    Args:
+        learning_rate: of the matrices, a number >= 0 or a schedule; about 0.02 for "keller", as for AdamW for "moonlight".
+        momentum: in [0, 1).
+        nesterov: whether the momentum is looked at one step ahead.
+        ns_steps: steps of Newton-Schulz.
+        scale: "keller" multiplies by `sqrt(max(1, outputs/inputs))`, "moonlight" by `0.2 sqrt(max(rows, columns))`, the size of
+            an update of Adam.
+        ns_dtype: of Newton-Schulz, "bfloat16" in the authors' code; None is that of the arithmetic.
+        ns_eps: added to the norm, >= 0.
+        momentum_form: "lerp", or "sum" for `m = momentum m + g`, which differs only by `ns_eps`.
+        output_axis: -1 where the last axis is the output, as in JAX's kernels; -2 for torch's.
+        weight_decay: decoupled, a number >= 0 or a schedule.
+        mask: which parameters decay; None is all of them.
+        matrices: which parameters are orthogonalised; by default those with two axes. Leave embeddings and the last layer
+            out. Axes before the last two are stacked matrices.
+        adam_b1: b1 of the other parameters.
+        adam_b2: b2 of the other parameters.
+        adam_eps: eps of the other parameters.
+        adam_ratio: learning rate of the other parameters, divided by that of the matrices, >= 0; None is 0.015 for "keller"
+            (3e-4 for 0.02, as the authors have it) and 1 for "moonlight".
+
+    Raises:
+        ValueError: a parameter of `matrices` has fewer than two axes.
+
+    Reference:
+        Jordan et al. 2024, Muon: an optimizer for hidden layers; Liu et al. 2025, arXiv:2502.16982.
+    """
+    chosen = ndim_at_least(2) & ~ndim_at_least(3) if matrices is None else as_mask("muon", matrices)
+    ratio = adam_ratio if adam_ratio is not None else 0.015 if scale == "keller" else 1.0
+    own = scale_by_muon(momentum, nesterov, ns_steps, scale, ns_dtype, ns_eps, momentum_form, output_axis)
+    return chain(
+        partition([(chosen, own), (True, scale_by_adam(adam_b1, adam_b2, adam_eps))]),
+        add_decayed_weights(weight_decay, mask),
+        masked(scale_updates(ratio), ~chosen),
+        scale_by_learning_rate(learning_rate),
+    )

@@ -1,0 +1,72 @@
+"""RMSProp: gradients divided by the root of an average of their squares."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+from jax import Array
+
+from jadam._learning_rate import scale_by_learning_rate
+from jadam._optimizers.sgd import trace
+from jadam._rule import Decay, NonNegative, Rule, Slots, ema, zeros
+from jadam._transformation import GradientTransformation, block, chain, identity
+
+
+@dataclass(frozen=True, repr=False)
+class ScaleByRms(Rule):
+    """Divides gradients by the root of an average of their squares: `u = g / (sqrt(v) + eps)`, without bias correction.
+
+    `v = decay v + (1-decay) g^2`; with `centered`, `u = g / (sqrt(v - m^2) + eps)` with the average gradient `m`.
+
+    Args:
+        decay: of the averages, in [0, 1).
+        eps: added to the root, >= 0.
+        centered: whether to divide by the deviation from the average gradient.
+
+    Reference:
+        Tieleman & Hinton 2012, lecture 6.5; centered: Graves 2013, arXiv:1308.0850.
+    """
+
+    decay: Decay = 0.99
+    eps: NonNegative = 1e-8
+    centered: bool = False
+
+    def init(self, p: Array) -> Slots:
+        return {"nu": zeros(p)} | ({"mu": zeros(p)} if self.centered else {})
+
+    def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
+        v = ema(slots["nu"], g * g, h.decay)
+        if not self.centered:
+            return g / (jnp.sqrt(v) + h.eps), {"nu": v}
+        m = ema(slots["mu"], g, h.decay)
+        variance = jnp.maximum(v - m * m, 0)  # rounding may put it below zero
+        return g / (jnp.sqrt(variance) + h.eps), {"nu": v, "mu": m}
+
+
+scale_by_rms = block(ScaleByRms)
+
+
+def rmsprop(
+    learning_rate: NonNegative,
+    *,
+    decay: Decay = 0.99,
+    eps: NonNegative = 1e-8,
+    centered: bool = False,
+    momentum: Decay | None = None,
+) -> GradientTransformation:
+    """RMSProp: `p = p - learning_rate g / (sqrt(v) + eps)`, as in torch.
+
+    Args:
+        learning_rate: a number >= 0 or a schedule.
+        decay: of the average of squares, in [0, 1); torch's `alpha`.
+        eps: added to the root, >= 0.
+        centered: whether to divide by the deviation from the average gradient.
+        momentum: in [0, 1); sums the divided gradients up. None keeps no state for it.
+
+    Reference:
+        Tieleman & Hinton 2012, lecture 6.5; centered: Graves 2013, arXiv:1308.0850.
+    """
+    sums = identity() if momentum is None else trace(momentum)
+    return chain(scale_by_rms(decay, eps, centered), sums, scale_by_learning_rate(learning_rate))

@@ -1,0 +1,53 @@
+"""AdamW without a schedule."""
+
+from __future__ import annotations
+
+from jadam._learning_rate import scale_by_learning_rate
+from jadam._masks import MaskLike, as_mask
+from jadam._optimizers.adam import scale_by_adam
+from jadam._rule import Decay, NonNegative
+from jadam._schedule_free import Interpolation, ScheduleFree
+from jadam._transformation import GradientTransformation, chain
+from jadam._weight_decay import add_decayed_weights
+
+
+def schedule_free_adamw(
+    learning_rate: NonNegative,
+    *,
+    b1: Interpolation = 0.9,
+    b2: Decay = 0.999,
+    eps: NonNegative = 1e-8,
+    weight_decay: NonNegative = 0.0,
+    mask: MaskLike = None,
+    warmup_steps: int = 0,
+    r: NonNegative = 0.0,
+    weight_lr_power: NonNegative = 2.0,
+    decay_at_z: bool = False,
+) -> GradientTransformation:
+    """AdamW with an average of the iterates in place of momentum and of a schedule that falls.
+
+    The parameters are where gradients are taken; read those to evaluate and keep with `schedule_free_params(state, params)`.
+
+    Args:
+        learning_rate: a number >= 0 or a schedule; larger than AdamW's, and constant after the warm-up.
+        b1: how far the parameters are towards the average, in (0, 1).
+        b2: decay of the average of squares, in [0, 1).
+        eps: added to the root, >= 0.
+        weight_decay: a number >= 0 or a schedule.
+        mask: which parameters decay; None is all of them.
+        warmup_steps: steps in which the learning rate rises from 0 in a line.
+        r: power of the step number in the weights of the average, >= 0.
+        weight_lr_power: power of the largest learning rate so far in the weights, >= 0.
+        decay_at_z: whether the iterate `z` decays by itself instead of by the parameters.
+
+    Reference:
+        Defazio et al. 2024, Algorithm 1, arXiv:2405.15682.
+    """
+    decays, own = as_mask("schedule_free_adamw", mask), (0.0, weight_decay)
+    at_y, at_z = own if decay_at_z else own[::-1]
+    return chain(
+        scale_by_adam(0.0, b2, eps),
+        add_decayed_weights(at_y, decays),
+        scale_by_learning_rate(learning_rate),
+        ScheduleFree(b1, warmup_steps, r, weight_lr_power, at_z, decays),
+    )

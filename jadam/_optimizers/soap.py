@@ -1,0 +1,144 @@
+"""SOAP: Adam in the eigenbasis of Shampoo."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import jax.numpy as jnp
+from jax import Array, lax
+
+from jadam._learning_rate import hold_first, scale_by_learning_rate
+from jadam._masks import MaskLike
+from jadam._optimizers.adam import Moments
+from jadam._rule import Context, Count, Decay, NonNegative, Slots, ema
+from jadam._transformation import GradientTransformation, block, chain
+from jadam._weight_decay import decay_after_step
+
+
+@dataclass(frozen=True, repr=False)
+class ScaleBySoap(Moments):
+    """Adam on gradients turned, along each axis, into the eigenvectors of the average of `G G^T`, and turned back.
+
+    `u = Q (Q^T m / (sqrt(v) + eps))` with Adam's bias corrections and `v` of the turned gradients. The first step only finds
+    the eigenvectors; every `precondition_frequency` steps a power iteration and a QR decomposition renew them.
+
+    Args:
+        b1: decay of the average of gradients, in [0, 1).
+        b2: decay of the averages of squares and of `G G^T`, in [0, 1).
+        eps: added to the uncorrected root, >= 0.
+        precondition_frequency: steps from one renewal to the next.
+        max_precondition_size: axes longer than this are not turned.
+
+    Reference:
+        Vyas et al. 2024, Algorithm 3, arXiv:2409.11321.
+    """
+
+    b1: Decay = 0.95
+    b2: Decay = 0.95
+    precondition_frequency: Count = 10
+    max_precondition_size: Count = 10000
+    elementwise: ClassVar[bool] = False
+
+    def _axes(self, p: Array) -> list[int]:
+        """The axes that are turned."""
+        return [axis for axis, length in enumerate(p.shape) if p.ndim > 1 and length <= self.max_precondition_size]
+
+    def init(self, p: Array) -> Slots:
+        square = {axis: jnp.zeros((p.shape[axis],) * 2, p.dtype) for axis in self._axes(p)}
+        grams = {f"gram_{axis}": value for axis, value in square.items()}
+        return super().init(p) | grams | {f"basis_{axis}": value for axis, value in square.items()}
+
+    def prepare(self, context: Context) -> dict[str, Any]:
+        scales = super().prepare(replace(context, t=jnp.maximum(context.t - 1, 1)))
+        return scales | {
+            "eps": context.h.eps * jnp.sqrt(scales["nu_scale"]),
+            "first": context.count == 0,
+            "due": (context.count > 0) & (context.count % self.precondition_frequency == 0),
+        }
+
+    def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
+        axes, first = self._axes(g), h.first > 0
+        bases = {axis: slots[f"basis_{axis}"] for axis in axes}
+        grams = {axis: ema(slots[f"gram_{axis}"], _gram(g, axis), h.b2) for axis in axes}
+        m = jnp.where(first, slots["mu"], ema(slots["mu"], g, h.b1))
+        v = jnp.where(first, slots["nu"], ema(slots["nu"], _turned(g, bases) ** 2, h.b2))
+        u = _turned(m, bases) * h.mu_scale / (jnp.sqrt(v * h.nu_scale) + h.eps)
+        u = _turned(u, {axis: basis.T for axis, basis in bases.items()})
+        if axes:
+            case = jnp.where(first, 1, jnp.where(h.due > 0, 2, 0))
+            bases, v = lax.switch(case, [_kept, _found, _renewed], grams, bases, v)
+        new = {f"gram_{axis}": gram for axis, gram in grams.items()} | {f"basis_{axis}": q for axis, q in bases.items()}
+        return u, {"mu": m, "nu": v} | new
+
+
+Matrices = dict[int, Array]
+"""A square matrix for each axis."""
+
+
+def _gram(g: Array, axis: int) -> Array:
+    rows = jnp.moveaxis(g, axis, 0).reshape(g.shape[axis], -1)
+    return rows @ rows.T
+
+
+def _turned(x: Array, bases: Matrices) -> Array:
+    for axis, basis in bases.items():
+        x = jnp.moveaxis(jnp.tensordot(x, basis, ([axis], [0])), -1, axis)
+    return x
+
+
+def _kept(grams: Matrices, bases: Matrices, v: Array) -> tuple[Matrices, Array]:
+    return bases, v
+
+
+def _found(grams: Matrices, bases: Matrices, v: Array) -> tuple[Matrices, Array]:
+    """All eigenvectors, from the largest eigenvalue down."""
+    return {axis: jnp.linalg.eigh(gram)[1][:, ::-1] for axis, gram in grams.items()}, v
+
+
+def _renewed(grams: Matrices, bases: Matrices, v: Array) -> tuple[Matrices, Array]:
+    """One power iteration from the eigenvectors so far, sorted by their eigenvalues; `v` is sorted alike."""
+    new = {}
+    for axis, gram in grams.items():
+        powered = gram @ bases[axis]
+        order = jnp.argsort(-jnp.sum(bases[axis] * powered, axis=0))
+        v = jnp.take(v, order, axis)
+        new[axis] = jnp.linalg.qr(powered[:, order])[0]
+    return new, v
+
+
+scale_by_soap = block(ScaleBySoap)
+
+
+def soap(
+    learning_rate: NonNegative,
+    *,
+    b1: Decay = 0.95,
+    b2: Decay = 0.95,
+    eps: NonNegative = 1e-8,
+    weight_decay: NonNegative = 1e-2,
+    mask: MaskLike = None,
+    precondition_frequency: int = 10,
+    max_precondition_size: int = 10000,
+) -> GradientTransformation:
+    """SOAP: Adam in the eigenbasis of Shampoo's preconditioner, as in the authors' code. Nothing moves at the first step.
+
+    Args:
+        learning_rate: a number >= 0 or a schedule.
+        b1: decay of the average of gradients, in [0, 1).
+        b2: decay of the averages of squares and of `G G^T`, in [0, 1).
+        eps: added to the uncorrected root, >= 0.
+        weight_decay: a number >= 0 or a schedule; the decay follows the step.
+        mask: which parameters decay; None is all of them.
+        precondition_frequency: steps from one renewal of the eigenvectors to the next.
+        max_precondition_size: axes longer than this are not turned.
+
+    Reference:
+        Vyas et al. 2024, Algorithm 3, arXiv:2409.11321.
+    """
+    return chain(
+        scale_by_soap(b1, b2, eps, precondition_frequency, max_precondition_size),
+        scale_by_learning_rate(learning_rate),
+        decay_after_step(weight_decay, mask),
+        hold_first(),
+    )

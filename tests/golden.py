@@ -1,0 +1,91 @@
+"""Reads the trajectories of the authors' own code in `tests/data/`, and builds the transformation that each belongs to.
+
+`index.json` lists the cases: `factory`, `kwargs`, `options`, and `reference`, the code that computed them in float64. The
+parameters after some steps are in `cases.npz`, the problem and its recorded gradients in `problem.npz`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+import jadam
+from jadam import GradientTransformation
+
+DATA = Path(__file__).parent / "data"
+INDEX = json.loads((DATA / "index.json").read_text())
+CASES = {case["id"]: case for case in INDEX["cases"]}
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A schedule as a list of values, the first for the first update."""
+
+    values: tuple[float, ...]
+
+    def __call__(self, count: Any) -> Any:
+        return jnp.asarray(self.values)[count]
+
+
+def _adopt(*, clip: str | None = "t**0.25", **kwargs: Any) -> GradientTransformation:
+    return jadam.adopt(use_clipping=clip is not None, **kwargs)
+
+
+def _muon(*, ns_dtype: str | None = None, **kwargs: Any) -> GradientTransformation:
+    """All leaves are matrices, with outputs first as torch has them; "float64" is the dtype of the run."""
+    dtype = None if ns_dtype == "float64" else ns_dtype
+    return jadam.muon(ns_dtype=dtype, matrices=True, output_axis=-2, **kwargs)
+
+
+BUILDERS: dict[str, Callable[..., GradientTransformation]] = {
+    "adamc": lambda **kwargs: jadam.adamw(decay="corrected", **kwargs),
+    "adopt": _adopt,
+    "cautious_adamw": lambda **kwargs: jadam.cautious(jadam.adamw(**kwargs)),
+    "muon": _muon,
+}
+"""The factories that are not called like their function in jadam, or have other arguments."""
+
+NAMES = {"peak_lr": "peak_learning_rate", "base_lr": "base_learning_rate"}
+"""Options with another name in jadam."""
+
+
+def build(case: Mapping[str, Any], schedules: Mapping[str, Sequence[float]]) -> GradientTransformation:
+    """The transformation of a case of the index."""
+    steps = case["chain"] if case["factory"] == "chain" else [[case["factory"], case["kwargs"]]]
+    options = {NAMES.get(name, name): value for name, value in case.get("options", {}).items()}
+
+    def given(value: Any) -> Any:
+        named = isinstance(value, str) and value.startswith("schedule:")
+        return Recorded(tuple(schedules[value.removeprefix("schedule:")])) if named else value
+
+    built = []
+    for factory, kwargs in steps:
+        builder = BUILDERS.get(factory) or getattr(jadam, factory)
+        own = options if factory == steps[-1][0] else {}  # a chain ends with its optimizer
+        built.append(builder(**{name: given(value) for name, value in (kwargs | own).items()}))
+    return jadam.chain(*built)
+
+
+def evaluate(case: Mapping[str, Any], params: Any, state: Any) -> Any:
+    """The parameters to evaluate: the averaged ones where the algorithm averages."""
+    return jadam.schedule_free_params(state, params) if case.get("eval_params") else params
+
+
+def problem(case: Mapping[str, Any], dtype: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The first parameters of a case, and its gradients with the steps on a leading axis."""
+    arrays = np.load(DATA / "problem.npz")
+    params = {leaf: jnp.asarray(arrays[f"params/{leaf}"], dtype) for leaf in case["leaves"]}
+    return params, {leaf: jnp.asarray(arrays[f"grads/{case['seq']}/{leaf}"], dtype) for leaf in case["leaves"]}
+
+
+def recorded(case: Mapping[str, Any], step: int) -> dict[str, np.ndarray]:
+    """The reference's parameters after `step` updates; those to evaluate too, under `eval/<leaf>`."""
+    arrays = np.load(DATA / "cases.npz")
+    prefix = f"{case['id']}/{step}/"
+    return {name.removeprefix(prefix): arrays[name] for name in arrays.files if name.startswith(prefix)}
