@@ -28,9 +28,11 @@ CASES = {
     "must be a scalar, not of shape (8,); for several values at once, put `jax.vmap`": lambda: jadam.adamw(jnp.ones(8)),
     "adamw(eps=-1e-08): eps must be a finite number >= 0.": lambda: jadam.adamw(1e-3, eps=-1e-8),
     "adamw(weight_decay=-1): weight_decay must be a finite number >= 0.": lambda: jadam.adamw(1e-3, weight_decay=-1),
-    "adamw(decay='coupled'): decay must be 'decoupled', 'independent' or 'corrected'.": lambda: jadam.adamw(1e-3, decay="coupled"),
-    "adamw(decay='independent'): give peak_learning_rate; the learning rate is no number, and has no peak_value.": lambda: jadam.adamw(
-        jadam.cosine_decay_schedule(1.0, 10), decay="independent"
+    "adamw(decay='coupled'): decay must be 'decoupled', 'independent' or 'corrected'.": lambda: jadam.adamw(
+        1e-3, decay="coupled"
+    ),
+    "adamw(decay='independent'): give peak_learning_rate; the learning rate is no number, and has no peak_value.": lambda: (
+        jadam.adamw(jadam.cosine_decay_schedule(1.0, 10), decay="independent")
     ),
     "adamw(peak_learning_rate=0.0): peak_learning_rate must be": lambda: jadam.adamw(0.0, decay="independent"),
     "clip_by_global_norm(max_norm=0): max_norm must be a finite number > 0.": lambda: jadam.clip_by_global_norm(0),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+import jax.numpy as jnp
 from jax import Array
 
 from jadam._groups import masked, partition
@@ -25,12 +26,16 @@ def orthogonalize(x: Array, steps: int = 5, eps: Any = 1e-7, dtype: Any = None) 
     `steps` times `x = a x + (b A + c A A) x` with `A = x x^T`, on all leading axes at once.
     """
     a, b, c = 3.4445, -4.7750, 2.0315  # steepest at zero that stays near one (Jordan et al. 2024)
+
+    def product(left: Array, right: Array) -> Array:  # rounds its factors, and not its sums
+        factors = (cast(factor, dtype or x.dtype) for factor in (left, right))
+        return jnp.matmul(*factors, preferred_element_type=x.dtype)
+
     tall = x.shape[-2] > x.shape[-1]
-    norm = scaled_norm(x, (x.ndim - 2, x.ndim - 1))
-    x = cast((x.mT if tall else x) / (norm + eps), dtype or x.dtype)
+    x = (x.mT if tall else x) / (scaled_norm(x, (x.ndim - 2, x.ndim - 1)) + eps)
     for _ in range(steps):
-        gram = x @ x.mT
-        x = a * x + (b * gram + c * (gram @ gram)) @ x
+        gram = product(x, x.mT)
+        x = a * x + product(b * gram + c * product(gram, gram), x)
     return x.mT if tall else x
 
 
@@ -80,7 +85,7 @@ class ScaleByMuon(Rule):
             u = g + h.momentum.value * m if self.nesterov else m
         outputs, inputs = g.shape[self.output_axis], g.shape[-3 - self.output_axis]
         size = max(1, outputs / inputs) ** 0.5 if self.scale == "keller" else 0.2 * max(outputs, inputs) ** 0.5
-        return size * cast(orthogonalize(u, self.ns_steps, h.ns_eps, self.ns_dtype), g.dtype), {"mu": m}
+        return size * orthogonalize(u, self.ns_steps, h.ns_eps, self.ns_dtype), {"mu": m}
 
 
 scale_by_muon = block(ScaleByMuon)
