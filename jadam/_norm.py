@@ -79,8 +79,10 @@ def scaled_norm(x: Array, axes: tuple[int, ...] | None = None, mean: bool = Fals
     axes = tuple(range(x.ndim)) if axes is None else axes
     limits = jnp.finfo(x.dtype)
     largest = lax.expand_dims(lax.reduce_max(lax.abs(x), axes), axes)
-    # Neither 0 nor inf, nor so large that its reciprocal, by which XLA multiplies, is flushed to zero.
+    # Neither 0 nor inf, nor so large that its reciprocal, by which XLA multiplies, is flushed to zero. Where all is zero it
+    # is 1: XLA makes `(a / b) / scale` to `a / (b * scale)`, which must not be 0 / 0.
     scale = lax.clamp(np.asarray(limits.tiny, x.dtype), largest, np.asarray(limits.max / 8, x.dtype))
+    scale = lax.select(lax.eq(largest, lax.full_like(largest, 0)), lax.full_like(largest, 1), scale)
     unit = x / scale
     total = lax.expand_dims(lax.reduce_sum(unit * unit, axes), axes)
     return scale * _root(total / (x.size / max(total.size, 1)) if mean else total)

@@ -23,6 +23,10 @@ def cast(tree, dtype):
     return jax.tree.map(lambda x: jnp.asarray(x, dtype), tree)
 
 
+def is_elementwise(tx):
+    return all(part.rule.elementwise for part in tx.parts)
+
+
 def run(tx, params, grads):
     state = tx.init(params)
     for g in grads:
@@ -42,18 +46,16 @@ def test_every_optimizer_has_an_oracle():
 def test_equals_its_oracle(name, number):
     kwargs = oracles.CASES[name][number]
     tx = OPTIMIZERS[name](0.01, **kwargs)
-    params, state = cast(VALUES, "float64"), tx.init(cast(VALUES, "float64"))
-    path = []
-    for g in GRADS:
-        params, state = tx.step(cast(g, "float64"), state, params)
-        path.append(params)
-    for leaf, start, *grads in zip(
-        *(jax.tree.leaves(t) for t in (jax.tree.map(lambda *x: np.stack(x), *path), VALUES, *GRADS)), strict=True
-    ):
-        for index in np.ndindex(start.shape):
-            expected = getattr(oracles, name)(float(start[index]), [float(g[index]) for g in grads], 0.01, **kwargs)
-            moved = max(abs(np.array(expected) - float(start[index])))
-            assert max(abs(leaf[(slice(None), *index)] - expected)) <= 1e-12 * max(moved, 1e-3)
+    params, grads = cast(VALUES, "float64"), cast(jax.tree.map(lambda *x: np.stack(x), *GRADS), "float64")
+    _, path = jax.lax.scan(lambda c, g: (new := tx.step(g, c[1], c[0]), new[0]), (params, tx.init(params)), grads)
+    leaves = [list(map(np.asarray, jax.tree.leaves(tree))) for tree in (params, grads, path)]
+    if name in oracles.GLOBAL:  # it looks at all parameters together
+        join = lambda arrays, lead: [np.concatenate([x.reshape(*x.shape[:lead], -1) for x in arrays], axis=-1)]  # noqa: E731
+        leaves = [join(arrays, lead) for arrays, lead in zip(leaves, (0, 1, 1), strict=True)]
+    for start, recorded, found in zip(*leaves, strict=True):
+        expected = np.stack(getattr(oracles, name)(start, list(recorded), 0.01, **kwargs))
+        moved = np.max(np.abs(expected - start), initial=1e-6)
+        assert np.max(np.abs(found - expected)) <= 1e-12 * max(moved, 1e-3)
 
 
 def test_learning_rate_alone_is_positional(optimizer):
@@ -97,7 +99,7 @@ def test_slots_and_arithmetic_are_float32(optimizer, dtype):
 
 
 def test_jit_eager_scan_and_step_agree(optimizer):
-    tx, params, grads = optimizer(0.1), cast(VALUES, "float32"), [cast(g, "float32") for g in GRADS]
+    tx, params, grads = optimizer(0.1), cast(VALUES, "float32"), [cast(g, "float32") for g in GRADS[:6]]
     eager = run(tx, params, grads)
     jitted = jax.jit(lambda p, gs: run(tx, p, gs))(params, grads)
 
@@ -144,7 +146,7 @@ def test_init_under_eval_shape_jit_and_cond(optimizer):
     chex.assert_trees_all_equal(jax.jit(tx.init)(params), state)
     skip = jax.jit(lambda ok: jax.lax.cond(ok, lambda: tx.step(grads, state, params), lambda: (params, state)))
     chex.assert_trees_all_equal(skip(False), (params, state))
-    chex.assert_trees_all_close(skip(True), tx.step(grads, state, params), rtol=1e-6)
+    chex.assert_trees_all_close(skip(True), tx.step(grads, state, params), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -162,12 +164,17 @@ def test_no_finite_gradient_gives_nan_or_inf(optimizer, dtype, size):
 
 
 def test_a_nan_is_seen(optimizer):
-    """Errors of the loss are not hidden: a NaN or inf in a gradient reaches the update."""
-    tx, params = optimizer(0.1), {"w": jnp.ones(3)}
+    """Errors of the loss are not hidden: a NaN or inf in a gradient reaches the update or, where that is a sign, the state."""
+    tx, params = optimizer(0.1), {"w": jnp.ones((3, 2))}
     for bad in (jnp.nan, jnp.inf):
-        updates, _ = tx.update({"w": jnp.array([bad, 1.0, 1.0])}, tx.init(params), params)
-        assert not jnp.isfinite(updates["w"][0])
-        assert jnp.isfinite(updates["w"][1:]).all()
+        grads = {"w": jnp.ones((3, 2)).at[0, 0].set(bad)}
+        updates, state = tx.update(grads, tx.init(params), params)
+        after, state = tx.update(grads, state, params)
+        seen = [x[0, 0] for x in (updates["w"], after["w"], *jax.tree.leaves(state.slots)) if x.shape == (3, 2)]
+        assert not all(map(jnp.isfinite, seen))
+        assert not jnp.isnan(bad) or not jnp.isfinite(after["w"][0, 0])
+        if is_elementwise(tx) and not state.scalars:
+            assert jnp.isfinite(after["w"][1:]).all()
 
 
 def test_a_constant_schedule_is_the_number(optimizer):
@@ -179,20 +186,25 @@ def test_a_constant_schedule_is_the_number(optimizer):
     chex.assert_trees_all_equal(by_number, function)
 
 
+@pytest.mark.usefixtures("x64")
 def test_hyperparameters_can_be_differentiated(optimizer):
-    tx, params, grads = optimizer(0.1), cast(VALUES, "float32"), cast(GRADS[0], "float32")
+    tx, params, grads = optimizer(0.1), cast(VALUES, "float64"), cast(GRADS[0], "float64")
 
-    def moved(rate):
-        state = tx.set_hyperparams(tx.init(params), learning_rate=rate)
-        return sum(jnp.sum(x) for x in jax.tree.leaves(tx.step(grads, state, params)[0]))
+    def moved(tx, state):  # in two steps: some stand still at the first
+        new, state = tx.step(grads, state, params)
+        return sum(jnp.sum(x) for x in jax.tree.leaves(tx.step(grads, state, new)[0]))
 
-    slope = (moved(0.11) - moved(0.09)) / 0.02
-    assert jax.grad(moved)(0.1) == pytest.approx(float(slope), rel=1e-3)
-    built_inside = jax.grad(
-        lambda rate: jax.tree.leaves(optimizer(rate).step(grads, optimizer(rate).init(params), params)[0])[-1].sum()
-    )(0.1)
-    assert jnp.isfinite(built_inside)
-    assert built_inside != 0
+    @jax.jit
+    def both(set_later, built_with):
+        by_state = moved(tx, tx.set_hyperparams(tx.init(params), learning_rate=set_later))
+        inside = optimizer(built_with)
+        return by_state + moved(inside, inside.init(params))
+
+    slope = (both(0.1001, 0.1) - both(0.0999, 0.1)) / 0.0002
+    by_state, inside = jax.jit(jax.grad(both, (0, 1)))(0.1, 0.1)
+    assert by_state == pytest.approx(float(slope), rel=1e-4)
+    assert by_state != 0
+    assert inside == pytest.approx(float(by_state), rel=1e-6)
 
 
 def test_a_sweep_in_one_program(optimizer):
@@ -215,7 +227,8 @@ def test_a_sweep_in_one_program(optimizer):
 def test_converges(optimizer):
     target = cast(VALUES, "float32")
     loss = lambda p: sum(jnp.sum((a - b) ** 2) for a, b in zip(*map(jax.tree.leaves, (p, target)), strict=True))  # noqa: E731
-    tx = optimizer(jadam.cosine_decay_schedule(0.05, 400))
+    rate = oracles.LEARNING_RATES.get(optimizer.__name__, 0.05)
+    tx = optimizer(jadam.cosine_decay_schedule(rate, 400))
     params = jax.tree.map(jnp.zeros_like, target)
 
     def body(carry, _):
@@ -230,19 +243,24 @@ def test_complex_parameters_are_pairs_of_reals(optimizer):
     tx, values = optimizer(0.1), RNG.standard_normal((2, 5, 3)).astype(np.float32)
     pair = {"re": jnp.asarray(values[0]), "im": jnp.asarray(values[1])}
     one = {"z": jnp.asarray(values[0] + 1j * values[1])}
+    if not is_elementwise(tx):
+        with pytest.raises(TypeError, match=r"does not act on complex parameters, and \['z'\] is complex64"):
+            tx.init(one)
+        return
     grads = [{"re": jnp.full((5, 3), a), "im": jnp.full((5, 3), b)} for a, b in ((0.3, -1.0), (2.0, 0.1))]
     apart, _ = run(tx, pair, grads)
     together, state = run(tx, one, [{"z": jax.lax.complex(g["re"], g["im"])} for g in grads])
     chex.assert_trees_all_close(together["z"], jax.lax.complex(apart["re"], apart["im"]), rtol=1e-6)
-    assert all(x.shape == (5, 3) for x in jax.tree.leaves(state.slots))
+    assert all(x.shape == (5, 3) and x.dtype == jnp.complex64 for x in jax.tree.leaves(state.slots))
 
 
 def test_eight_devices_give_the_numbers_of_one(optimizer):
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
-    tx, w = optimizer(0.1), jnp.asarray(RNG.standard_normal((16, 3)), jnp.float32)
-    grads = [{"w": jnp.asarray(RNG.standard_normal((16, 3)), jnp.float32)} for _ in range(3)]
+    tx, w = optimizer(0.1), jnp.asarray(RNG.standard_normal((8, 9)), jnp.float32)
+    grads = [{"w": jnp.asarray(RNG.standard_normal((8, 9)), jnp.float32)} for _ in range(3)]
     alone, _ = run(tx, {"w": w}, grads)
     spread, state = run(tx, {"w": jax.device_put(w, sharding)}, [jax.device_put(g, sharding) for g in grads])
-    chex.assert_trees_all_close(alone, spread, rtol=1e-6)
-    assert all(x.sharding.is_equivalent_to(sharding, 2) for x in jax.tree.leaves((spread, state.slots)))
+    chex.assert_trees_all_close(alone, spread, rtol=1e-5, atol=1e-6)
+    like = [x for x in jax.tree.leaves((spread, state.slots)) if x.shape == w.shape]
+    assert all(x.sharding.is_equivalent_to(sharding, 2) for x in like)

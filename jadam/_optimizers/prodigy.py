@@ -73,8 +73,10 @@ class ScaleByProdigy(Rule):
         known = moving & (norm > 0)
         d_hat = jnp.where(known, h.d_coef * r / jnp.where(known, norm, 1), d)
         d_max = jnp.maximum(d_max, d_hat)
-        grown = jnp.where(d <= self.d0, jnp.maximum(d, d_hat), d) * (self.growth_rate or math.inf)
-        new = jnp.where(known, jnp.minimum(d_max, grown), d)
+        new = d_max
+        if self.growth_rate is not None:
+            new = jnp.minimum(d_max, self.growth_rate * jnp.where(d <= self.d0, jnp.maximum(d, d_hat), d))
+        new = jnp.where(known, new, d)
         return {
             **{"d": new, "d_max": d_max, "r": r, "eps": new * h.eps},
             **{"b1": b1, "b2": b2, "b3": b3, "old_d": d, "gain": gain, "size": size},

@@ -10,13 +10,13 @@ from jax import Array
 
 from jadam._learning_rate import scale_by_learning_rate
 from jadam._optimizers.sgd import trace
-from jadam._rule import Decay, NonNegative, Rule, Slots, ema, zeros
+from jadam._rule import Context, Decay, NonNegative, Rule, Slots, debias, ema, public_caller, zeros
 from jadam._transformation import GradientTransformation, block, chain, identity
 
 
 @dataclass(frozen=True, repr=False)
 class ScaleByRms(Rule):
-    """Divides gradients by the root of an average of their squares: `u = g / (sqrt(v) + eps)`, without bias correction.
+    """Divides gradients by the root of an average of their squares: `u = g / (sqrt(v) + eps)`.
 
     `v = decay v + (1-decay) g^2`; with `centered`, `u = g / (sqrt(v - m^2) + eps)` with the average gradient `m`.
 
@@ -24,6 +24,10 @@ class ScaleByRms(Rule):
         decay: of the averages, in [0, 1).
         eps: added to the root, >= 0.
         centered: whether to divide by the deviation from the average gradient.
+        bias_correction: whether `v` is divided by `1 - decay^t`, as in Adam; not with `centered`.
+
+    Raises:
+        ValueError: both `centered` and `bias_correction`.
 
     Reference:
         Tieleman & Hinton 2012, lecture 6.5; centered: Graves 2013, arXiv:1308.0850.
@@ -32,12 +36,23 @@ class ScaleByRms(Rule):
     decay: Decay = 0.99
     eps: NonNegative = 1e-8
     centered: bool = False
+    bias_correction: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.centered and self.bias_correction:
+            raise ValueError(f"{public_caller(self.block)}(centered=True, bias_correction=True): choose one of them.")
 
     def init(self, p: Array) -> Slots:
         return {"nu": zeros(p)} | ({"mu": zeros(p)} if self.centered else {})
 
+    def prepare(self, context: Context) -> dict[str, Any]:
+        return {"nu_scale": 1 / debias(context.h.decay, context.t)} if self.bias_correction else {}
+
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
         v = ema(slots["nu"], g * g, h.decay)
+        if self.bias_correction:
+            return g / (jnp.sqrt(v * h.nu_scale) + h.eps), {"nu": v}
         if not self.centered:
             return g / (jnp.sqrt(v) + h.eps), {"nu": v}
         m = ema(slots["mu"], g, h.decay)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from jadam._learning_rate import scale_by_learning_rate
 from jadam._masks import MaskLike, as_mask
-from jadam._optimizers.adam import scale_by_adam
+from jadam._optimizers.rmsprop import scale_by_rms
 from jadam._rule import Decay, NonNegative
 from jadam._schedule_free import Interpolation, ScheduleFree
 from jadam._transformation import GradientTransformation, chain
@@ -46,7 +46,7 @@ def schedule_free_adamw(
     decays, own = as_mask("schedule_free_adamw", mask), (0.0, weight_decay)
     at_y, at_z = own if decay_at_z else own[::-1]
     return chain(
-        scale_by_adam(0.0, b2, eps),
+        scale_by_rms(b2, eps, bias_correction=True),
         add_decayed_weights(at_y, decays),
         scale_by_learning_rate(learning_rate),
         ScheduleFree(b1, warmup_steps, r, weight_lr_power, at_z, decays),
