@@ -118,10 +118,10 @@ from jadam._schedules.cycles import cosine_onecycle_schedule as cosine_onecycle_
 
 # For an algorithm of your own
 from jadam._rule import Rule as Rule
-from jadam._rule import Hyper as Hyper
-from jadam._rule import NonNegative as NonNegative
-from jadam._rule import Positive as Positive
-from jadam._rule import Decay as Decay
+from jadam._hyper import Hyper as Hyper
+from jadam._hyper import NonNegative as NonNegative
+from jadam._hyper import Positive as Positive
+from jadam._hyper import Decay as Decay
 from jadam._rule import Context as Context
 from jadam._rule import ema as ema
 from jadam._rule import debias as debias

@@ -8,9 +8,10 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 from jax import Array
 
+from jadam._hyper import FixedPositive, public_caller
 from jadam._learning_rate import ScaleByLearningRate
 from jadam._part import Opaque, Part
-from jadam._rule import FixedPositive, Rule, Slots, public_caller
+from jadam._rule import Rule, Slots
 from jadam._transformation import GradientTransformation
 
 
@@ -44,8 +45,9 @@ def cautious(tx: GradientTransformation) -> GradientTransformation:
 
     Example:
         >>> import jadam
-        >>> jadam.cautious(jadam.adamw(1e-3))
-        chain(scale_by_adam(...), cautious_mask(floor=0.001), add_decayed_weights(...), scale_by_learning_rate(...))
+        >>> jadam.cautious(jadam.lion(1e-4))
+        chain(scale_by_lion(b1=0.9, b2=0.99), cautious_mask(), add_decayed_weights(weight_decay=0.0),
+              scale_by_learning_rate(learning_rate=0.0001))
     """
     parts: list[Part] = []
     segment: list[Part] = []  # up to a learning rate: an optimizer, of which a partition has several

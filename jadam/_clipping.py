@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 from jax import Array
 
+from jadam._hyper import Positive
 from jadam._norm import scaled_norm
-from jadam._rule import Context, Positive, Rule, Slots
+from jadam._rule import Context, Rule, Slots
 from jadam._transformation import block
 
 

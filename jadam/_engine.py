@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jadam._hyperparams import driven, evaluated, scheduled
+from jadam._drivers import driven, evaluated, scheduled
 from jadam._layout import Layout, scalar_like
 from jadam._leaf import StateMismatch, needs_params, run_rules
 from jadam._part import Opaque, Part, keys, slot_codec

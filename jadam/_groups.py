@@ -9,8 +9,9 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 
+from jadam._hyper import public_caller
 from jadam._masks import Mask, MaskLike, PerLeaf, as_mask
-from jadam._rule import Rule, Slots, public_caller
+from jadam._rule import Rule, Slots
 from jadam._transformation import GradientTransformation, block, chain
 from jadam._tree import Leaves, PyTree, quoted
 

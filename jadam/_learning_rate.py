@@ -8,7 +8,8 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 
-from jadam._rule import Context, Count, Hyper, NonNegative, Rule, Slots
+from jadam._hyper import Count, Hyper, NonNegative
+from jadam._rule import Context, Rule, Slots
 from jadam._schedules.schedule import ScheduleLike
 from jadam._transformation import GradientTransformation, block, chain
 

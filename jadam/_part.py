@@ -12,8 +12,9 @@ from typing import Any
 
 from jax import Array
 
+from jadam._hyper import HyperField, hyper_fields
 from jadam._masks import EVERYTHING, Mask, PerLeaf
-from jadam._rule import DecayRate, HyperField, Rule, hyper_fields
+from jadam._rule import DecayRate, Rule
 from jadam._state import numbered
 from jadam._storage import SLOT_STORAGE, SlotStorage
 from jadam._tree import Leaves

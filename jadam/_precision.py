@@ -8,7 +8,8 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 
-from jadam._rule import Rule, public_caller
+from jadam._hyper import public_caller
+from jadam._rule import Rule
 from jadam._storage import SLOT_STORAGE
 from jadam._transformation import GradientTransformation
 

@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jadam._hyper import FixedNonNegative, NonNegative, Range, public_caller
 from jadam._masks import EVERYTHING, Mask
-from jadam._rule import Context, FixedNonNegative, NonNegative, Range, Rule, Slots, public_caller
+from jadam._rule import Context, Rule, Slots
 from jadam._state import OptState
 from jadam._storage import decode, encode
 from jadam._transformation import GradientTransformation, chain

@@ -16,9 +16,10 @@ from jax import Array, lax
 from jax.core import Tracer
 
 from jadam import _engine
+from jadam._hyper import Driven, public_caller
 from jadam._masks import EVERYTHING
 from jadam._part import Opaque, Part, keys
-from jadam._rule import Driven, Rule, public_caller
+from jadam._rule import Rule
 from jadam._state import OptState, readable_names
 from jadam._storage import compute_dtype, decode, encode
 from jadam._tree import PyTree, arrays, difference, flatten, is_trained, quoted
@@ -179,7 +180,7 @@ def chain(*transformations: Any) -> GradientTransformation:
     Example:
         >>> import jadam
         >>> jadam.chain(jadam.clip_by_global_norm(1.0), jadam.sgd(0.1))
-        chain(clip_by_global_norm(max_norm=1.0, eps=0.0), scale_by_learning_rate(learning_rate=0.1, flip_sign=True))
+        chain(clip_by_global_norm(max_norm=1.0), scale_by_learning_rate(learning_rate=0.1))
     """
     parts: list[Part] = []
     for number, item in enumerate(transformations):

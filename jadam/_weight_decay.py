@@ -9,8 +9,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from jadam._groups import masked
+from jadam._hyper import FixedPositive, NonNegative, public_caller
 from jadam._masks import MaskLike
-from jadam._rule import Context, FixedPositive, NonNegative, Rule, Slots, public_caller
+from jadam._rule import Context, Rule, Slots
 from jadam._transformation import GradientTransformation, chain, identity
 
 DecayScale = Literal["decoupled", "independent", "corrected"]

@@ -9,8 +9,9 @@ ROOT = Path(jadam.__file__).parent
 LAYERS = [
     {"_tree", "_schedules", "_storage"},
     {"_masks", "_norm", "_state"},
+    {"_hyper"},
     {"_rule"},
-    {"_part", "_leaf", "_layout", "_hyperparams"},
+    {"_part", "_leaf", "_layout", "_drivers"},
     {"_engine"},
     {"_transformation"},
     {"_groups"},

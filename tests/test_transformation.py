@@ -33,7 +33,7 @@ def test_equal_and_hashable_and_printed_as_the_recipe():
     assert hash(build()) == hash(build())
     assert build() != jadam.chain(jadam.clip_by_global_norm(2.0), jadam.adamw(SCHEDULE, mask=jadam.match("w")))
     assert repr(jadam.chain(jadam.scale(2.0), jadam.sgd(0.1))) == (
-        "chain(scale(step_size=2.0), scale_by_learning_rate(learning_rate=0.1, flip_sign=True))"
+        "chain(scale(step_size=2.0), scale_by_learning_rate(learning_rate=0.1))"
     )
     assert "learning_rate=warmup_cosine_decay_schedule(init_value=0.0, peak_value=0.1" in repr(build())
 

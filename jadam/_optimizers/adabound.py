@@ -8,9 +8,10 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 
+from jadam._hyper import Decay, FixedPositive, NonNegative
 from jadam._learning_rate import peak_of, scale_by_learning_rate
 from jadam._optimizers.adam import Moments
-from jadam._rule import Context, Decay, FixedPositive, NonNegative, Slots, ema, zeros
+from jadam._rule import Context, Slots, ema, zeros
 from jadam._transformation import GradientTransformation, block, chain
 
 

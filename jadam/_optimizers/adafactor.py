@@ -9,10 +9,11 @@ import jax.numpy as jnp
 from jax import Array
 
 from jadam._clipping import clip_by_block_rms
+from jadam._hyper import Decay, FixedNonNegative, Hyper, NonNegative, Positive
 from jadam._learning_rate import scale_by_learning_rate
 from jadam._masks import MaskLike
 from jadam._norm import scaled_norm
-from jadam._rule import Context, Decay, DecayRate, FixedNonNegative, Hyper, NonNegative, Positive, Rule, Slots, ema, zeros
+from jadam._rule import Context, DecayRate, Rule, Slots, ema, zeros
 from jadam._transformation import GradientTransformation, block, chain, identity
 from jadam._weight_decay import add_decayed_weights
 

@@ -8,8 +8,9 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 
+from jadam._hyper import Decay, FixedNonNegative, NonNegative
 from jadam._learning_rate import scale_by_learning_rate
-from jadam._rule import Decay, FixedNonNegative, NonNegative, Rule, Slots, ema, zeros
+from jadam._rule import Rule, Slots, ema, zeros
 from jadam._transformation import GradientTransformation, block, chain
 
 

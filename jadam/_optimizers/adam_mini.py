@@ -8,10 +8,11 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 from jax import Array
 
+from jadam._hyper import Decay, NonNegative
 from jadam._learning_rate import scale_by_learning_rate
 from jadam._masks import MaskLike, PerLeaf
 from jadam._optimizers.adam import Moments
-from jadam._rule import Decay, NonNegative, Slots, ema, zeros
+from jadam._rule import Slots, ema, zeros
 from jadam._transformation import GradientTransformation, block, chain
 from jadam._tree import PyTree
 from jadam._weight_decay import add_decayed_weights

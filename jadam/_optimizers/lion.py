@@ -8,9 +8,10 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 
+from jadam._hyper import Decay, NonNegative
 from jadam._learning_rate import scale_by_learning_rate
 from jadam._masks import MaskLike
-from jadam._rule import Decay, NonNegative, Rule, Slots, ema, zeros
+from jadam._rule import Rule, Slots, ema, zeros
 from jadam._transformation import GradientTransformation, block, chain
 from jadam._weight_decay import add_decayed_weights
 

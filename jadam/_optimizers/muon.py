@@ -9,12 +9,13 @@ import jax.numpy as jnp
 from jax import Array
 
 from jadam._groups import masked, partition
+from jadam._hyper import Count, Decay, NonNegative
 from jadam._learning_rate import scale as scale_updates
 from jadam._learning_rate import scale_by_learning_rate
 from jadam._masks import MaskLike, as_mask, ndim_at_least
 from jadam._norm import scaled_norm
 from jadam._optimizers.adam import scale_by_adam
-from jadam._rule import Count, Decay, NonNegative, Rule, Slots, ema, zeros
+from jadam._rule import Rule, Slots, ema, zeros
 from jadam._storage import cast
 from jadam._transformation import GradientTransformation, block, chain
 from jadam._weight_decay import add_decayed_weights

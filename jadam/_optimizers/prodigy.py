@@ -9,9 +9,10 @@ from typing import Annotated, Any
 import jax.numpy as jnp
 from jax import Array
 
+from jadam._hyper import Decay, FixedPositive, NonNegative, Option, Positive
 from jadam._learning_rate import scale_by_learning_rate
 from jadam._masks import EVERYTHING, Mask, MaskLike, as_mask
-from jadam._rule import Context, Decay, DecayRate, FixedPositive, NonNegative, Option, Positive, Rule, Slots, debias, ema, zeros
+from jadam._rule import Context, DecayRate, Rule, Slots, debias, ema, zeros
 from jadam._transformation import GradientTransformation, block, chain
 
 
@@ -124,10 +125,15 @@ def prodigy(
         d_coef: factor of the estimate, > 0: the one to tune.
         growth_rate: the largest growth of `d` in a step, >= 1; None for any.
 
+    Raises:
+        ValueError: `b2` is no number, and `b3` is not given.
+
     Reference:
         Mishchenko & Defazio 2024, Algorithm 4, arXiv:2306.06101.
     """
-    b3 = math.sqrt(b2) if b3 is None and isinstance(b2, int | float) else b3
+    if b3 is None and not isinstance(b2, int | float):
+        raise ValueError(f"prodigy(b2={b2!r}): give b3 too; only of a number is it the root.")
+    b3 = math.sqrt(b2) if b3 is None else b3  # pyright: ignore[reportArgumentType]
     rule = scale_by_prodigy(
         *(b1, b2, b3, eps, weight_decay, as_mask("prodigy", mask)),
         *(use_bias_correction, safeguard_warmup, d0, d_coef, growth_rate),

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from jadam._hyper import Decay, NonNegative
 from jadam._learning_rate import scale_by_learning_rate
 from jadam._masks import MaskLike, as_mask
 from jadam._optimizers.rmsprop import scale_by_rms
-from jadam._rule import Decay, NonNegative
 from jadam._schedule_free import Interpolation, ScheduleFree
 from jadam._transformation import GradientTransformation, chain
 from jadam._weight_decay import add_decayed_weights

@@ -8,8 +8,9 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 
+from jadam._hyper import Decay, NonNegative, public_caller
 from jadam._learning_rate import scale_by_learning_rate
-from jadam._rule import Context, Decay, NonNegative, Rule, Slots, public_caller, zeros
+from jadam._rule import Context, Rule, Slots, zeros
 from jadam._transformation import GradientTransformation, chain, identity
 
 

@@ -8,10 +8,11 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jadam._hyper import Count, Decay, NonNegative
 from jadam._learning_rate import hold_first, scale_by_learning_rate
 from jadam._masks import MaskLike
 from jadam._optimizers.adam import Moments
-from jadam._rule import Context, Count, Decay, NonNegative, Slots, ema
+from jadam._rule import Context, Slots, ema
 from jadam._transformation import GradientTransformation, block, chain
 from jadam._weight_decay import decay_after_step
 

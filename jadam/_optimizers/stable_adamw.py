@@ -8,11 +8,12 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 from jax import Array
 
+from jadam._hyper import Decay, NonNegative
 from jadam._learning_rate import scale_by_learning_rate
 from jadam._masks import EVERYTHING, Mask, MaskLike, as_mask
 from jadam._norm import scaled_norm
 from jadam._optimizers.adam import Moments
-from jadam._rule import Decay, NonNegative, Slots, ema
+from jadam._rule import Slots, ema
 from jadam._transformation import GradientTransformation, block, chain
 
 

@@ -8,9 +8,10 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 
+from jadam._hyper import Decay, FixedNonNegative, NonNegative
 from jadam._learning_rate import scale_by_learning_rate
 from jadam._optimizers.adam import Moments
-from jadam._rule import Decay, FixedNonNegative, NonNegative, Slots, ema
+from jadam._rule import Slots, ema
 from jadam._transformation import GradientTransformation, block, chain
 
 

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jadam._hyper import Driven, HyperField
 from jadam._part import Part, keys
-from jadam._rule import Driven, HyperField
 from jadam._state import OptState
 
 
