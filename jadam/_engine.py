@@ -18,7 +18,7 @@ import numpy as np
 from jax import Array
 
 from jadam._drivers import driven, evaluated, scheduled
-from jadam._layout import Layout, scalar_like
+from jadam._layout import Layout, placed, scalar_like
 from jadam._leaf import StateMismatch, needs_params, run_rules
 from jadam._part import Opaque, Part, keys, slot_codec
 from jadam._rule import Context, Rule
@@ -46,8 +46,10 @@ def init(where: str, parts: Sequence[Part], params: PyTree) -> OptState:
         columns: dict[str, dict[int, Any]] = {}
         rules = part.rules(layout.leaves)
         for i in chosen:
-            for slot, value in rules[i].init(decode(jnp.asarray(values[i]))).items():
-                columns.setdefault(slot, {})[i] = slot_codec(part.storage, slot).encode(value, values[i].dtype)
+            p = decode(jnp.asarray(values[i]))
+            for slot, value in rules[i].init(p).items():
+                stored = slot_codec(part.storage, slot).encode(placed(value, p), values[i].dtype)
+                columns.setdefault(slot, {})[i] = stored
         slots = {slot: layout.tree(column) for slot, column in columns.items()}
         scalars = {name: scalar(value, layout.dtype) for name, value in part.rule.scalars().items()}
         for where_kept, content in zip(state[1:], (hypers, slots, scalars), strict=True):

@@ -69,3 +69,22 @@ def scalar_like(value: Any, dtype: Any, like: Sequence[Any]) -> Array:
         if isinstance(leaf.sharding, SingleDeviceSharding) and leaf.committed:
             return jax.device_put(np.asarray(value, dtype), leaf.sharding)
     return jnp.asarray(value, dtype)
+
+
+def slot_sharding(sharding: Any, shape: tuple[int, ...], own: tuple[int, ...]) -> Any:
+    """Where a slot of shape `own` lies: as its parameter along axes that are as long, replicated along others."""
+    if shape == own or not isinstance(sharding, NamedSharding):
+        return sharding
+    spec = (*sharding.spec, *(None,) * (len(shape) - len(sharding.spec)))
+    alike = zip(spec, shape, own, strict=True) if len(shape) == len(own) else ()
+    return NamedSharding(sharding.mesh, PartitionSpec(*(axis if one == other else None for axis, one, other in alike)))
+
+
+def placed(value: Any, like: Any) -> Any:
+    """A new slot where `slot_sharding` says, or on the one device of its parameter."""
+    if isinstance(like, Tracer) or not isinstance(like, Array):
+        return value
+    if isinstance(like.sharding, NamedSharding):
+        target = slot_sharding(like.sharding, like.shape, value.shape)
+        return value if value.sharding == target else jax.device_put(value, target)
+    return value if value.shape == like.shape else scalar_like(value, value.dtype, [like])

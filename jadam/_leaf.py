@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+from jax.sharding import AxisType
 
 from jadam._part import Storage, slot_codec
 from jadam._rule import Rule
@@ -48,7 +49,7 @@ def run_rules(
             values.gradient = cast(decode(gradient), dtype)
         before = _shapes(g, own)
         with jax.named_scope(rule.block):
-            out, own = rule.update(_bounded(g) if own else g, own, param, values)
+            out, own = _run(rule, _bounded(g) if own else g, own, param, values)
         if (shapes := _shapes(out, own)) != before:
             raise ValueError(
                 f"{type(rule).__name__}.update must keep the shapes of update and slots: of {before} it made {shapes}."
@@ -59,6 +60,19 @@ def run_rules(
         return encode(g, full_dtype(like.dtype)), new_slots
     delta = NEAREST.land(g, like)
     return (lax.add(like, delta) if mode == "step" else delta), new_slots
+
+
+def _run(rule: Rule, g: Array, slots: dict[str, Array], p: Any, h: SimpleNamespace) -> tuple[Array, dict[str, Array]]:
+    """`rule.update`, on automatic axes where the mesh has explicit ones and the rule mixes elements: it need not know."""
+    if rule.elementwise or AxisType.Explicit not in jax.typeof(g).sharding.mesh.axis_types:
+        return rule.update(g, slots, p, h)
+    given = p if isinstance(p, Array) else None
+
+    def automatic(g: Array, slots: dict[str, Array], given: Array | None, h: dict[str, Any]) -> Any:
+        return rule.update(g, slots, p if given is None else given, SimpleNamespace(**h))
+
+    lies = jax.tree.map(lambda x: jax.typeof(x).sharding, (g, slots))
+    return jax.sharding.auto_axes(automatic, out_sharding=lies)(g, slots, given, vars(h))
 
 
 def _shapes(u: Array, slots: dict[str, Array]) -> dict[str, tuple[int, ...]]:

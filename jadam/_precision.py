@@ -30,8 +30,9 @@ def with_precision(tx: GradientTransformation, state: str | Mapping[str, str]) -
     for storage in chosen.values():
         if storage not in SLOT_STORAGE:
             raise ValueError(f"with_precision(state={state!r}): {storage!r} must be one of {', '.join(SLOT_STORAGE)}.")
-    scalar = jax.ShapeDtypeStruct((), jnp.float32)
-    slots = {slot for part in tx.parts if isinstance(part.rule, Rule) for slot in jax.eval_shape(part.rule.init, scalar)}
+    examples = [jax.ShapeDtypeStruct((64,) * ndim, jnp.float32) for ndim in range(5)]  # vectors and matrices may have their own
+    rules = [part.structure.rule for part in tx.parts if isinstance(part.rule, Rule)]
+    slots = {slot for rule in rules for p in examples for slot in jax.eval_shape(rule.init, p)}
     if unknown := set(chosen) - slots - {""}:
         raise ValueError(f"with_precision: no rule keeps {unknown.pop()!r}; there are {', '.join(sorted(slots))}.")
     codecs = tuple((slot, SLOT_STORAGE[storage]) for slot, storage in chosen.items())

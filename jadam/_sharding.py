@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
+from jadam._layout import slot_sharding
 from jadam._state import OptState
 from jadam._transformation import GradientTransformation
 from jadam._tree import PyTree, flatten, owners
@@ -12,6 +13,8 @@ from jadam._tree import PyTree, flatten, owners
 
 def state_shardings(tx: GradientTransformation, params: PyTree) -> OptState:
     """The shardings of `tx.init(params)`: slots lie like their parameters, everything else is replicated.
+
+    A slot of another shape (a row or column of Adafactor) lies like its parameter along the axes that are as long.
 
     For `jax.jit(tx.init, out_shardings=jadam.state_shardings(tx, params))(params)`, and to restore a checkpoint. Outside
     `jit`, `tx.init` places its state so by itself.
@@ -30,5 +33,8 @@ def state_shardings(tx: GradientTransformation, params: PyTree) -> OptState:
     if alone is None:
         raise ValueError("state_shardings: no parameter has a sharding; pass jax arrays, or ShapeDtypeStructs with one.")
     state = jax.eval_shape(tx.init, params)
-    found = [alone if number is None else shardings[number] or alone for number in owners(state, leaves)]
+    found = []
+    for number, leaf in zip(owners(state, leaves), jax.tree.leaves(state), strict=True):
+        own = None if number is None else shardings[number]
+        found.append(slot_sharding(own, leaves.values[number].shape, leaf.shape) if number is not None and own else alone)
     return jax.tree.structure(state).unflatten(found)

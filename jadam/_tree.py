@@ -98,13 +98,19 @@ def difference(tree: PyTree, reference: Leaves) -> str:
 
 
 def owners(tree: PyTree, params: Leaves) -> list[int | None]:
-    """For each leaf of a state, the number of the parameter it belongs to: the one whose path its own path ends with."""
+    """For each leaf of a state, the number of the parameter it belongs to: the one whose path its own path ends with.
+
+    In a slot of jadam's, that is the path after `slots`, rule and slot, whatever the shape; elsewhere shapes must agree.
+    """
     numbers = {path: number for number, path in enumerate(params.paths)}
 
     def owner(path: KeyPath, leaf: Any) -> int | None:
         for start in range(len(path) + 1):
             number = numbers.get(path[start:])
-            if number is not None and jnp.shape(params.values[number]) == leaf.shape:
+            if number is None:
+                continue
+            is_slot = start >= 3 and path[start - 3] == GetAttrKey("slots") and path[start:]
+            if is_slot or jnp.shape(params.values[number]) == leaf.shape:
                 return number
         return None
 

@@ -44,7 +44,7 @@ def _muon(*, ns_dtype: str | None = None, **kwargs: Any) -> GradientTransformati
 
 
 BUILDERS: dict[str, Callable[..., GradientTransformation]] = {
-    "adamc": lambda **kwargs: jadam.adamw(decay="corrected", **kwargs),
+    "adamc": lambda **kwargs: jadam.adamw(**kwargs | {"decay": "corrected"}),
     "adopt": _adopt,
     "cautious_adamw": lambda **kwargs: jadam.cautious(jadam.adamw(**kwargs)),
     "muon": _muon,
@@ -65,11 +65,22 @@ def build(case: Mapping[str, Any], schedules: Mapping[str, Sequence[float]]) -> 
         return Recorded(tuple(schedules[value.removeprefix("schedule:")])) if named else value
 
     built = []
-    for factory, kwargs in steps:
+    for number, (factory, kwargs) in enumerate(steps, start=1):
         builder = BUILDERS.get(factory) or getattr(jadam, factory)
-        own = options if factory == steps[-1][0] else {}  # a chain ends with its optimizer
-        built.append(builder(**{name: given(value) for name, value in (kwargs | own).items()}))
+        own = _own(factory, kwargs, options) if number == len(steps) else kwargs  # a chain ends with its optimizer
+        built.append(builder(**{name: given(value) for name, value in own.items()}))
     return jadam.chain(*built)
+
+
+def _own(factory: str, kwargs: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+    """Arguments and options of one optimizer in jadam's words."""
+    if factory not in ("adam", "adamw", "adamc", "cautious_adamw") and options.get("eps_form") == "standard":
+        options = {name: value for name, value in options.items() if name != "eps_form"}
+    if factory not in ("adamw", "adamc", "cautious_adamw") and options.get("decay") == "independent":
+        options = dict(options)
+        kwargs = kwargs | {"weight_decay": kwargs["weight_decay"] / options.pop("peak_learning_rate")}
+        del options["decay"]
+    return kwargs | options
 
 
 def evaluate(case: Mapping[str, Any], params: Any, state: Any) -> Any:

@@ -8,8 +8,8 @@ import pytest
 import jadam
 
 STEPS = golden.INDEX["steps"]
-LOOSE = {"muon_keller_bf16": 2e-2, "soap_float32": 1e-3}
-"""References that worked in bfloat16 and float32 themselves."""
+LOOSE = {"soap_float32": 1e-3}
+"""References that worked in float32 themselves. Of `muon_keller_bf16` every rounding to bfloat16 is the same here."""
 
 
 def distance(case, tx, dtype):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 from jadam._groups import masked, partition
 from jadam._hyper import Count, Decay, NonNegative
@@ -21,23 +22,32 @@ from jadam._transformation import GradientTransformation, block, chain
 from jadam._weight_decay import add_decayed_weights
 
 
-def orthogonalize(x: Array, steps: int = 5, eps: Any = 1e-7, dtype: Any = None) -> Array:
+def orthogonalize(x: Array, steps: int = 5, eps: Any = 1e-7, dtype: str | None = None) -> Array:
     """The nearest matrix with orthonormal rows or columns, roughly: its singular values are between 0.7 and 1.2.
 
-    `steps` times `x = a x + (b A + c A A) x` with `A = x x^T`, on all leading axes at once.
+    `steps` times `x = a x + (b A + c A A) x` with `A = x x^T`, on all leading axes at once, every result rounded to `dtype`.
     """
     a, b, c = 3.4445, -4.7750, 2.0315  # steepest at zero that stays near one (Jordan et al. 2024)
+    r, tall = partial(rounded, dtype=dtype), x.shape[-2] > x.shape[-1]
+    x = r(x.mT if tall else x)
+    x = r(x / r(r(scaled_norm(x, (x.ndim - 2, x.ndim - 1))) + jnp.asarray(eps, x.dtype)))
 
-    def product(left: Array, right: Array) -> Array:  # rounds its factors, and not its sums
+    def product(left: Array, right: Array) -> Array:
         factors = (cast(factor, dtype or x.dtype) for factor in (left, right))
-        return jnp.matmul(*factors, preferred_element_type=x.dtype)
+        return r(jnp.matmul(*factors, preferred_element_type=x.dtype))
 
-    tall = x.shape[-2] > x.shape[-1]
-    x = (x.mT if tall else x) / (scaled_norm(x, (x.ndim - 2, x.ndim - 1)) + eps)
     for _ in range(steps):
         gram = product(x, x.mT)
-        x = a * x + product(b * gram + c * product(gram, gram), x)
+        x = r(r(a * x) + product(r(r(b * gram) + product(r(c * gram), gram)), x))
     return x.mT if tall else x
+
+
+def rounded(x: Array, dtype: str | None) -> Array:
+    """`x` at the precision of `dtype`, as torch's operations give it: XLA may leave out a cast there and back."""
+    if dtype is None:
+        return x
+    limits = jnp.finfo(dtype)
+    return lax.reduce_precision(cast(x, jnp.float32), limits.nexp, limits.nmant)
 
 
 @dataclass(frozen=True, repr=False)
@@ -86,7 +96,9 @@ class ScaleByMuon(Rule):
             u = g + h.momentum.value * m if self.nesterov else m
         outputs, inputs = g.shape[self.output_axis], g.shape[-3 - self.output_axis]
         size = max(1, outputs / inputs) ** 0.5 if self.scale == "keller" else 0.2 * max(outputs, inputs) ** 0.5
-        return size * orthogonalize(u, self.ns_steps, h.ns_eps, self.ns_dtype), {"mu": m}
+        u = orthogonalize(u, self.ns_steps, h.ns_eps, self.ns_dtype)
+        scaled = rounded(size * u, self.ns_dtype) if self.scale == "keller" else size * u  # where the authors scale
+        return cast(scaled, g.dtype), {"mu": m}
 
 
 scale_by_muon = block(ScaleByMuon)

@@ -56,11 +56,12 @@ class ScaleByProdigy(Rule):
         return {"mu": zeros(p), "nu": zeros(p), "s": zeros(p), "p0": jnp.copy(p)}
 
     def scalars(self) -> dict[str, float]:
-        return {"d": self.d0, "d_max": self.d0, "r": 0.0}
+        return {"d": self.d0, "d_max": self.d0, "r": 0.0, "taken": 0.0}
 
     def prepare(self, context: Context) -> dict[str, Any]:
-        h, t, rate = context.h, context.t, context.learning_rate
+        h, rate = context.h, context.learning_rate
         d, d_max, r = (context.scalars[name] for name in ("d", "d_max", "r"))
+        t = context.scalars["taken"] + 1  # steps of a learning rate of zero, or of gradients that always were, do not count
         size = d * jnp.sqrt(debias(h.b2, t)) / debias(h.b1, t) if self.use_bias_correction else d
         moving = rate > 0
         b1, b2, b3 = (DecayRate(jnp.where(moving, b.complement, 0)) for b in (h.b1, h.b2, h.b3))
@@ -79,8 +80,8 @@ class ScaleByProdigy(Rule):
             new = jnp.minimum(d_max, self.growth_rate * jnp.where(d <= self.d0, jnp.maximum(d, d_hat), d))
         new = jnp.where(known, new, d)
         return {
-            **{"d": new, "d_max": d_max, "r": r, "eps": new * h.eps},
-            **{"b1": b1, "b2": b2, "b3": b3, "old_d": d, "gain": gain, "size": size},
+            **{"d": new, "d_max": d_max, "r": r, "taken": jnp.where(known, t, t - 1), "eps": new * h.eps},
+            **{"b1": b1, "b2": b2, "b3": b3, "old_d": d, "gain": gain, "size": jnp.where(known, size, 0)},
         }
 
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:

@@ -1,0 +1,314 @@
+"""What the papers say of the Adam family: identities between its members, and the properties that Adam claims."""
+
+from math import inf, pi, sqrt
+
+import golden
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import OPTIMIZERS
+
+import jadam
+from jadam._optimizers.muon import orthogonalize
+
+RNG = np.random.default_rng(3)
+START = {"w": RNG.standard_normal((3, 4)), "b": RNG.standard_normal(4)}
+NOISY = {name: RNG.standard_normal((40, *p.shape)) * 0.3 + 0.1 for name, p in START.items()}
+COUNT = (1 + np.arange(40.0)).reshape(40, 1)
+GROWING = {name: COUNT.reshape(40, *(1,) * START[name].ndim) * np.sign(g[0]) for name, g in NOISY.items()}
+CONSTANT = {name: np.broadcast_to(g[0], g.shape) for name, g in NOISY.items()}
+
+
+def path(tx, grads=NOISY, dtype="float64"):
+    """The parameters and the states after each step, stacked."""
+    params = jax.tree.map(lambda p: jnp.asarray(p, dtype), {name: START[name] for name in grads})
+
+    @jax.jit
+    def trajectory(params, grads):
+        def body(carry, g):
+            new = tx.step(g, carry[1], carry[0])
+            return new, new
+
+        return jax.lax.scan(body, (params, tx.init(params)), grads)[1]
+
+    return jax.tree.map(np.asarray, trajectory(params, jax.tree.map(lambda g: jnp.asarray(g, dtype), dict(grads))))
+
+
+def distance(one, two):
+    """The largest difference of two paths as a share of the distance moved."""
+    shares = []
+    for name, p in two.items():
+        moved = np.max(np.abs(p - START[name]))
+        assert moved > 1e-6
+        shares.append(float(np.max(np.abs(one[name] - p)) / moved))
+    return max(shares)
+
+
+def scaled(direction, learning_rate=0.01):
+    return jadam.chain(direction, jadam.scale_by_learning_rate(learning_rate))
+
+
+def without_bias(count):
+    """The learning rate that takes the bias correction of the squares off again, for b2 = 0.999."""
+    return 0.01 / jnp.sqrt(1 - 0.999 ** (count.astype(float) + 1))
+
+
+IDENTITIES = {
+    "AdEMAMix with alpha = 0 is Adam": (jadam.ademamix(0.01, alpha=0.0), jadam.adam(0.01), NOISY),
+    "LaProp with b1 = 0 is RMSProp, with the bias correction of Adam": (
+        jadam.laprop(0.01, b1=0.0, eps=1e-3),
+        scaled(jadam.scale_by_rms(0.999, 1e-3, bias_correction=True)),
+        NOISY,
+    ),
+    "and without eps it is RMSProp with a learning rate divided by the root of that correction": (
+        scaled(jadam.scale_by_laprop(b1=0.0, eps=0.0), without_bias),
+        jadam.rmsprop(0.01, decay=0.999, eps=0.0),
+        NOISY,
+    ),
+    "RMSProp with bias correction is Adam with b1 = 0": (
+        scaled(jadam.scale_by_rms(0.999, bias_correction=True)),
+        jadam.adam(0.01, b1=0.0),
+        NOISY,
+    ),
+    "AdaBound between 0 and infinity is Adam, with eps at the uncorrected root": (
+        jadam.adabound(0.01, eps=1e-3, final_learning_rate=1e12, gamma=1e-30),
+        jadam.adam(0.01, eps=1e-3, eps_form="eps_hat"),
+        NOISY,
+    ),
+    "AMSGrad is Adam where v does not decrease": (jadam.amsgrad(0.01), jadam.adam(0.01), GROWING),
+    "AdamW without weight decay is Adam": (jadam.adamw(0.01, weight_decay=0.0), jadam.adam(0.01), NOISY),
+    "Lion with equal betas is the sign of the momentum": (
+        jadam.lion(0.01, b1=0.9, b2=0.9),
+        scaled(jadam.chain(jadam.average_updates(0.9), jadam.scale_by_lion(b1=0.0))),
+        NOISY,
+    ),
+    "NAdam and NAdamW without momentum are one": (
+        jadam.nadam(0.01, b1=0.0),
+        jadam.nadamw(0.01, b1=0.0, weight_decay=0.0),
+        NOISY,
+    ),
+    "Adan without differences is Adam": (jadam.adan(0.01, b1=0.9, b2=0.0, b3=0.999), jadam.adam(0.01), NOISY),
+    "AdaMax without memory is the sign": (jadam.adamax(0.01, b1=0.0, b2=0.0, eps=0.0), jadam.lion(0.01, b1=0.0), NOISY),
+    "MARS with gamma = 0 is AdamW after a clip of each array": (
+        jadam.mars_adamw(0.01, gamma=0.0, weight_decay=0.1),
+        jadam.chain(
+            jadam.masked(jadam.clip_by_global_norm(1.0), jadam.match("w")),
+            jadam.masked(jadam.clip_by_global_norm(1.0), jadam.match("b")),
+            jadam.adamw(0.01, b1=0.95, b2=0.99, weight_decay=0.1),
+        ),
+        NOISY,
+    ),
+    "StableAdamW is AdamW where v has caught up": (
+        jadam.stable_adamw(0.01, weight_decay=0.1),
+        jadam.adamw(0.01, b2=0.99, eps=1e-6, weight_decay=0.1),
+        CONSTANT,
+    ),
+    "Adam-mini with a block for every weight is AdamW": (
+        jadam.adam_mini(0.01, weight_decay=0.1, blocks={"w": (3, 4), "b": (4,)}),
+        jadam.adamw(0.01, weight_decay=0.1),
+        NOISY,
+    ),
+    "a direction that is the gradient's is not masked": (
+        jadam.cautious(jadam.adamw(0.01, b1=0.0, weight_decay=0.1)),
+        jadam.adamw(0.01, b1=0.0, weight_decay=0.1),
+        NOISY,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", IDENTITIES)
+@pytest.mark.usefixtures("x64")
+def test_identity(name):
+    one, two, grads = IDENTITIES[name]
+    assert distance(path(one, grads)[0], path(two, grads)[0]) <= 1e-12
+
+
+@pytest.mark.usefixtures("x64")
+def test_what_is_not_the_same():
+    """Negative controls: each identity needs its condition."""
+    adam = path(jadam.adam(0.01))[0]
+    for other in (jadam.ademamix(0.01), jadam.amsgrad(0.01), jadam.adabound(0.01, gamma=0.1), jadam.cautious(jadam.adam(0.01))):
+        assert distance(path(other)[0], adam) > 1e-6, other
+
+
+@pytest.mark.usefixtures("x64")
+def test_adam_atan2_of_small_angles_is_adam():
+    narrow = jadam.adam_atan2(0.01, a=1e5, b=1e5, b2=0.999)
+    assert distance(path(narrow)[0], path(jadam.adam(0.01, eps=0.0))[0]) <= 1e-9
+
+
+@pytest.mark.usefixtures("x64")
+def test_soap_that_turns_no_axis_is_adam_from_the_second_gradient_on():
+    soap = path(jadam.soap(0.01, b1=0.9, b2=0.99, eps=1e-3, weight_decay=0.0, max_precondition_size=1))[0]
+    later = {name: g[1:] for name, g in NOISY.items()}
+    adam = path(jadam.adam(0.01, b2=0.99, eps=1e-3, eps_form="eps_hat"), later)[0]
+    assert distance({name: p[1:] for name, p in soap.items()}, adam) <= 1e-12
+
+
+@pytest.mark.usefixtures("x64")
+def test_schedule_free_sgd_averages_the_iterates_of_sgd():
+    params, states = path(jadam.schedule_free(jadam.sgd(0.1), b1=0.7, weight_lr_power=0.0))
+    iterates = path(jadam.sgd(0.1))[0]
+    averaged = jax.vmap(jadam.schedule_free_params)(states, params)["b"]
+    np.testing.assert_allclose(states.slots["schedule_free"]["z"]["b"], iterates["b"], rtol=1e-12)
+    np.testing.assert_allclose(averaged, np.cumsum(iterates["b"], axis=0) / COUNT, rtol=1e-10)
+    np.testing.assert_allclose(params["b"], 0.7 * averaged + 0.3 * iterates["b"], rtol=1e-12)
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_rectifier_tends_to_one():
+    """RAdam's step is a share of Adam's that rises to all of it."""
+    grads = {"b": np.broadcast_to(RNG.standard_normal((3000, 1)) + 1.0, (3000, 4))}
+    steps = [np.diff(path(tx, grads)[0]["b"][:, 0]) for tx in (jadam.radam(1e-3, b2=0.99), jadam.adam(1e-3, b2=0.99))]
+    share = (steps[0] / steps[1])[5:]
+    assert share[0] < 0.3
+    assert np.all(np.diff(share[:500]) > -1e-9)
+    assert share[-1] == pytest.approx(1.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (5, 20), (20, 5), (3, 6, 4)])
+def test_muon_makes_singular_values_near_one(shape):
+    x = jnp.asarray(RNG.standard_normal(shape) * 10.0 ** RNG.uniform(-3, 3), jnp.float32)
+    found = jnp.linalg.svd(orthogonalize(x), compute_uv=False)
+    assert jnp.all((found > 0.6) & (found < 1.3))
+    assert jnp.ptp(jnp.linalg.svd(x / jnp.linalg.norm(x, axis=(-2, -1), keepdims=True), compute_uv=False)) > 0.2
+
+
+# Kingma & Ba 2015, section 2.1: what Adam claims, for all of the family that it holds for.
+
+INVARIANT = ["adam", "adamw", "adamax", "amsgrad", "nadam", "nadamw", "lamb", "adan", "ademamix", "adopt", "laprop", "rmsprop"]
+INVARIANT += ["adagrad", "stable_adamw", "adabelief", "schedule_free_adamw", "lion", "adam_atan2"]
+
+
+@pytest.mark.parametrize("name", INVARIANT)
+@pytest.mark.usefixtures("x64")
+def test_invariant_to_a_diagonal_rescaling(name):
+    """Each coordinate's gradients times any positive number: the parameters take the same path."""
+    tx = OPTIMIZERS[name](0.01, **({} if name in ("lion", "adam_atan2") else {"eps": 0.0}))
+    factors = {leaf: 10.0 ** RNG.uniform(-4, 4, p.shape) for leaf, p in START.items()}
+    rescaled = {leaf: g * factors[leaf] for leaf, g in NOISY.items()}
+    assert distance(path(tx, rescaled)[0], path(tx)[0]) <= 1e-9
+
+
+@pytest.mark.parametrize("name", ["sgd", "adadelta", "yogi"])
+@pytest.mark.usefixtures("x64")
+def test_what_is_not_invariant(name):
+    rescaled = {leaf: 10 * g for leaf, g in NOISY.items()}
+    assert distance(path(OPTIMIZERS[name](0.01), rescaled)[0], path(OPTIMIZERS[name](0.01))[0]) > 1e-3
+
+
+STEADY = {
+    "adam": jadam.adam(1e-3),
+    "amsgrad": jadam.amsgrad(1e-3),
+    "adamax": jadam.adamax(1e-3),
+    "laprop": jadam.laprop(1e-3),
+    "lion": jadam.lion(1e-3),
+    "adan": jadam.adan(1e-3),
+    "ademamix": jadam.ademamix(1e-3, alpha=0.0),
+    "adam_mini": jadam.adam_mini(1e-3, blocks=()),
+    "stable_adamw": jadam.stable_adamw(1e-3, weight_decay=0.0),
+    "mars_adamw": jadam.mars_adamw(1e-3, gamma=0.0),
+}
+
+
+@pytest.mark.parametrize("name", STEADY)
+@pytest.mark.usefixtures("x64")
+def test_a_steady_gradient_moves_by_the_learning_rate(name):
+    """|step| = learning_rate without noise, at every step, whatever the size of the gradient."""
+    for size in (1e-2, 1e2):
+        params, _ = path(STEADY[name], {leaf: size * np.sign(g) for leaf, g in CONSTANT.items()})
+        steps = np.diff(params["w"], axis=0, prepend=START["w"][None])
+        np.testing.assert_allclose(np.abs(steps), 1e-3, rtol=2e-4)  # eps
+
+
+CAUCHY_SCHWARZ = (1 - 0.9) / sqrt(1 - 0.999) / sqrt(1 - 0.9**2 / 0.999)
+BOUNDS = {
+    "adam": lambda t: CAUCHY_SCHWARZ * np.sqrt(1 - 0.999**t) / (1 - 0.9**t),
+    "amsgrad": lambda t: CAUCHY_SCHWARZ * np.sqrt(1 - 0.999**t) / (1 - 0.9**t),
+    "adamax": lambda t: (1 - 0.9) / (1 - 0.9 / 0.999) / (1 - 0.9**t),
+    "rmsprop": lambda t: 1 / sqrt(1 - 0.99),
+    "adagrad": lambda t: 1.0,
+    "lion": lambda t: 1.0,
+    "adam_atan2": lambda t: 1.27 * pi / 2,
+    "adopt": lambda t: (t - 1) ** 0.25,
+}
+"""The largest step in learning rates, by the inequality of Cauchy and Schwarz or by construction."""
+
+
+@pytest.mark.parametrize("name", BOUNDS)
+@pytest.mark.usefixtures("x64")
+def test_steps_are_bounded(name):
+    """By gradients of any size: heavy tails, and single ones after a thousand zeros."""
+    heavy = RNG.standard_cauchy((2400, 4)) * 10.0 ** RNG.uniform(-5, 5, (2400, 1))
+    heavy[200:1200] = 0.0
+    heavy[1201:2200] = 0.0
+    params, _ = path(OPTIMIZERS[name](1e-3), {"b": heavy})
+    steps = np.abs(np.diff(params["b"], axis=0, prepend=START["b"][None])) / 1e-3
+    bounds = BOUNDS[name](1.0 + np.arange(len(heavy)))
+    assert np.all(np.max(steps, axis=1) <= bounds * (1 + 1e-9))
+    assert np.max(steps) > 0.9
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_step_in_the_sparsest_case():
+    """After only zeros: learning_rate (1-b1) / sqrt(1-b2), the most severe case of the paper; where that is below 1, less."""
+    for b1, b2 in ((0.9, 0.999), (0.5, 0.99), (0.9, 0.9)):
+        grads = {"b": np.zeros((20_000, 4))}
+        grads["b"][-1] = [1e-3, 1.0, 1e3, -7.0]
+        params = path(jadam.adam(0.01, b1=b1, b2=b2, eps=1e-15), grads)[0]["b"]
+        np.testing.assert_allclose(np.abs(params[-1] - params[-2]), 0.01 * (1 - b1) / sqrt(1 - b2), rtol=1e-4)
+
+
+DECAYING = ("adamw", "nadamw", "lamb", "stable_adamw", "soap")
+
+
+def undecayed(name, learning_rate):
+    """The optimizer without weight decay; Prodigy with an estimate that does not stand at its start."""
+    own = {"weight_decay": 0.0} if name in DECAYING else {"d0": 1e-2} if name == "prodigy" else {}
+    return OPTIMIZERS[name](1.0 if name == "prodigy" else learning_rate, **own)
+
+
+STILL = set(OPTIMIZERS) - {"yogi"}  # whose first moment begins above zero, as in the authors' code
+
+
+@pytest.mark.parametrize("name", sorted(STILL))
+def test_coordinates_without_gradient_stay(name):
+    """A coordinate whose gradient is always zero is not moved, except by weight decay and by what mixes coordinates."""
+    grads = {"b": np.array(NOISY["b"])}
+    grads["b"][:, 2] = 0.0
+    params, _ = path(undecayed(name, 0.01), grads, "float32")
+    assert np.all(params["b"][:, 2] == np.float32(START["b"][2]))
+    assert np.all(np.abs(params["b"][-1, [0, 1, 3]] - START["b"][[0, 1, 3]]) > 0)
+
+
+@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+def test_zero_gradients_for_long(name):
+    """After some gradients, 5,000 zero ones: nothing blows up as the averages die out, and what comes then is finite."""
+    grads = np.zeros((5_060, 4))
+    grads[:40], grads[-20:] = NOISY["b"], NOISY["b"][:20]
+    params = np.asarray(path(undecayed(name, 1e-3), {"b": grads}, "float32")[0]["b"])
+    steps = np.abs(np.diff(params, axis=0))
+    assert np.all(np.isfinite(params))
+    slow = {"ademamix": 2.0, "yogi": 1.0, "lion": 1.0, "schedule_free_adamw": 1.0}.get(name, 0.05)
+    assert np.max(steps[4_000:5_030]) <= slow * np.max(steps) < inf
+    assert np.max(steps[5_040:]) > 0
+
+
+@pytest.mark.usefixtures("x64")
+def test_a_quadratic_by_hand():
+    """Adam on theta^2 in plain Python: a hundred steps, and each number of the first two steps of another run."""
+    kept = golden.INDEX["properties"]["quadratic"]
+    tx = jadam.adam(kept["learning_rate"], b1=kept["b1"], b2=kept["b2"], eps=kept["eps"])
+    theta, state = jnp.asarray(kept["theta0"]), tx.init(jnp.asarray(kept["theta0"]))
+    for expected in kept["theta"][1:]:
+        theta, state = tx.step(2 * theta, state, theta)
+        assert float(theta) == pytest.approx(expected, abs=1e-12)
+    kept = golden.INDEX["properties"]["walkthrough"]
+    tx = jadam.adam(kept["learning_rate"], b1=kept["b1"], b2=kept["b2"], eps=kept["eps"])
+    theta, state = jnp.asarray(kept["theta0"]), tx.init(jnp.asarray(kept["theta0"]))
+    for step in kept["steps"]:
+        delta, state = tx.update(jnp.asarray(step["g"]), state, theta)
+        theta = theta + delta
+        found = (state.slots["adam"]["mu"], state.slots["adam"]["nu"], delta, theta)
+        assert list(map(float, found)) == pytest.approx([step["m"], step["v"], step["delta"], step["theta"]], rel=1e-12)
