@@ -19,7 +19,7 @@ from jax import Array
 
 from jadam._drivers import driven, evaluated, scheduled
 from jadam._layout import Layout, placed, scalar_like
-from jadam._leaf import StateMismatch, needs_params, run_rules
+from jadam._leaf import StateMismatch, bounded, needs_params, run_rules
 from jadam._part import Opaque, Part, keys, slot_codec
 from jadam._rule import Context, Rule
 from jadam._state import OptState
@@ -47,7 +47,11 @@ def init(where: str, parts: Sequence[Part], params: PyTree) -> OptState:
         rules = part.rules(layout.leaves)
         for i in chosen:
             p = decode(jnp.asarray(values[i]))
-            for slot, value in rules[i].init(p).items():
+            try:
+                first = rules[i].init(p)
+            except ValueError as error:
+                raise ValueError(f"{where}: the parameter at {quoted(layout.leaves.paths[i])}: {error}") from None
+            for slot, value in first.items():
                 stored = slot_codec(part.storage, slot).encode(placed(value, p), values[i].dtype)
                 columns.setdefault(slot, {})[i] = stored
         slots = {slot: layout.tree(column) for slot, column in columns.items()}
@@ -188,6 +192,7 @@ class _Step:
             scalars=self.state.scalars.get(key, {}),
             extra=self.extra,
             read_updates=lambda: self._read_updates(chosen),
+            bound=bounded if key in self.state.slots else lambda u: u,
             read_params=lambda: self._read_params(rule, chosen),
             read_slot=lambda slot: [slot_codec(part.storage, slot).decode(slots[i][slot]) for i in chosen],
             read_learning_rate=lambda: self._learning_rate(key, rule, chosen),

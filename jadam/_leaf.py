@@ -49,7 +49,7 @@ def run_rules(
             values.gradient = cast(decode(gradient), dtype)
         before = _shapes(g, own)
         with jax.named_scope(rule.block):
-            out, own = _run(rule, _bounded(g) if own else g, own, param, values)
+            out, own = _run(rule, bounded(g) if own else g, own, param, values)
         if (shapes := _shapes(out, own)) != before:
             raise ValueError(
                 f"{type(rule).__name__}.update must keep the shapes of update and slots: of {before} it made {shapes}."
@@ -72,7 +72,7 @@ def _run(rule: Rule, g: Array, slots: dict[str, Array], p: Any, h: SimpleNamespa
         return rule.update(g, slots, p if given is None else given, SimpleNamespace(**h))
 
     lies = jax.tree.map(lambda x: jax.typeof(x).sharding, (g, slots))
-    return jax.sharding.auto_axes(automatic, out_sharding=lies)(g, slots, given, vars(h))
+    return jax.sharding.auto_axes(automatic, out_sharding=lies)(g, slots, given, vars(h))  # pyright: ignore[reportCallIssue]
 
 
 def _shapes(u: Array, slots: dict[str, Array]) -> dict[str, tuple[int, ...]]:
@@ -100,7 +100,7 @@ def _kept_shapes(rule: Rule, storage: Storage, shape: tuple[int, ...], dtype: An
     return jax.tree.map(jnp.shape, jax.eval_shape(stored, jax.ShapeDtypeStruct(shape, dtype)))
 
 
-def _bounded(g: Array) -> Array:
+def bounded(g: Array) -> Array:
     """Finite gradients so huge that their square, or a sum of squares, would be inf are cut to 2^52 (2^500 in float64).
 
     Only before rules with slots, which an inf would spoil for ever. NaN and inf pass: that a step went wrong must be seen.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,11 +32,18 @@ def with_precision(tx: GradientTransformation, state: str | Mapping[str, str]) -
     for storage in chosen.values():
         if storage not in SLOT_STORAGE:
             raise ValueError(f"with_precision(state={state!r}): {storage!r} must be one of {', '.join(SLOT_STORAGE)}.")
-    examples = [jax.ShapeDtypeStruct((64,) * ndim, jnp.float32) for ndim in range(5)]  # vectors and matrices may have their own
-    rules = [part.structure.rule for part in tx.parts if isinstance(part.rule, Rule)]
-    slots = {slot for rule in rules for p in examples for slot in jax.eval_shape(rule.init, p)}
+    slots = {slot for part in tx.parts if isinstance(part.rule, Rule) for slot in _slots(part.structure.rule)}
     if unknown := set(chosen) - slots - {""}:
         raise ValueError(f"with_precision: no rule keeps {unknown.pop()!r}; there are {', '.join(sorted(slots))}.")
     codecs = tuple((slot, SLOT_STORAGE[storage]) for slot, storage in chosen.items())
     parts = tuple(replace(part, storage=part.storage + codecs) for part in tx.parts)
     return GradientTransformation(parts, public_caller("with_precision"))
+
+
+def _slots(rule: Any) -> set[str]:
+    """All slots that a rule keeps: vectors and matrices may have their own, and some rules take only one of them."""
+    found: set[str] = set()
+    for ndim in range(5):
+        with suppress(ValueError):
+            found |= set(jax.eval_shape(rule.init, jax.ShapeDtypeStruct((64,) * ndim, jnp.float32)))
+    return found

@@ -62,6 +62,7 @@ class Context:
         scalars: what `prepare` kept in the last step.
         extra: the keyword arguments of `tx.update`.
         read_updates: gives the updates that reach this rule, as stored; runs the rules before it.
+        bound: what the engine does to an update before this rule's `update`.
         read_params: gives the parameters this rule acts on, as stored.
         read_slot: gives a slot of this rule by name.
         read_learning_rate: gives the learning rate of this rule's parameters.
@@ -73,6 +74,7 @@ class Context:
     scalars: Mapping[str, Array]
     extra: Mapping[str, Any]
     read_updates: Callable[[], list[Array]]
+    bound: Callable[[Array], Array]
     read_params: Callable[[], list[Array]]
     read_slot: Callable[[str], list[Array]]
     read_learning_rate: Callable[[], Array]
@@ -89,7 +91,7 @@ class Context:
     @property
     def updates(self) -> list[Array]:
         """The updates that reach this rule, leaf by leaf, as its `update` sees them."""
-        return [decode(u) for u in self.read_updates()]
+        return [self.bound(decode(u)) for u in self.read_updates()]
 
     @property
     def params(self) -> list[Array]:

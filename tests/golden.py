@@ -96,7 +96,7 @@ def problem(case: Mapping[str, Any], dtype: str) -> tuple[dict[str, Any], dict[s
 
 
 def recorded(case: Mapping[str, Any], step: int) -> dict[str, np.ndarray]:
-    """The reference's parameters after `step` updates; those to evaluate too, under `eval/<leaf>`."""
+    """The reference's parameters after `step` updates; where it averages, those to evaluate too, under `eval/<leaf>`."""
     arrays = np.load(DATA / "cases.npz")
-    prefix = f"{case['id']}/{step}/"
-    return {name.removeprefix(prefix): arrays[name] for name in arrays.files if name.startswith(prefix)}
+    names = [*case["leaves"], *(f"eval/{leaf}" for leaf in case["leaves"] if case.get("eval_params"))]
+    return {name: arrays[f"{case['id']}/{step}/{name}"] for name in names}

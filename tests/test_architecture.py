@@ -77,6 +77,12 @@ def test_files_are_small():
     assert lengths[-1] <= 310
 
 
+def test_an_optimizer_is_a_short_file():
+    lengths = sorted(len(path.read_text().splitlines()) for path in (ROOT / "_optimizers").glob("[a-z]*.py"))
+    assert len(lengths) > 25
+    assert lengths[len(lengths) // 2] <= 80
+
+
 def test_no_file_is_a_drawer():
     assert not {"utils", "misc", "base", "common", "helpers", "contrib"} & {p.stem.strip("_") for p in modules()}
 

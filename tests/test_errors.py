@@ -37,6 +37,43 @@ CASES = {
     "adamw(peak_learning_rate=0.0): peak_learning_rate must be": lambda: jadam.adamw(0.0, decay="independent"),
     "clip_by_global_norm(max_norm=0): max_norm must be a finite number > 0.": lambda: jadam.clip_by_global_norm(0),
     "scale_by_adam(b2=1.0): b2 must be in [0, 1).": lambda: jadam.scale_by_adam(b2=1.0),
+    "sgd(nesterov=True): nesterov needs a momentum.": lambda: jadam.sgd(1e-3, nesterov=True),
+    "amsgrad(maximum='torch'): maximum must be 'uncorrected', 'corrected' or 'paper'.": lambda: jadam.amsgrad(
+        1e-3, maximum="torch"
+    ),
+    "adagrad(initial_accumulator_value=-1): initial_accumulator_value must be a finite number >= 0.": lambda: jadam.adagrad(
+        1e-3, initial_accumulator_value=-1
+    ),
+    "soap(precondition_frequency=0): precondition_frequency must be an integer >= 1.": lambda: jadam.soap(
+        1e-3, precondition_frequency=0
+    ),
+    "ademamix(b3_warmup=1.5): b3_warmup must be an integer >= 1.": lambda: jadam.ademamix(1e-3, b3_warmup=1.5),
+    "schedule_free_adamw(b1=0.0): b1 must be in (0, 1).": lambda: jadam.schedule_free_adamw(1e-3, b1=0.0),
+    "prodigy(growth_rate=0.5): growth_rate must be a number >= 1.": lambda: jadam.prodigy(growth_rate=0.5),
+    "give b3 too; only of a number is it the root.": lambda: jadam.prodigy(b2=jadam.linear_schedule(0.9, 0.99, 5)),
+    "scale_by_rms(centered=True, bias_correction=True): choose one of them.": lambda: jadam.scale_by_rms(
+        centered=True, bias_correction=True
+    ),
+    # optimizers and parameters
+    "muon.init: the parameter at ['dense']['bias']: an array of shape (1,) cannot be orthogonalised; say with matrices=": lambda: (
+        jadam.muon(1e-3, matrices=True).init(PARAMS)
+    ),
+    "adam_mini.init: the parameter at ['dense']['bias']: (2,) blocks do not divide its shape (1,).": lambda: jadam.adam_mini(
+        1e-3, blocks=(2,)
+    ).init(PARAMS),
+    "adam_mini: blocks does not fit the parameters": lambda: jadam.adam_mini(1e-3, blocks={"other": (1,)}).init(PARAMS),
+    "adam_mini.init: scale_by_adam_mini does not act on complex parameters, and ['w'] is complex64; mask it out.": lambda: (
+        jadam.adam_mini(1e-3).init({"w": jnp.ones(2, jnp.complex64)})
+    ),
+    "scale_by_laprop.update: scale_by_laprop needs the learning rate, and none is in the chain; write "
+    "chain(scale_by_laprop(...), scale_by_learning_rate(...)).": lambda: jadam.scale_by_laprop().update(
+        PARAMS, jadam.scale_by_laprop().init(PARAMS), PARAMS
+    ),
+    "prodigy.update: scale_by_prodigy needs the parameters; call update(grads, state, params)": lambda: jadam.prodigy().update(
+        PARAMS, jadam.prodigy().init(PARAMS)
+    ),
+    "cautious_weight_decay: chain(scale_by_adam(": lambda: jadam.cautious_weight_decay(jadam.adam(1e-3)),
+    "schedule_free_params: the state is not of a schedule-free optimizer.": lambda: jadam.schedule_free_params(STATE, PARAMS),
     # masks and groups
     "adamw: '**/bias' is no mask; write jadam.match('**/bias')": lambda: jadam.adamw(1e-3, mask="**/bias"),
     "masked: 'bias' is no mask; write jadam.match('bias')": lambda: jadam.masked(TX, "bias"),

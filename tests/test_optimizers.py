@@ -46,9 +46,13 @@ def test_every_optimizer_has_an_oracle():
 def test_equals_its_oracle(name, number):
     kwargs = oracles.CASES[name][number]
     tx = OPTIMIZERS[name](0.01, **kwargs)
-    params, grads = cast(VALUES, "float64"), cast(jax.tree.map(lambda *x: np.stack(x), *GRADS), "float64")
-    _, path = jax.lax.scan(lambda c, g: (new := tx.step(g, c[1], c[0]), new[0]), (params, tx.init(params)), grads)
-    leaves = [list(map(np.asarray, jax.tree.leaves(tree))) for tree in (params, grads, path)]
+    params, path = cast(VALUES, "float64"), []
+    state = tx.init(params)
+    for g in GRADS:  # one program for all cases of one structure: the numbers are in the state
+        params, state = tx.step(cast(g, "float64"), state, params)
+        path.append(params)
+    stacks = [jax.tree.map(lambda *x: np.stack(x), *trees) for trees in (GRADS, path)]
+    leaves = [list(map(np.asarray, jax.tree.leaves(tree))) for tree in (VALUES, *stacks)]
     if name in oracles.GLOBAL:  # it looks at all parameters together
         join = lambda arrays, lead: [np.concatenate([x.reshape(*x.shape[:lead], -1) for x in arrays], axis=-1)]  # noqa: E731
         leaves = [join(arrays, lead) for arrays, lead in zip(leaves, (0, 1, 1), strict=True)]
@@ -67,24 +71,23 @@ def test_learning_rate_alone_is_positional(optimizer):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_structure_is_a_fixed_point(optimizer, dtype):
+    """By abstract evaluation, which compiles nothing; a scan refuses a carry of another type."""
     tx, params, grads = optimizer(0.1), cast(VALUES, dtype), cast(GRADS[0], dtype)
     state = tx.init(params)
-    updates, after = tx.update(grads, state, params)
+    stacked = jax.tree.map(lambda x: jnp.stack([x] * 3), grads)
+    updates, after = jax.eval_shape(tx.update, grads, state, params)
+    carry = jax.eval_shape(
+        lambda *start: jax.lax.scan(lambda c, g: (tx.step(g, c[1], c[0]), None), start, stacked)[0], params, state
+    )
     chex.assert_trees_all_equal_shapes_and_dtypes(updates, params)
     chex.assert_trees_all_equal_shapes_and_dtypes(state, after)
-    assert not any(x.weak_type for x in jax.tree.leaves((updates, state, after)))
-    moved, last = jax.lax.scan(
-        lambda carry, g: (tx.step(g, carry[1], carry[0]), None),
-        (params, state),
-        cast(jax.tree.map(lambda *x: np.stack(x), *GRADS), dtype),
-    )[0]
-    chex.assert_trees_all_equal_shapes_and_dtypes((moved, last), (params, state))
-    assert last.count == len(GRADS)
+    chex.assert_trees_all_equal_shapes_and_dtypes((params, state), carry)
+    assert not any(x.weak_type for x in jax.tree.leaves((state, updates, after)))
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_slots_and_arithmetic_are_float32(optimizer, dtype):
-    """bfloat16 parameters get the update of float32 ones, rounded once: nothing is computed in 16 bits."""
+    """The parameters get the update of float32 ones, rounded once: nothing is computed in 16 bits."""
     tx, low = optimizer(0.1), cast(VALUES, dtype)
     full = cast(low, "float32")
     state = tx.init(low)
@@ -96,10 +99,11 @@ def test_slots_and_arithmetic_are_float32(optimizer, dtype):
         expected, wide_state = tx.update(cast(g, "float32"), wide_state, full)
     chex.assert_trees_all_equal(updates, cast(expected, dtype))
     chex.assert_trees_all_equal(state, wide_state)
+    assert state.count == len(grads)
 
 
 def test_jit_eager_scan_and_step_agree(optimizer):
-    tx, params, grads = optimizer(0.1), cast(VALUES, "float32"), [cast(g, "float32") for g in GRADS[:6]]
+    tx, params, grads = optimizer(0.1), cast(VALUES, "float32"), [cast(g, "float32") for g in GRADS[:3]]
     eager = run(tx, params, grads)
     jitted = jax.jit(lambda p, gs: run(tx, p, gs))(params, grads)
 
@@ -134,9 +138,12 @@ def test_vmap_equals_a_loop(optimizer):
     models = [cast(jax.tree.map(lambda x, i=i: x + i, VALUES), "float32") for i in range(3)]
     grads = [cast(g, "float32") for g in GRADS[:3]]
     stack = lambda trees: jax.tree.map(lambda *x: jnp.stack(x), *trees)  # noqa: E731
-    many = jax.vmap(lambda p, g: run(tx, p, [g, g]))(stack(models), stack(grads))
+    step, many, g = jax.jit(jax.vmap(tx.step)), stack(models), stack(grads)
+    states = stack([tx.init(p) for p in models])
+    for _ in range(2):
+        many, states = step(g, states, many)
     one_by_one = [run(tx, p, [g, g]) for p, g in zip(models, grads, strict=True)]
-    chex.assert_trees_all_close(many, stack(one_by_one), rtol=1e-6, atol=1e-7)
+    chex.assert_trees_all_close((many, states), stack(one_by_one), rtol=1e-6, atol=1e-6)
 
 
 def test_init_under_eval_shape_jit_and_cond(optimizer):
@@ -155,7 +162,7 @@ def test_no_finite_gradient_gives_nan_or_inf(optimizer, dtype, size):
     """One gradient of 1e20 made optax's nu inf, and every later step of that weight zero."""
     if size > float(jnp.finfo(dtype).max):
         size = float(jnp.finfo(dtype).max)
-    tx, params = jadam.chain(optimizer(1e-3)), cast(VALUES, dtype)
+    tx, params = optimizer(1e-3), cast(VALUES, dtype)
     grads = jax.tree.map(lambda x: jnp.full_like(x, size), params)
     updates, state = tx.update(grads, tx.init(params), params)
     for _ in range(5):
@@ -182,25 +189,22 @@ def test_a_constant_schedule_is_the_number(optimizer):
     number, schedule = optimizer(0.1), optimizer(jadam.constant_schedule(0.1))
     by_number, by_schedule = run(number, params, grads), run(schedule, params, grads)
     chex.assert_trees_all_equal(by_number, by_schedule)  # the state too: its structure does not tell them apart
-    function = run(optimizer(lambda count: 0.1 * (count >= 0).astype(jnp.float32)), params, grads)
-    chex.assert_trees_all_equal(by_number, function)
+    function = optimizer(lambda count: 0.1 * (count >= 0).astype(jnp.float32))
+    chex.assert_trees_all_equal(function.init(params), number.init(params))
 
 
 @pytest.mark.usefixtures("x64")
 def test_hyperparameters_can_be_differentiated(optimizer):
-    tx, params, grads = optimizer(0.1), cast(VALUES, "float64"), cast(GRADS[0], "float64")
+    """By the state, and by the argument of an optimizer that is built inside."""
+    later, params, grads = optimizer(0.1), cast(VALUES, "float64"), cast(GRADS[0], "float64")
 
-    def moved(tx, state):  # in two steps: some stand still at the first
+    def moved(tx, rate):  # in two steps: some stand still at the first
+        state = tx.set_hyperparams(tx.init(params), learning_rate=rate) if tx == later else tx.init(params)
         new, state = tx.step(grads, state, params)
         return sum(jnp.sum(x) for x in jax.tree.leaves(tx.step(grads, state, new)[0]))
 
-    @jax.jit
-    def both(set_later, built_with):
-        by_state = moved(tx, tx.set_hyperparams(tx.init(params), learning_rate=set_later))
-        inside = optimizer(built_with)
-        return by_state + moved(inside, inside.init(params))
-
-    slope = (both(0.1001, 0.1) - both(0.0999, 0.1)) / 0.0002
+    slope = (moved(later, 0.1001) - moved(later, 0.0999)) / 0.0002
+    both = lambda set_later, built_with: moved(later, set_later) + moved(optimizer(built_with), built_with)  # noqa: E731
     by_state, inside = jax.jit(jax.grad(both, (0, 1)))(0.1, 0.1)
     assert by_state == pytest.approx(float(slope), rel=1e-4)
     assert by_state != 0
@@ -225,17 +229,20 @@ def test_a_sweep_in_one_program(optimizer):
 
 
 def test_converges(optimizer):
+    """On a quadratic, from zero, to a thousandth of the loss."""
     target = cast(VALUES, "float32")
-    loss = lambda p: sum(jnp.sum((a - b) ** 2) for a, b in zip(*map(jax.tree.leaves, (p, target)), strict=True))  # noqa: E731
-    rate = oracles.LEARNING_RATES.get(optimizer.__name__, 0.05)
-    tx = optimizer(jadam.cosine_decay_schedule(rate, 400))
+    tx = optimizer(jadam.cosine_decay_schedule(oracles.LEARNING_RATES.get(optimizer.__name__, 0.05), 400))
     params = jax.tree.map(jnp.zeros_like, target)
+    state, first = tx.init(params), loss_and_gradient(params, target)[0]
+    for _ in range(400):
+        params, state = tx.step(loss_and_gradient(params, target)[1], state, params)
+    assert loss_and_gradient(params, target)[0] < 1e-3 * first
 
-    def body(carry, _):
-        return tx.step(jax.grad(loss)(carry[0]), carry[1], carry[0]), None
 
-    (params, _), _ = jax.lax.scan(body, (params, tx.init(params)), length=400)
-    assert loss(params) < 1e-3 * loss(jax.tree.map(jnp.zeros_like, target))
+@jax.jit
+@jax.value_and_grad
+def loss_and_gradient(params, target):
+    return sum(jnp.sum((a - b) ** 2) for a, b in zip(*map(jax.tree.leaves, (params, target)), strict=True))
 
 
 def test_complex_parameters_are_pairs_of_reals(optimizer):
@@ -258,8 +265,8 @@ def test_eight_devices_give_the_numbers_of_one(optimizer):
     """On a mesh as `jax.make_mesh` makes it, with explicit axes; whatever an algorithm sums or multiplies."""
     mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(jax.sharding.AxisType.Explicit,) * 2)
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data", "model"))
-    tx, w = optimizer(0.1), jnp.asarray(RNG.standard_normal((8, 10)), jnp.float32)
-    grads = [{"w": jnp.asarray(RNG.standard_normal((8, 10)), jnp.float32)} for _ in range(3)]
+    tx, w = optimizer(0.1), jnp.asarray(RNG.standard_normal((8, 8)), jnp.float32)
+    grads = [{"w": jnp.asarray(RNG.standard_normal((8, 8)), jnp.float32)} for _ in range(3)]
     alone, _ = run(tx, {"w": w}, grads)
     params = {"w": jax.device_put(w, sharding)}
     start = tx.init(params)

@@ -1,13 +1,18 @@
 """The tables of README.md and docs/coming-from-optax.md: what optax does, and what jadam does, side by side."""
 
 import inspect
+from pathlib import Path
+from types import SimpleNamespace
 
+import golden
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import optax.contrib
 import pytest
 from conftest import compilations
+from test_golden import distance
 
 import jadam
 
@@ -128,3 +133,64 @@ def test_schedules_with_impossible_arguments():
         jadam.linear_schedule(0.0, 1.0, -5)
     assert optax.warmup_constant_schedule(0.0, 1.0, 0)(5) == 0.0  # no warm-up, and never at the peak
     assert jadam.warmup_constant_schedule(0.0, 1.0, 0)(5) == 1.0
+
+
+def measured(name, tx):
+    """How far a transformation goes from the trajectory of the authors' code, as a share of the distance moved."""
+    with jax.enable_x64(True) if hasattr(jax, "enable_x64") else jax.experimental.enable_x64():
+        return distance(golden.CASES[name] | {"eval_params": False}, SimpleNamespace(init=tx.init, step=step_of(tx)), "float64")
+
+
+def step_of(tx):
+    def step(grads, state, params):
+        updates, state = tx.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    return step
+
+
+def kwargs_of(name, *others):
+    return {key: value for key, value in golden.CASES[name]["kwargs"].items() if key not in others}
+
+
+FURTHER = {
+    "prodigy": ("100 %", "prodigy_default", lambda: optax.contrib.prodigy(1.0, estim_lr0=1e-6)),
+    "adan": ("91 %", "adan_default", lambda: optax.adan(**kwargs_of("adan_default"), eps_root=0.0)),
+    "adan, decay": ("94 %", "adan_wd", lambda: optax.adan(**kwargs_of("adan_wd"), eps_root=0.0)),
+    "nadam": ("37 %", "nadam_default", lambda: optax.nadam(**kwargs_of("nadam_default", "momentum_decay"))),
+    "amsgrad": ("31 %", "amsgrad_default", lambda: optax.amsgrad(**kwargs_of("amsgrad_default"))),
+    "nadamw": ("11 %", "nadamw_default", lambda: optax.nadamw(**kwargs_of("nadamw_default"))),
+    "schedule_free_adamw": (
+        "5.8 %",
+        "schedule_free_adamw_warmup",
+        lambda: optax.contrib.schedule_free_adamw(0.0025, warmup_steps=10, b1=0.9, weight_decay=0.1),
+    ),
+    "rmsprop": ("0.8 %", "rmsprop_default", lambda: optax.rmsprop(0.01, decay=0.99, eps=1e-8)),
+    "muon": (
+        "0.4 %",
+        "muon_keller_default",
+        lambda: optax.contrib.muon(
+            0.02, eps=1e-7, muon_weight_dimension_numbers={"w": optax.contrib.MuonDimensionNumbers(1, 0)}
+        ),
+    ),
+    "adagrad": ("1e-6", "adagrad_default", lambda: optax.adagrad(0.01, initial_accumulator_value=0.0, eps=1e-10)),
+    "adafactor": ("2e-7", "adafactor_default", lambda: optax.adafactor(0.01, min_dim_size_to_factor=1)),
+    "radam": ("3e-8", "radam_default", lambda: optax.radam(**kwargs_of("radam_default"))),
+}
+
+
+@pytest.mark.parametrize("name", FURTHER)
+def test_distance_from_the_authors(name):
+    """The numbers of "Other numbers" in docs/coming-from-optax.md; they are rounded there."""
+    share, case, build = FURTHER[name]
+    page = (Path(__file__).parent.parent / "docs" / "coming-from-optax.md").read_text()
+    (row,) = [line for line in page.splitlines() if line.startswith(f"| `{name.split(',')[0]}`") and share in line]
+    assert row
+    expected = float(share.removesuffix(" %")) / (100 if share.endswith("%") else 1)
+    assert measured(case, build()) == pytest.approx(expected, rel=0.1)
+
+
+def test_as_near_as_the_authors():
+    """Negative control: where optax has the authors' algorithm, the measure says so."""
+    for case, tx in (("adam_default", optax.adam(1e-3)), ("lion_default", optax.lion(1e-4, weight_decay=0.0))):
+        assert measured(case, tx) < 1e-12

@@ -39,6 +39,7 @@ class ScaleByAdabound(Moments):
     gamma: NonNegative = 1e-3
     amsbound: bool = False
     base_learning_rate: FixedPositive | None = None
+    eps_form = "eps_hat"
 
     def init(self, p: Array) -> Slots:
         return super().init(p) | ({"nu_max": zeros(p)} if self.amsbound else {})
@@ -54,7 +55,6 @@ class ScaleByAdabound(Moments):
         tiny = jnp.finfo(narrowing.dtype).tiny
         return scales | {
             "base_learning_rate": base,
-            "eps": h.eps * jnp.sqrt(scales["nu_scale"]),
             "lower": final * (1 - 1 / (narrowing + 1)),
             "upper": final * (1 + 1 / jnp.maximum(narrowing, tiny)),
         }

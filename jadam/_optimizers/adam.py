@@ -20,18 +20,23 @@ EpsForm = Literal["standard", "eps_hat"]
 
 @dataclass(frozen=True, repr=False)
 class Moments(Rule):
-    """What Adam and its kin keep: the average of the gradients, that of their squares, and the bias corrections of both."""
+    """What Adam and its kin keep: the average of the gradients, that of their squares, and the bias corrections of both.
+
+    With "eps_hat", eps belongs at the uncorrected root: `eps` is made such that it can be added to the corrected one.
+    """
 
     b1: Decay = 0.9
     b2: Decay = 0.999
     eps: NonNegative = 1e-8
+    eps_form = "standard"  # a field of `ScaleByAdam`, fixed for others
 
     def init(self, p: Array) -> Slots:
         return {"mu": zeros(p), "nu": zeros(p)}
 
     def prepare(self, context: Context) -> dict[str, Any]:
-        h, t = context.h, context.t
-        return {"mu_scale": 1 / debias(h.b1, t), "nu_scale": 1 / debias(h.b2, t)}
+        h, nu_scale = context.h, 1 / debias(context.h.b2, context.t)
+        eps = h.eps if self.eps_form == "standard" else h.eps * jnp.sqrt(nu_scale)
+        return {"mu_scale": 1 / debias(h.b1, context.t), "nu_scale": nu_scale, "eps": eps}
 
 
 @dataclass(frozen=True, repr=False)
@@ -52,13 +57,7 @@ class ScaleByAdam(Moments):
     """
 
     eps_root: NonNegative = 0.0
-    eps_form: EpsForm = "standard"
-
-    def prepare(self, context: Context) -> dict[str, Any]:
-        constants = super().prepare(context)
-        if self.eps_form == "eps_hat":
-            constants["eps"] = context.h.eps * jnp.sqrt(constants["nu_scale"])
-        return constants
+    eps_form: EpsForm = "standard"  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
         m = ema(slots["mu"], g, h.b1)

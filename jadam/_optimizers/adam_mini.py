@@ -40,7 +40,7 @@ class ScaleByAdamMini(Moments):
         own = self.blocks if isinstance(self.blocks, tuple) else shape[-1:] if len(shape) > 1 else ()
         counts = (1,) * (len(shape) - len(own)) + own
         if len(counts) != len(shape) or any(count < 1 or length % count for count, length in zip(counts, shape, strict=True)):
-            raise ValueError(f"adam_mini: blocks {own} do not divide a parameter of shape {shape}.")
+            raise ValueError(f"{own} blocks do not divide its shape {shape}.")
         return counts
 
     def _mean(self, x: Array) -> Array:

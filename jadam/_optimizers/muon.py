@@ -83,11 +83,11 @@ class ScaleByMuon(Rule):
     elementwise: ClassVar[bool] = False
 
     def init(self, p: Array) -> Slots:
+        if p.ndim < 2:
+            raise ValueError(f"an array of shape {p.shape} cannot be orthogonalised; say with matrices= what can.")
         return {"mu": zeros(p)}
 
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
-        if g.ndim < 2:
-            raise ValueError(f"scale_by_muon: a parameter has shape {g.shape}; only matrices can be orthogonalised.")
         if self.momentum_form == "lerp":
             m = ema(slots["mu"], g, h.momentum)
             u = ema(m, g, h.momentum) if self.nesterov else m

@@ -33,6 +33,8 @@ class ScaleByRadam(Moments):
         Liu et al. 2020, Algorithm 2, arXiv:1908.03265; threshold and eps as in torch.
     """
 
+    eps_form = "eps_hat"
+
     def scalars(self) -> dict[str, float]:
         return {"age": 0.0}
 
@@ -41,21 +43,13 @@ class ScaleByRadam(Moments):
         # The paper's rho = rho_inf - 2 t b2^t / (1-b2^t) cancels in float32; it is 2 age - 1, by the mean age of v's squares.
         age = 1 + (1 - h.b2.complement / debias(h.b2, context.t)) * context.scalars["age"]
         rho, rho_inf = 2 * age - 1, 2 / h.b2.complement - 1
-        known = rho > 5
         r2 = (rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho)
-        rectifier = jnp.sqrt(jnp.where(known, r2, 1))
-        return scales | {
-            "age": age,
-            "known": known,
-            "rectifier": rectifier,
-            "eps": h.eps * jnp.sqrt(scales["nu_scale"]),
-        }
+        return scales | {"age": age, "known": rho > 5, "rectifier": jnp.sqrt(jnp.where(rho > 5, r2, 1))}
 
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
         m, v = ema(slots["mu"], g, h.b1), ema(slots["nu"], g * g, h.b2)
-        mhat = m * h.mu_scale
-        rectified = h.rectifier * mhat / (jnp.sqrt(v * h.nu_scale) + h.eps)
-        return jnp.where(h.known > 0, rectified, mhat), {"mu": m, "nu": v}
+        divisor = jnp.where(h.known > 0, (jnp.sqrt(v * h.nu_scale) + h.eps) / h.rectifier, 1)
+        return m * h.mu_scale / divisor, {"mu": m, "nu": v}
 
 
 scale_by_radam = block(ScaleByRadam)

@@ -39,6 +39,7 @@ class ScaleBySoap(Moments):
     b2: Decay = 0.95
     precondition_frequency: Count = 10
     max_precondition_size: Count = 10000
+    eps_form = "eps_hat"
     elementwise: ClassVar[bool] = False
 
     def _axes(self, p: Array) -> list[int]:
@@ -52,11 +53,8 @@ class ScaleBySoap(Moments):
 
     def prepare(self, context: Context) -> dict[str, Any]:
         scales = super().prepare(replace(context, t=jnp.maximum(context.t - 1, 1)))
-        return scales | {
-            "eps": context.h.eps * jnp.sqrt(scales["nu_scale"]),
-            "first": context.count == 0,
-            "due": (context.count > 0) & (context.count % self.precondition_frequency == 0),
-        }
+        due = (context.count > 0) & (context.count % self.precondition_frequency == 0)
+        return scales | {"first": context.count == 0, "due": due}
 
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
         axes, first = self._axes(g), h.first > 0

@@ -1,0 +1,126 @@
+"""Adafactor as Big Vision trains ViTs with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import jax.numpy as jnp
+from jax import Array
+
+from jadam._clipping import clip_by_block_rms
+from jadam._hyper import Decay, NonNegative, Positive
+from jadam._learning_rate import scale_by_learning_rate
+from jadam._masks import MaskLike
+from jadam._rule import Context, DecayRate, Rule, Slots, ema, zeros
+from jadam._transformation import GradientTransformation, block, chain, identity
+from jadam._weight_decay import add_decayed_weights
+
+
+@dataclass(frozen=True, repr=False)
+class ScaleByFactoredRms(Rule):
+    """Divides gradients by the root of a second moment, kept as means along the two largest axes if both are long enough.
+
+    The average has decay `min(beta2_cap, 1 - t^-decay_rate)`, and is of `g^2 + eps`.
+
+    Args:
+        decay_rate: how fast the decay rises, > 0.
+        beta2_cap: the largest decay, in [0, 1).
+        eps: added to squares, >= 0.
+        min_dim_size_to_factor: from which length of the second largest axis on a second moment is factored.
+
+    Reference:
+        Shazeer & Stern 2018, Algorithm 4, arXiv:1804.04235; Zhai et al. 2022, section 3.4, arXiv:2106.04560.
+    """
+
+    decay_rate: Positive = 0.8
+    beta2_cap: Decay = 0.999
+    eps: NonNegative = 1e-30
+    min_dim_size_to_factor: int = 32
+    elementwise: ClassVar[bool] = False
+
+    def _axes(self, shape: tuple[int, ...]) -> tuple[int, int] | None:
+        """The largest axis and the second largest, if the second moment is factored."""
+        by_length = sorted(range(len(shape)), key=lambda axis: shape[axis])
+        if len(shape) < 2 or shape[by_length[-2]] < self.min_dim_size_to_factor:
+            return None
+        return by_length[-1], by_length[-2]
+
+    def init(self, p: Array) -> Slots:
+        axes = self._axes(p.shape)
+        if axes is None:
+            return {"nu": zeros(p)}
+        return {slot: zeros(p.sum(axis, keepdims=True)) for slot, axis in zip(("nu_row", "nu_col"), axes, strict=True)}
+
+    def prepare(self, context: Context) -> dict[str, Any]:
+        newest = context.t**-context.h.decay_rate
+        return {"b2": DecayRate(jnp.maximum(context.h.beta2_cap.complement, newest))}
+
+    def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
+        axes, squares = self._axes(g.shape), g * g + h.eps
+        if axes is None:
+            v = ema(slots["nu"], squares, h.b2)
+            return g / jnp.sqrt(v), {"nu": v}
+        row = ema(slots["nu_row"], squares.mean(axes[0], keepdims=True), h.b2)
+        col = ema(slots["nu_col"], squares.mean(axes[1], keepdims=True), h.b2)
+        relative = row / row.mean(axes[1], keepdims=True)
+        return g / jnp.sqrt(relative) / jnp.sqrt(col), {"nu_row": row, "nu_col": col}
+
+
+@dataclass(frozen=True, repr=False)
+class AverageUpdates(Rule):
+    """The average of the updates so far, from zero and without bias correction: `m = decay m + (1-decay) u`.
+
+    Args:
+        decay: of the average, in [0, 1).
+    """
+
+    decay: Decay
+
+    def init(self, p: Array) -> Slots:
+        return {"mu": zeros(p)}
+
+    def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
+        m = ema(slots["mu"], g, h.decay)
+        return m, {"mu": m}
+
+
+scale_by_factored_rms = block(ScaleByFactoredRms)
+average_updates = block(AverageUpdates)
+
+
+def big_vision_adafactor(
+    learning_rate: NonNegative,
+    *,
+    decay_rate: Positive = 0.8,
+    beta2_cap: Decay = 0.999,
+    momentum: Decay = 0.9,
+    eps: NonNegative = 1e-30,
+    min_dim_size_to_factor: int = 32,
+    clipping_threshold: Positive | None = None,
+    weight_decay: NonNegative = 0.0,
+    mask: MaskLike = None,
+) -> GradientTransformation:
+    """Adafactor as Big Vision trains ViTs with it: momentum, a cap on `b2`, steps that do not depend on the parameter.
+
+    Args:
+        learning_rate: a number >= 0 or a schedule.
+        decay_rate: how fast the decay of the second moment rises, > 0.
+        beta2_cap: the largest decay, in [0, 1).
+        momentum: decay of the average of divided gradients, in [0, 1).
+        eps: added to squares, >= 0.
+        min_dim_size_to_factor: from which length of the second largest axis on a second moment is factored.
+        clipping_threshold: the largest root mean square of the divided gradient of an array, > 0; None for any.
+        weight_decay: a number >= 0 or a schedule.
+        mask: which parameters decay; None is all of them.
+
+    Reference:
+        Zhai et al. 2022, section 3.4, arXiv:2106.04560.
+    """
+    return chain(
+        scale_by_factored_rms(decay_rate, beta2_cap, eps, min_dim_size_to_factor),
+        identity() if clipping_threshold is None else clip_by_block_rms(clipping_threshold),
+        average_updates(momentum),
+        add_decayed_weights(weight_decay, mask),
+        scale_by_learning_rate(learning_rate),
+    )
