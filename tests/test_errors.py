@@ -55,9 +55,9 @@ CASES = {
         centered=True, bias_correction=True
     ),
     # optimizers and parameters
-    "muon.init: the parameter at ['dense']['bias']: an array of shape (1,) cannot be orthogonalised; say with matrices=": lambda: (
-        jadam.muon(1e-3, matrices=True).init(PARAMS)
-    ),
+    "muon.init: the parameter at ['dense']['bias']: an array of shape (1,) cannot be orthogonalised;": lambda: jadam.muon(
+        1e-3, matrices=True
+    ).init(PARAMS),
     "adam_mini.init: the parameter at ['dense']['bias']: (2,) blocks do not divide its shape (1,).": lambda: jadam.adam_mini(
         1e-3, blocks=(2,)
     ).init(PARAMS),
