@@ -320,3 +320,54 @@ def test_a_quadratic_by_hand():
         theta = theta + delta
         found = (state.slots["adam"]["mu"], state.slots["adam"]["nu"], delta, theta)
         assert list(map(float, found)) == pytest.approx([step["m"], step["v"], step["delta"], step["theta"]], rel=1e-12)
+
+
+def test_muon_takes_stacked_layers_one_by_one():
+    stack, g = (jnp.asarray(RNG.standard_normal((3, 6, 4)), jnp.float32) for _ in range(2))
+    tx = jadam.muon(0.02, matrices=True)
+    together, _ = tx.step(g, tx.init(stack), stack)
+    apart = [tx.step(one, tx.init(p), p)[0] for one, p in zip(g, stack, strict=True)]
+    np.testing.assert_allclose(together, jnp.stack(apart), rtol=1e-5, atol=1e-6)
+
+
+def test_muon_leaves_the_others_to_adam():
+    params = {"kernel": jnp.ones((4, 3)), "conv": jnp.ones((3, 3, 2, 2)), "bias": jnp.ones(3)}
+    state = jadam.muon(0.02).init(params)
+    assert [name for name, slot in state.slots["muon"]["mu"].items() if slot is not None] == ["kernel"]
+    assert state.slots["adam"]["nu"]["kernel"] is None
+    assert state.slots["adam"]["nu"]["conv"].shape == (3, 3, 2, 2)
+
+
+@pytest.mark.parametrize("blocks", [{"w": (1, 2), "b": ()}, lambda p: {"w": (1, 2), "b": (1,)}])
+def test_blocks_of_adam_mini(blocks):
+    """Two blocks of two columns, and one for the vector: the first step divides by the root mean square of a block."""
+    tx = jadam.adam_mini(1.0, eps=0.0, blocks=blocks)
+    params = {name: jnp.asarray(p, jnp.float32) for name, p in START.items()}
+    grads = {name: jnp.asarray(g[0], jnp.float32) for name, g in NOISY.items()}
+    updates, state = tx.update(grads, tx.init(params), params)
+    assert state.slots["adam_mini"]["nu"]["w"].shape == (1, 2)
+    root = np.sqrt(np.mean(np.square(grads["w"]).reshape(3, 2, 2), axis=(0, 2)))
+    np.testing.assert_allclose(updates["w"], -grads["w"] / np.repeat(root, 2)[None], rtol=1e-5)
+    np.testing.assert_allclose(updates["b"], -grads["b"] / np.sqrt(np.mean(np.square(grads["b"]))), rtol=1e-5)
+
+
+def test_averaged_parameters_are_found_anywhere():
+    """In groups, in 16 bits, and beside what is not schedule-free."""
+    params = {"w": jnp.ones(3, jnp.bfloat16), "b": jnp.ones(2)}
+    tx = jadam.partition([(jadam.match("w"), jadam.schedule_free_adamw(0.1)), (True, jadam.sgd(0.1))])
+    params, state = tx.step(params, tx.init(params), params)
+    averaged = jadam.schedule_free_params({"optimizer": (state, 3)}, params)
+    assert averaged["w"].dtype == jnp.bfloat16
+    np.testing.assert_array_equal(averaged["b"], params["b"])
+    np.testing.assert_allclose(averaged["w"].astype(jnp.float32), 0.9, atol=5e-3)  # the first iterate has all the weight
+
+
+def test_donated_buffers():
+    """Slots that begin as the parameters are copies of them: both may be given away."""
+    for tx in (jadam.schedule_free_adamw(0.1), jadam.prodigy()):
+        params = {"w": jnp.ones((4, 4))}
+        state = tx.init(params)
+        step = jax.jit(tx.step, donate_argnums=(1, 2))
+        params, state = step({"w": jnp.ones((4, 4))}, state, params)
+        params, state = step({"w": jnp.ones((4, 4))}, state, params)
+        assert jnp.isfinite(params["w"]).all()

@@ -194,3 +194,36 @@ def test_as_near_as_the_authors():
     """Negative control: where optax has the authors' algorithm, the measure says so."""
     for case, tx in (("adam_default", optax.adam(1e-3)), ("lion_default", optax.lion(1e-4, weight_decay=0.0))):
         assert measured(case, tx) < 1e-12
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (jadam.amsgrad(0.01, maximum="corrected"), optax.amsgrad(0.01)),
+        (
+            jadam.prodigy(use_bias_correction=True, d0=1e-3, weight_decay=0.1),
+            optax.contrib.prodigy(estim_lr0=1e-3, weight_decay=0.1),
+        ),
+        (
+            jadam.big_vision_adafactor(0.01, beta2_cap=0.9999, min_dim_size_to_factor=2),
+            optax.chain(
+                optax.scale_by_factored_rms(min_dim_size_to_factor=2), optax.ema(0.9, debias=False), optax.scale(-0.01)
+            ),
+        ),
+    ],
+    ids=["amsgrad", "prodigy", "big_vision_adafactor"],
+)
+def test_options_that_give_the_numbers_of_optax(ours, theirs):
+    rng = np.random.default_rng(0)
+    params = {"w": jnp.asarray(rng.standard_normal((4, 3)), jnp.float32), "b": jnp.asarray(rng.standard_normal(3), jnp.float32)}
+    paths = []
+    for tx in (ours, theirs):
+        p, state, noise = params, tx.init(params), np.random.default_rng(1)
+        for _ in range(20):
+            g = jax.tree.map(lambda x: jnp.asarray(noise.standard_normal(x.shape) + 0.5, jnp.float32), params)  # noqa: B023
+            updates, state = tx.update(g, state, p)
+            p = optax.apply_updates(p, updates)
+        paths.append(p)
+    for name, start in params.items():
+        moved = float(jnp.max(jnp.abs(paths[1][name] - start)))
+        np.testing.assert_allclose(paths[0][name], paths[1][name], atol=1e-4 * moved, rtol=0)  # optax in float32

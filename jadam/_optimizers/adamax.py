@@ -10,12 +10,13 @@ from jax import Array
 
 from jadam._hyper import Decay, NonNegative
 from jadam._learning_rate import scale_by_learning_rate
-from jadam._rule import Context, Rule, Slots, debias, ema, zeros
+from jadam._optimizers.adam import Moments
+from jadam._rule import Slots, ema
 from jadam._transformation import GradientTransformation, block, chain
 
 
 @dataclass(frozen=True, repr=False)
-class ScaleByAdamax(Rule):
+class ScaleByAdamax(Moments):
     """Divides an average of the gradients by a decaying maximum of their sizes: `u = mhat / v`, `v = max(b2 v, |g| + eps)`.
 
     Args:
@@ -26,16 +27,6 @@ class ScaleByAdamax(Rule):
     Reference:
         Kingma & Ba 2015, Algorithm 2, arXiv:1412.6980; eps as in torch.
     """
-
-    b1: Decay = 0.9
-    b2: Decay = 0.999
-    eps: NonNegative = 1e-8
-
-    def init(self, p: Array) -> Slots:
-        return {"mu": zeros(p), "nu": zeros(p)}
-
-    def prepare(self, context: Context) -> dict[str, Array]:
-        return {"mu_scale": 1 / debias(context.h.b1, context.t)}
 
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
         m = ema(slots["mu"], g, h.b1)

@@ -11,13 +11,14 @@ from jax import Array
 from jadam._hyper import Decay, NonNegative
 from jadam._learning_rate import hold_first, scale_by_learning_rate
 from jadam._masks import MaskLike
-from jadam._rule import Context, Rule, Slots, ema, zeros
+from jadam._optimizers.adam import Moments
+from jadam._rule import Context, Slots, ema
 from jadam._transformation import GradientTransformation, block, chain
 from jadam._weight_decay import add_decayed_weights
 
 
 @dataclass(frozen=True, repr=False)
-class ScaleByAdopt(Rule):
+class ScaleByAdopt(Moments):
     """Divides the gradient by the root of the `v` before it, and averages afterwards.
 
     `m = b1 m + (1-b1) clip(g / max(sqrt(v), eps))`, then `v = b2 v + (1-b2) g^2`; the update is `m`.
@@ -33,15 +34,11 @@ class ScaleByAdopt(Rule):
         Taniguchi et al. 2024, Algorithm 2, arXiv:2411.02853.
     """
 
-    b1: Decay = 0.9
     b2: Decay = 0.9999
     eps: NonNegative = 1e-6
     use_clipping: bool = True
 
-    def init(self, p: Array) -> Slots:
-        return {"mu": zeros(p), "nu": zeros(p)}
-
-    def prepare(self, context: Context) -> dict[str, Array]:
+    def prepare(self, context: Context) -> dict[str, Any]:
         return {"first": context.count == 0, "bound": jnp.sqrt(jnp.sqrt(context.t - 1))}
 
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:

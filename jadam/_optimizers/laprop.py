@@ -11,13 +11,14 @@ from jax import Array
 from jadam._hyper import Decay, NonNegative
 from jadam._learning_rate import scale_by_learning_rate
 from jadam._masks import MaskLike
-from jadam._rule import Context, Rule, Slots, debias, ema, zeros
+from jadam._optimizers.adam import Moments
+from jadam._rule import Context, Slots, debias, ema
 from jadam._transformation import GradientTransformation, block, chain
 from jadam._weight_decay import decay_after_step
 
 
 @dataclass(frozen=True, repr=False)
-class ScaleByLaprop(Rule):
+class ScaleByLaprop(Moments):
     """An average of divided gradients: `m = b1 m + (1-b1) lr g / (sqrt(vhat) + eps)`, `u = m / c`.
 
     `c` is the same average of the learning rates, so that a change of the learning rate does not rescale past steps.
@@ -31,12 +32,7 @@ class ScaleByLaprop(Rule):
         Ziyin et al. 2020, Algorithm 1, arXiv:2002.04839.
     """
 
-    b1: Decay = 0.9
-    b2: Decay = 0.999
     eps: NonNegative = 1e-15
-
-    def init(self, p: Array) -> Slots:
-        return {"mu": zeros(p), "nu": zeros(p)}
 
     def scalars(self) -> dict[str, float]:
         return {"average_learning_rate": 0.0}
