@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import reduce
+from operator import or_
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
@@ -24,15 +26,16 @@ class CautiousMask(Rule):
     reads_gradient: ClassVar[bool] = True
 
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
-        agrees = jnp.where(jnp.sign(g) * jnp.sign(h.gradient) > 0, 1.0, 0.0) + 0 * g
+        agrees = jnp.where(jnp.sign(g) * jnp.sign(h.gradient) > 0, 1, jnp.zeros_like(g))
         return g * agrees / jnp.maximum(agrees.mean(), self.floor), slots
 
 
 def cautious(tx: GradientTransformation) -> GradientTransformation:
     """The same transformation with its direction masked: no element moves against its present gradient.
 
-    The mask stands behind the last rule that keeps slots, before weight decay and learning rate. The update is
-    `u mask / max(mean(mask), 1e-3)`, with the mean over each array.
+    The mask stands behind the last rule that keeps slots ahead of the learning rate. The update becomes
+    `u mask / max(mean(mask), 1e-3)`, with the mean over each array. It is compared with the gradient as it came: to maximize,
+    negate the loss, and not the gradient.
 
     Args:
         tx: a transformation of jadam: an optimizer, or a block such as `scale_by_lion()`.
@@ -65,6 +68,7 @@ def cautious(tx: GradientTransformation) -> GradientTransformation:
 
 def _masked_direction(segment: list[Part]) -> list[Part]:
     keeping = [number for number, part in enumerate(segment) if type(part.rule).init is not Rule.init]
-    at = keeping[-1] if keeping else 0
-    mask = replace(segment[at], rule=CautiousMask(), storage=())
-    return [*segment[: at + 1], mask, *segment[at + 1 :]] if keeping else [mask, *segment]
+    at = keeping[-1] + 1 if keeping else 0
+    own = [segment[number].mask for number in keeping] or [part.mask for part in segment[-1:]]
+    masks = [replace(part, rule=CautiousMask(), mask=reduce(or_, own), storage=()) for part in segment[:1]]
+    return [*segment[:at], *masks, *segment[at:]]

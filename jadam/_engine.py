@@ -211,8 +211,8 @@ class _Step:
             if rate is not None and set(chosen) <= set(self.layout.selected(self.where, self.parts[name])):
                 return rate
         raise ValueError(
-            f"{self.where}: {rule.block} needs the learning rate, and none is in the chain; write "
-            f"chain({rule.block}(...), scale_by_learning_rate(...))."
+            f"{self.where}: {rule.block} needs the learning rate, and the chain has none that acts on all its parameters; add "
+            f"scale_by_learning_rate(...), or put {rule.block} into each group of a partition."
         )
 
     def _read_slots(self, key: str, chosen: list[int]) -> dict[int, dict[str, Any]]:

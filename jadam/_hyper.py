@@ -36,7 +36,7 @@ class Option:
     holds: Callable[[Any], bool]
 
 
-Count = Annotated[int, Option("an integer >= 1", lambda x: isinstance(x, int) and x >= 1)]
+Count = Annotated[int, Option("an integer >= 1", lambda x: isinstance(x, int | np.integer) and x is not True and bool(x >= 1))]
 """A static number of steps, axes or blocks."""
 FixedNonNegative = Annotated[float, Option("a finite number >= 0", lambda x: 0 <= x < math.inf)]
 """A static number that is never negative: for what `init` needs, which sees no hyperparameters."""
@@ -51,6 +51,8 @@ NonNegative = Annotated[_Value, Range("a finite number >= 0", lambda x: 0 <= x <
 """A `Hyper` that is never negative."""
 Positive = Annotated[_Value, Range("a finite number > 0", lambda x: 0 < x < math.inf)]
 """A `Hyper` above zero."""
+Negative = Annotated[_Value, Range("a finite number < 0", lambda x: -math.inf < x < 0)]
+"""A `Hyper` below zero."""
 Decay = Annotated[_Value, Range("in [0, 1)", lambda x: 0 <= x < 1, complement=True)]
 """The decay rate of an average. It travels as its complement: float32 holds 1e-5, but not 0.99999."""
 

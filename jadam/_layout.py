@@ -29,7 +29,7 @@ class Layout:
     @classmethod
     def of(cls, tree: PyTree) -> Layout:
         leaves = flatten(tree)
-        return cls(leaves, tuple(i for i, value in enumerate(leaves.values) if is_trained(value)))
+        return cls(leaves, tuple(i for i, value in enumerate(leaves.values) if is_trained(value) and value.size > 0))
 
     @property
     def dtype(self) -> Any:

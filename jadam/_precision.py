@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import jax
@@ -43,7 +44,7 @@ def with_precision(tx: GradientTransformation, state: str | Mapping[str, str]) -
 def _slots(rule: Any) -> set[str]:
     """All slots that a rule keeps: vectors and matrices may have their own, and some rules take only one of them."""
     found: set[str] = set()
-    for ndim in range(5):
+    for length, ndim in product((2, 64, 4096), range(5)):
         with suppress(ValueError):
-            found |= set(jax.eval_shape(rule.init, jax.ShapeDtypeStruct((64,) * ndim, jnp.float32)))
+            found |= set(jax.eval_shape(rule.init, jax.ShapeDtypeStruct((length,) * ndim, jnp.float32)))
     return found

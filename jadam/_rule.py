@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jadam._hyper import hyper_fields, options, public_caller
+from jadam._masks import as_mask
 from jadam._norm import global_norm
 from jadam._storage import cast, compute_dtype, decode
 
@@ -151,6 +152,8 @@ class Rule(ABC):
         """The update and the new slots of one array; `g`, the slots and `p` are float32 of one shape."""
 
     def __post_init__(self) -> None:
+        if "mask" in vars(self):
+            object.__setattr__(self, "mask", as_mask(public_caller(self.block), vars(self)["mask"]))
         for hyper in hyper_fields(type(self)):
             value = getattr(self, hyper.name)
             where = f"{public_caller(self.block)}({hyper.name}={value!r})"

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jadam._hyper import FixedNonNegative, NonNegative, Range, public_caller
-from jadam._masks import EVERYTHING, Mask
+from jadam._hyper import Decay, FixedNonNegative, NonNegative, public_caller
+from jadam._masks import EVERYTHING, MaskLike
 from jadam._rule import Context, Rule, Slots
 from jadam._state import OptState
 from jadam._storage import decode, encode
 from jadam._transformation import GradientTransformation, chain
 from jadam._tree import PyTree
-
-Interpolation = Annotated[Any, Range("in (0, 1)", lambda x: 0 < x < 1, complement=True)]
-"""Between the average and the iterate. At 0 the average could not be told from the parameters."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -29,15 +27,15 @@ class ScheduleFree(Rule):
     `t^r max(learning_rate)^weight_lr_power`.
     """
 
-    b1: Interpolation = 0.9
+    b1: Decay = 0.9
     warmup_steps: FixedNonNegative = 0
     r: NonNegative = 0.0
     weight_lr_power: NonNegative = 2.0
     weight_decay_at_z: NonNegative = 0.0
-    mask: Mask | bool = EVERYTHING
+    mask: MaskLike = EVERYTHING
 
     def init(self, p: Array) -> Slots:
-        return {"z": jnp.copy(p)}
+        return {"z": jnp.copy(p), "x": jnp.copy(p)}
 
     def scalars(self) -> dict[str, float]:
         return {"weight_sum": 0.0, "learning_rate_max": 0.0}
@@ -59,15 +57,12 @@ class ScheduleFree(Rule):
         }
 
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
-        z, step = slots["z"], h.warm * g
+        z, x, step = slots["z"], slots["x"], h.warm * g
         if self.mask:
             step = step - h.z_rate * z
-        x = _averaged(p, z, h.b1.complement)
-        return h.b1.value * h.c * (z + step - x) + h.b1.complement * step, {"z": z + step}
-
-
-def _averaged(y: Array, z: Array, one_minus_b1: Array) -> Array:
-    return z + (y - z) / (1 - one_minus_b1)
+        z = z + step
+        x = x + h.c * (z - x)
+        return x + h.b1.complement * (z - x) - p, {"z": z, "x": x}
 
 
 def schedule_free(
@@ -84,13 +79,14 @@ def schedule_free(
 
     Args:
         tx: an optimizer of jadam without momentum of its own, such as `sgd(1.0)`.
-        b1: how far the parameters are towards the average, in (0, 1); it takes the place of momentum.
+        b1: how far the parameters are towards the average, in [0, 1); it takes the place of momentum.
         warmup_steps: steps in which the updates rise from 0 in a line.
         r: power of the step number in the weights of the average, >= 0.
         weight_lr_power: power of the largest learning rate so far in the weights, >= 0.
 
     Raises:
-        ValueError: when a step is traced, `tx` has no learning rate.
+        ValueError: when a step is traced, `tx` has no learning rate that acts on all parameters. Of a partition, put each
+            group into a `schedule_free` of its own.
 
     Reference:
         Defazio et al. 2024, arXiv:2405.15682.
@@ -117,25 +113,20 @@ def schedule_free_params(state: PyTree, params: PyTree) -> PyTree:
     Raises:
         ValueError: the state is not of a schedule-free optimizer.
     """
-    found = False
-    for inner in jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, OptState)):
-        if not isinstance(inner, OptState):
-            continue
-        for key in inner.slots:
-            if "z" in inner.slots[key] and key in inner.hyperparams and "weight_lr_power" in inner.hyperparams[key]:
-                found, rate = True, inner.hyperparams[key]["one_minus_b1"]
-                params = jax.tree.map(
-                    lambda z, p, rate=rate: p if z is None else _evaluated(p, z, rate),
-                    inner.slots[key]["z"],
-                    params,
-                    is_leaf=lambda x: x is None,
-                )
+    found = list(_averages(state))
     if not found:
         raise ValueError("schedule_free_params: the state is not of a schedule-free optimizer.")
-    return params
+    leaves, treedef = jax.tree.flatten(params, is_leaf=lambda x: x is None)
+    for average in found:
+        own = jax.tree.leaves(average, is_leaf=lambda x: x is None)
+        leaves = [p if x is None else encode(decode(x), p.dtype) for x, p in zip(own, leaves, strict=True)]
+    return treedef.unflatten(leaves)
 
 
-@jax.jit
-def _evaluated(p: Array, z: Array, one_minus_b1: Array) -> Array:
-    y, z = decode(p), decode(z)
-    return encode(_averaged(y, z, one_minus_b1.astype(y.dtype)), p.dtype)
+def _averages(state: PyTree) -> Iterator[PyTree]:
+    """The trees of averages in a state."""
+    for inner in jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, OptState)):
+        if isinstance(inner, OptState):
+            own = {key for key, values in inner.hyperparams.items() if "weight_lr_power" in values}
+            yield from (inner.slots[key]["x"] for key in own)
+            yield from _averages([slots for key, slots in inner.slots.items() if key not in own])

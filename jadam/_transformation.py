@@ -155,7 +155,7 @@ class GradientTransformation:
     def __repr__(self) -> str:
         shown = []
         for part in self.parts:
-            text = repr(part.rule) if part.mask is EVERYTHING else f"masked({part.rule!r}, {part.mask!r})"
+            text = repr(part.rule) if part.mask == EVERYTHING else f"masked({part.rule!r}, {part.mask!r})"
             shown.append(text)
         return shown[0] if len(shown) == 1 else f"chain({', '.join(shown)})"
 

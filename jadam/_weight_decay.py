@@ -45,7 +45,7 @@ class AddDecayedWeights(Rule):
 
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
         decayed = h.rate * p
-        return g + (jnp.where(g * p >= 0, decayed, 0) if self.cautious else decayed), slots
+        return g + (jnp.where(jnp.sign(g) * jnp.sign(p) >= 0, decayed, 0) if self.cautious else decayed), slots
 
 
 def add_decayed_weights(
@@ -126,7 +126,7 @@ def cautious_weight_decay(tx: GradientTransformation) -> GradientTransformation:
         tx: a transformation of jadam with `add_decayed_weights` in it, such as `adamw`.
 
     Raises:
-        ValueError: it has none.
+        ValueError: it has none, or another rule of it decays (SOAP, LaProp, StableAdamW, Prodigy, Adan).
 
     Reference:
         Chen et al. 2025, arXiv:2510.12402.
@@ -135,8 +135,11 @@ def cautious_weight_decay(tx: GradientTransformation) -> GradientTransformation:
         >>> import jadam
         >>> tx = jadam.cautious_weight_decay(jadam.lion(1e-4, weight_decay=0.1))
     """
-    if not any(isinstance(part.rule, AddDecayedWeights) for part in tx.parts):
-        raise ValueError(f"cautious_weight_decay: {tx!r} has no add_decayed_weights.")
+    others = [part.rule for part in tx.parts if not isinstance(part.rule, AddDecayedWeights)]
+    decaying = [rule.key for rule in others if any(getattr(rule, n, 0) != 0 for n in ("weight_decay", "weight_decay_at_z"))]
+    if len(others) == len(tx.parts) or decaying:
+        reason = f"{decaying[0]} decays by itself" if decaying else "it has no add_decayed_weights"
+        raise ValueError(f"cautious_weight_decay: of {tx!r} the decay cannot be masked: {reason}.")
     parts = (
         replace(part, rule=replace(part.rule, cautious=True)) if isinstance(part.rule, AddDecayedWeights) else part
         for part in tx.parts

@@ -57,6 +57,13 @@ def test_in_each_group():
     assert_close(found["b"], expected(jadam.sgd(0.1, momentum=0.9))["b"])
 
 
+def test_groups_under_one_learning_rate():
+    """Muon's matrices, and what is left to Adam: both are masked."""
+    muon = jadam.muon(0.1, adam_ratio=1.0)
+    assert_close(updates_after(jadam.cautious(muon), FIRST, TURNED), expected(muon))
+    assert not np.allclose(updates_after(muon, FIRST, TURNED)["w"], expected(muon)["w"])
+
+
 def test_a_block_without_a_learning_rate():
     block = jadam.chain(jadam.cautious(jadam.scale_by_adam()), jadam.scale_by_learning_rate(0.1))
     assert_close(updates_after(block, FIRST, TURNED), expected(jadam.adam(0.1)))

@@ -48,7 +48,12 @@ CASES = {
         1e-3, precondition_frequency=0
     ),
     "ademamix(b3_warmup=1.5): b3_warmup must be an integer >= 1.": lambda: jadam.ademamix(1e-3, b3_warmup=1.5),
-    "schedule_free_adamw(b1=0.0): b1 must be in (0, 1).": lambda: jadam.schedule_free_adamw(1e-3, b1=0.0),
+    "adam_mini.init: the parameter at ['dense']['bias']: blocks must be a tuple of integers, one for each": lambda: (
+        jadam.adam_mini(1e-3, blocks={"dense": 2}).init(PARAMS)
+    ),
+    "adafactor(beta2_decay=0.8): beta2_decay must be a finite number < 0.": lambda: jadam.adafactor(1e-3, beta2_decay=0.8),
+    "muon(ns_dtype='bf16'): ns_dtype must be 'bfloat16', 'float16' or 'float32'.": lambda: jadam.muon(1e-3, ns_dtype="bf16"),
+    "prodigy(b2=-0.5): b2 must be in [0, 1).": lambda: jadam.prodigy(b2=-0.5),
     "prodigy(growth_rate=0.5): growth_rate must be a number >= 1.": lambda: jadam.prodigy(growth_rate=0.5),
     "give b3 too; only of a number is it the root.": lambda: jadam.prodigy(b2=jadam.linear_schedule(0.9, 0.99, 5)),
     "scale_by_rms(centered=True, bias_correction=True): choose one of them.": lambda: jadam.scale_by_rms(
@@ -65,14 +70,14 @@ CASES = {
     "adam_mini.init: scale_by_adam_mini does not act on complex parameters, and ['w'] is complex64; mask it out.": lambda: (
         jadam.adam_mini(1e-3).init({"w": jnp.ones(2, jnp.complex64)})
     ),
-    "scale_by_laprop.update: scale_by_laprop needs the learning rate, and none is in the chain; write "
-    "chain(scale_by_laprop(...), scale_by_learning_rate(...)).": lambda: jadam.scale_by_laprop().update(
-        PARAMS, jadam.scale_by_laprop().init(PARAMS), PARAMS
+    "scale_by_laprop needs the learning rate, and the chain has none that acts on all its parameters;": lambda: (
+        jadam.scale_by_laprop().update(PARAMS, jadam.scale_by_laprop().init(PARAMS), PARAMS)
     ),
     "prodigy.update: scale_by_prodigy needs the parameters; call update(grads, state, params)": lambda: jadam.prodigy().update(
         PARAMS, jadam.prodigy().init(PARAMS)
     ),
-    "cautious_weight_decay: chain(scale_by_adam(": lambda: jadam.cautious_weight_decay(jadam.adam(1e-3)),
+    "the decay cannot be masked: it has no add_decayed_weights.": lambda: jadam.cautious_weight_decay(jadam.adam(1e-3)),
+    "the decay cannot be masked: decay_after_step decays by itself.": lambda: jadam.cautious_weight_decay(jadam.soap(1e-3)),
     "schedule_free_params: the state is not of a schedule-free optimizer.": lambda: jadam.schedule_free_params(STATE, PARAMS),
     # masks and groups
     "adamw: '**/bias' is no mask; write jadam.match('**/bias')": lambda: jadam.adamw(1e-3, mask="**/bias"),

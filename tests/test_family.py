@@ -299,7 +299,7 @@ def test_zero_gradients_for_long(name):
     steps = np.abs(np.diff(params, axis=0))
     assert np.all(np.isfinite(params))
     slow = {"ademamix": 2.0, "yogi": 1.0, "lion": 1.0, "schedule_free_adamw": 1.0}.get(name, 0.05)
-    assert np.max(steps[4_000:5_030]) <= slow * np.max(steps) < inf
+    assert np.max(steps[4_000:5_030]) <= slow * np.max(steps[:60]) < inf
     assert np.max(steps[5_040:]) > 0
 
 
@@ -320,6 +320,33 @@ def test_a_quadratic_by_hand():
         theta = theta + delta
         found = (state.slots["adam"]["mu"], state.slots["adam"]["nu"], delta, theta)
         assert list(map(float, found)) == pytest.approx([step["m"], step["v"], step["delta"], step["theta"]], rel=1e-12)
+
+
+@pytest.mark.parametrize("optimizer", [jadam.schedule_free_adamw, lambda rate: jadam.schedule_free(jadam.sgd(rate))])
+def test_schedule_free_in_bfloat16(optimizer):
+    """Steps of y below its resolution do not derail the average: it is kept, and not taken back from the parameters."""
+    target, noise = jnp.asarray(RNG.standard_normal(64), jnp.float32), RNG.standard_normal((2000, 64)).astype(np.float32)
+    errors = {}
+    for dtype in ("float32", "bfloat16"):
+        tx, params = optimizer(0.003), jnp.zeros(64, dtype)
+
+        def body(carry, z, tx=tx, dtype=dtype):
+            g = (carry[0].astype(jnp.float32) - target + 0.1 * z).astype(dtype)
+            return tx.step(g, carry[1], carry[0]), None
+
+        (params, state), _ = jax.lax.scan(body, (params, tx.init(params)), jnp.asarray(noise))
+        x = jadam.schedule_free_params(state, params).astype(jnp.float32)
+        errors[dtype] = float(jnp.sqrt(jnp.mean((x - target) ** 2)))
+    assert errors["bfloat16"] < 1.2 * errors["float32"] + 0.005
+
+
+def test_the_average_survives_another_b1():
+    tx = jadam.schedule_free(jadam.sgd(0.1))
+    params = {"w": jnp.ones(2)}
+    params, state = tx.step(params, tx.init(params), params)
+    before = jadam.schedule_free_params(state, params)
+    after = jadam.schedule_free_params(tx.set_hyperparams(state, b1=0.5), params)
+    np.testing.assert_array_equal(before["w"], after["w"])
 
 
 def test_muon_takes_stacked_layers_one_by_one():
@@ -360,14 +387,3 @@ def test_averaged_parameters_are_found_anywhere():
     assert averaged["w"].dtype == jnp.bfloat16
     np.testing.assert_array_equal(averaged["b"], params["b"])
     np.testing.assert_allclose(averaged["w"].astype(jnp.float32), 0.9, atol=5e-3)  # the first iterate has all the weight
-
-
-def test_donated_buffers():
-    """Slots that begin as the parameters are copies of them: both may be given away."""
-    for tx in (jadam.schedule_free_adamw(0.1), jadam.prodigy()):
-        params = {"w": jnp.ones((4, 4))}
-        state = tx.init(params)
-        step = jax.jit(tx.step, donate_argnums=(1, 2))
-        params, state = step({"w": jnp.ones((4, 4))}, state, params)
-        params, state = step({"w": jnp.ones((4, 4))}, state, params)
-        assert jnp.isfinite(params["w"]).all()

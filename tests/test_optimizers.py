@@ -153,6 +153,30 @@ def test_no_finite_gradient_gives_nan_or_inf(optimizer, size):
         assert all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves((updates, state)))
 
 
+def test_uneven_gradients_stay_finite(optimizer):
+    """Rows and columns of zeros and of tiny numbers beside huge ones: big_vision's factored root was 0 / 0 there."""
+    own = {"min_dim_size_to_factor": 2} if optimizer.__name__ == "big_vision_adafactor" else {}
+    tx, params = optimizer(1e-3, **own), {"w": jnp.asarray(RNG.standard_normal((32, 32)), jnp.float32)}
+    signs = np.sign(RNG.standard_normal((32, 32)))
+    for size in (1e5, 1e30):
+        g = size * signs
+        g[3], g[:, 5], g[7], g[:, 9] = 0.0, 0.0, 1e-30, 1e-30
+        state = tx.init(params)
+        for _ in range(3):
+            updates, state = tx.update({"w": jnp.asarray(g, jnp.float32)}, state, params)
+        assert all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves((updates, state)))
+
+
+def test_buffers_can_be_donated_and_empty_arrays_passed(optimizer):
+    """No two slots share a buffer, with each other or with the parameters; what has no elements is passed over."""
+    params = {"w": jnp.ones((4, 4)), "empty": jnp.ones((0, 3)), "none": jnp.ones((3, 0))}
+    grads = jax.tree.map(jnp.ones_like, params)
+    tx = optimizer(0.1)
+    params, state = jax.jit(tx.step, donate_argnums=(1, 2))(grads, tx.init(params), params)
+    assert all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves((params, state)))
+    assert params["empty"].shape == (0, 3)
+
+
 def test_a_nan_is_seen(optimizer):
     """Errors of the loss are not hidden: a NaN or inf in a gradient reaches the update or, where that is a sign, the state."""
     tx, params = optimizer(0.1), {"w": jnp.ones((3, 2))}

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 from jax import Array
 
-from jadam._hyper import FixedNonNegative, Hyper, NonNegative, Positive
+from jadam._hyper import FixedNonNegative, Negative, NonNegative, Positive
 from jadam._learning_rate import scale_by_learning_rate
 from jadam._masks import MaskLike
 from jadam._norm import scaled_norm
@@ -34,7 +34,7 @@ class ScaleByAdafactor(Rule):
         Shazeer & Stern 2018, Algorithms 4 and 5, arXiv:1804.04235; the last two axes factored, as in torch.
     """
 
-    beta2_decay: Hyper = -0.8
+    beta2_decay: Negative = -0.8
     eps1: FixedNonNegative | None = None
     eps2: NonNegative = 1e-3
     d: Positive = 1.0
@@ -73,7 +73,7 @@ scale_by_adafactor = block(ScaleByAdafactor)
 def adafactor(
     learning_rate: NonNegative,
     *,
-    beta2_decay: Hyper = -0.8,
+    beta2_decay: Negative = -0.8,
     eps1: float | None = None,
     eps2: NonNegative = 1e-3,
     d: Positive = 1.0,

@@ -26,17 +26,24 @@ class ScaleByAdamMini(Moments):
         b1: decay of the average of gradients, in [0, 1).
         b2: decay of the average of squares, in [0, 1).
         eps: added to the root, >= 0.
-        blocks: how many blocks there are along each of the last axes, for each parameter; None for one a column of a matrix.
+        blocks: how many blocks there are along each of the last axes, a tree of tuples; None for one a column of a matrix.
 
     Reference:
         Zhang et al. 2024, Algorithm 1, arXiv:2406.16793.
     """
 
-    blocks: PerLeaf | tuple[int, ...] | None = None
+    blocks: Any = None
     elementwise: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.blocks is not None and not isinstance(self.blocks, PerLeaf):
+            object.__setattr__(self, "blocks", PerLeaf.of(self.blocks, is_leaf=_is_counts))
 
     def _counts(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The number of blocks along each axis."""
+        if not (self.blocks is None or isinstance(self.blocks, PerLeaf) or _is_counts(self.blocks)):
+            raise ValueError(f"blocks must be a tuple of integers, one for each of the last axes, not {self.blocks!r}.")
         own = self.blocks if isinstance(self.blocks, tuple) else shape[-1:] if len(shape) > 1 else ()
         counts = (1,) * (len(shape) - len(own)) + own
         if len(counts) != len(shape) or any(count < 1 or length % count for count, length in zip(counts, shape, strict=True)):
@@ -98,9 +105,8 @@ def adam_mini(
         >>> import jadam
         >>> tx = jadam.adam_mini(1e-3, blocks={"embed": (1000, 1), "query": (8,), "mlp": (256,), "bias": ()})
     """
-    chosen = None if blocks is None else PerLeaf.of(blocks, is_leaf=_is_counts)
     return chain(
-        scale_by_adam_mini(b1, b2, eps, chosen), add_decayed_weights(weight_decay, mask), scale_by_learning_rate(learning_rate)
+        scale_by_adam_mini(b1, b2, eps, blocks), add_decayed_weights(weight_decay, mask), scale_by_learning_rate(learning_rate)
     )
 
 

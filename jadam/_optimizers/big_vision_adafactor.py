@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jadam._clipping import clip_by_block_rms
-from jadam._hyper import Decay, NonNegative, Positive
+from jadam._hyper import Count, Decay, NonNegative, Positive
 from jadam._learning_rate import scale_by_learning_rate
 from jadam._masks import MaskLike
 from jadam._rule import Context, DecayRate, Rule, Slots, ema, zeros
@@ -36,7 +36,7 @@ class ScaleByFactoredRms(Rule):
     decay_rate: Positive = 0.8
     beta2_cap: Decay = 0.999
     eps: NonNegative = 1e-30
-    min_dim_size_to_factor: int = 32
+    min_dim_size_to_factor: Count = 32
     elementwise: ClassVar[bool] = False
 
     def _axes(self, shape: tuple[int, ...]) -> tuple[int, int] | None:
@@ -63,25 +63,25 @@ class ScaleByFactoredRms(Rule):
             return g / jnp.sqrt(v), {"nu": v}
         row = ema(slots["nu_row"], squares.mean(axes[0], keepdims=True), h.b2)
         col = ema(slots["nu_col"], squares.mean(axes[1], keepdims=True), h.b2)
-        relative = row / row.mean(axes[1], keepdims=True)
+        relative = jnp.maximum(row / row.mean(axes[1], keepdims=True), jnp.finfo(g.dtype).tiny)
         return g / jnp.sqrt(relative) / jnp.sqrt(col), {"nu_row": row, "nu_col": col}
 
 
 @dataclass(frozen=True, repr=False)
 class AverageUpdates(Rule):
-    """The average of the updates so far, from zero and without bias correction: `m = decay m + (1-decay) u`.
+    """The average of the updates so far, from zero and without bias correction: `m = momentum m + (1-momentum) u`.
 
     Args:
-        decay: of the average, in [0, 1).
+        momentum: decay of the average, in [0, 1).
     """
 
-    decay: Decay
+    momentum: Decay
 
     def init(self, p: Array) -> Slots:
         return {"mu": zeros(p)}
 
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
-        m = ema(slots["mu"], g, h.decay)
+        m = ema(slots["mu"], g, h.momentum)
         return m, {"mu": m}
 
 

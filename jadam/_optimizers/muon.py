@@ -23,7 +23,7 @@ from jadam._weight_decay import add_decayed_weights
 
 
 def orthogonalize(x: Array, steps: int = 5, eps: Any = 1e-7, dtype: str | None = None) -> Array:
-    """The nearest matrix with orthonormal rows or columns, roughly: its singular values are between 0.7 and 1.2.
+    """The nearest matrix with orthonormal rows or columns, roughly: its singular values are mostly between 0.7 and 1.2.
 
     `steps` times `x = a x + (b A + c A A) x` with `A = x x^T`, on all leading axes at once, every result rounded to `dtype`.
     """
@@ -76,7 +76,7 @@ class ScaleByMuon(Rule):
     nesterov: bool = True
     ns_steps: Count = 5
     scale: Literal["keller", "moonlight"] = "keller"
-    ns_dtype: str | None = None
+    ns_dtype: Literal["bfloat16", "float16", "float32"] | None = None
     ns_eps: NonNegative = 1e-7
     momentum_form: Literal["lerp", "sum"] = "lerp"
     output_axis: Literal[-1, -2] = -1
@@ -111,7 +111,7 @@ def muon(
     nesterov: bool = True,
     ns_steps: int = 5,
     scale: Literal["keller", "moonlight"] = "keller",
-    ns_dtype: str | None = None,
+    ns_dtype: Literal["bfloat16", "float16", "float32"] | None = None,
     ns_eps: NonNegative = 1e-7,
     momentum_form: Literal["lerp", "sum"] = "lerp",
     output_axis: Literal[-1, -2] = -1,

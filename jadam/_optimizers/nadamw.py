@@ -32,8 +32,7 @@ class ScaleByNadamw(Moments):
 
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
         m, v = ema(slots["mu"], g, h.b1), ema(slots["nu"], g * g, h.b2)
-        ahead = h.b1.value * m + h.b1.complement * g
-        return ahead * h.mu_scale / (jnp.sqrt(v * h.nu_scale) + h.eps), {"mu": m, "nu": v}
+        return ema(m, g, h.b1) * h.mu_scale / (jnp.sqrt(v * h.nu_scale) + h.eps), {"mu": m, "nu": v}
 
 
 scale_by_nadamw = block(ScaleByNadamw)

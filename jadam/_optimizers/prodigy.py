@@ -11,8 +11,9 @@ from jax import Array
 
 from jadam._hyper import Decay, FixedPositive, NonNegative, Option, Positive
 from jadam._learning_rate import scale_by_learning_rate
-from jadam._masks import EVERYTHING, Mask, MaskLike, as_mask
+from jadam._masks import EVERYTHING, MaskLike
 from jadam._rule import Context, DecayRate, Rule, Slots, debias, ema, zeros
+from jadam._storage import cast
 from jadam._transformation import GradientTransformation, block, chain
 
 
@@ -45,7 +46,7 @@ class ScaleByProdigy(Rule):
     b3: Decay = 0.9995
     eps: NonNegative = 1e-8
     weight_decay: NonNegative = 0.0
-    mask: Mask | bool = EVERYTHING
+    mask: MaskLike = EVERYTHING
     use_bias_correction: bool = False
     safeguard_warmup: bool = False
     d0: FixedPositive = 1e-6
@@ -69,8 +70,9 @@ class ScaleByProdigy(Rule):
 
         starts, sums = context.slot("p0"), context.slot("s")
         leaves = list(zip(context.updates, context.params, starts, sums, strict=True))
-        product = sum((jnp.sum(g * (p0 - p)) for g, p, p0, _ in leaves), jnp.zeros_like(d))
-        norm = sum((jnp.sum(jnp.abs(b3.value * s + gain * g)) for g, _, _, s in leaves), jnp.zeros_like(d))
+        product = sum((cast(jnp.sum(g * (p0 - p)), d.dtype) for g, p, p0, _ in leaves), jnp.zeros_like(d))
+        news = (cast(b3.value, g.dtype) * s + cast(gain, g.dtype) * g for g, _, _, s in leaves)
+        norm = sum((cast(jnp.sum(jnp.abs(s)), d.dtype) for s in news), jnp.zeros_like(d))
         r = b3.value * r + d / self.d0 * size * rate * product
         known = moving & (norm > 0)
         d_hat = jnp.where(known, h.d_coef * r / jnp.where(known, norm, 1), d)
@@ -112,6 +114,8 @@ def prodigy(
 ) -> GradientTransformation:
     """Prodigy: AdamW whose learning rate is found from the distance travelled, over all parameters together.
 
+    Its first steps are of the size of `d0`: parameters in 16 bits do not resolve them, and it never starts.
+
     Args:
         learning_rate: a factor >= 0 or a schedule, on the rate that is found; 1 unless you know better.
         b1: decay of the average of gradients, in [0, 1).
@@ -132,11 +136,11 @@ def prodigy(
     Reference:
         Mishchenko & Defazio 2024, Algorithm 4, arXiv:2306.06101.
     """
-    if b3 is None and not isinstance(b2, int | float):
+    if b3 is None and (callable(b2) or isinstance(b2, Array)):
         raise ValueError(f"prodigy(b2={b2!r}): give b3 too; only of a number is it the root.")
-    b3 = math.sqrt(b2) if b3 is None else b3  # pyright: ignore[reportArgumentType]
+    b3 = math.sqrt(max(b2, 0)) if b3 is None else b3  # pyright: ignore[reportArgumentType]
     rule = scale_by_prodigy(
-        *(b1, b2, b3, eps, weight_decay, as_mask("prodigy", mask)),
+        *(b1, b2, b3, eps, weight_decay, mask),
         *(use_bias_correction, safeguard_warmup, d0, d_coef, growth_rate),
     )
     return chain(rule, scale_by_learning_rate(learning_rate))

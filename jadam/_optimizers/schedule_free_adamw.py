@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from jadam._hyper import Decay, NonNegative
 from jadam._learning_rate import scale_by_learning_rate
-from jadam._masks import MaskLike, as_mask
+from jadam._masks import MaskLike
 from jadam._optimizers.rmsprop import scale_by_rms
-from jadam._schedule_free import Interpolation, ScheduleFree
-from jadam._transformation import GradientTransformation, chain
+from jadam._schedule_free import ScheduleFree
+from jadam._transformation import GradientTransformation, chain, identity
 from jadam._weight_decay import add_decayed_weights
 
 
 def schedule_free_adamw(
     learning_rate: NonNegative,
     *,
-    b1: Interpolation = 0.9,
+    b1: Decay = 0.9,
     b2: Decay = 0.999,
     eps: NonNegative = 1e-8,
     weight_decay: NonNegative = 0.0,
@@ -30,7 +30,7 @@ def schedule_free_adamw(
 
     Args:
         learning_rate: a number >= 0 or a schedule; larger than AdamW's, and constant after the warm-up.
-        b1: how far the parameters are towards the average, in (0, 1).
+        b1: how far the parameters are towards the average, in [0, 1).
         b2: decay of the average of squares, in [0, 1).
         eps: added to the root, >= 0.
         weight_decay: a number >= 0 or a schedule.
@@ -43,11 +43,9 @@ def schedule_free_adamw(
     Reference:
         Defazio et al. 2024, Algorithm 1, arXiv:2405.15682.
     """
-    decays, own = as_mask("schedule_free_adamw", mask), (0.0, weight_decay)
-    at_y, at_z = own if decay_at_z else own[::-1]
     return chain(
         scale_by_rms(b2, eps, bias_correction=True),
-        add_decayed_weights(at_y, decays),
+        identity() if decay_at_z else add_decayed_weights(weight_decay, mask),
         scale_by_learning_rate(learning_rate),
-        ScheduleFree(b1, warmup_steps, r, weight_lr_power, at_z, decays),
+        ScheduleFree(b1, warmup_steps, r, weight_lr_power, weight_decay if decay_at_z else 0.0, mask),
     )

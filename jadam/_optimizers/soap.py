@@ -47,9 +47,8 @@ class ScaleBySoap(Moments):
         return [axis for axis, length in enumerate(p.shape) if p.ndim > 1 and length <= self.max_precondition_size]
 
     def init(self, p: Array) -> Slots:
-        square = {axis: jnp.zeros((p.shape[axis],) * 2, p.dtype) for axis in self._axes(p)}
-        grams = {f"gram_{axis}": value for axis, value in square.items()}
-        return super().init(p) | grams | {f"basis_{axis}": value for axis, value in square.items()}
+        kept = [(kind, axis) for kind in ("gram", "basis") for axis in self._axes(p)]
+        return super().init(p) | {f"{kind}_{axis}": jnp.zeros((p.shape[axis],) * 2, p.dtype) for kind, axis in kept}
 
     def prepare(self, context: Context) -> dict[str, Any]:
         scales = super().prepare(replace(context, t=jnp.maximum(context.t - 1, 1)))

@@ -10,7 +10,7 @@ from jax import Array
 
 from jadam._hyper import Decay, NonNegative
 from jadam._learning_rate import scale_by_learning_rate
-from jadam._masks import EVERYTHING, Mask, MaskLike, as_mask
+from jadam._masks import EVERYTHING, MaskLike
 from jadam._norm import scaled_norm
 from jadam._optimizers.adam import Moments
 from jadam._rule import Slots, ema
@@ -37,7 +37,7 @@ class ScaleByStableAdamw(Moments):
     b2: Decay = 0.99
     eps: NonNegative = 1e-6
     weight_decay: NonNegative = 1e-2
-    mask: Mask | bool = EVERYTHING
+    mask: MaskLike = EVERYTHING
     elementwise: ClassVar[bool] = False
 
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
@@ -74,6 +74,6 @@ def stable_adamw(
         Wortsman et al. 2023, Algorithm 2, arXiv:2304.13013; as in optimi, with debiased averages.
     """
     return chain(
-        scale_by_stable_adamw(b1, b2, eps, weight_decay, as_mask("stable_adamw", mask)),
+        scale_by_stable_adamw(b1, b2, eps, weight_decay, mask),
         scale_by_learning_rate(learning_rate),
     )
