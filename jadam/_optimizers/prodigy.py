@@ -84,10 +84,11 @@ class ScaleByProdigy(Rule):
         return {
             **{"d": new, "d_max": d_max, "r": r, "taken": jnp.where(known, t, t - 1), "eps": new * h.eps},
             **{"b1": b1, "b2": b2, "b3": b3, "old_d": d, "gain": gain, "size": jnp.where(known, size, 0)},
+            "m_d": jnp.where(b1.complement == 1, new, d),  # without momentum, the authors step by the new estimate
         }
 
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
-        m = ema(slots["mu"], h.old_d * g, h.b1)
+        m = ema(slots["mu"], h.m_d * g, h.b1)
         v = ema(slots["nu"], (h.old_d * g) ** 2, h.b2)
         s = h.b3.value * slots["s"] + h.gain * g
         u = m / (jnp.sqrt(v) + h.eps) + (h.weight_decay * p if self.mask else 0)
