@@ -173,10 +173,46 @@ FURTHER = {
             0.02, eps=1e-7, muon_weight_dimension_numbers={"w": optax.contrib.MuonDimensionNumbers(1, 0)}
         ),
     ),
+    "muon, moonlight": (
+        "0.5 %",
+        "muon_moonlight_default",
+        lambda: optax.contrib.muon(0.001, eps=1e-7, weight_decay=0.1, consistent_rms=0.2),
+    ),
+    "adopt": (
+        "0.9 %",
+        "adopt_wd",
+        lambda: optax.chain(
+            optax.contrib.scale_by_adopt(b1=0.9, b2=0.999, eps=1e-6),
+            optax.add_decayed_weights(0.1),
+            optax.scale_by_learning_rate(0.002),
+        ),
+    ),
     "adagrad": ("1e-6", "adagrad_default", lambda: optax.adagrad(0.01, initial_accumulator_value=0.0, eps=1e-10)),
     "adafactor": ("2e-7", "adafactor_default", lambda: optax.adafactor(0.01, min_dim_size_to_factor=1)),
     "radam": ("3e-8", "radam_default", lambda: optax.radam(**kwargs_of("radam_default"))),
 }
+
+
+BY_DEFAULT = {
+    "adagrad": ("81 %", "adagrad_default", lambda: optax.adagrad(0.01)),
+    "adafactor": ("74 %", "adafactor_default", lambda: optax.adafactor(0.01)),
+    "rmsprop": ("60 %", "rmsprop_default", lambda: optax.rmsprop(0.01)),
+    "nadamw": ("11 %", "nadamw_default", lambda: optax.nadamw(1e-3)),
+    "adamw": ("10 %", "adamw_default", lambda: optax.adamw(1e-3)),
+    "lamb": ("8 %", "lamb_default", lambda: optax.lamb(1e-3)),
+    "contrib.ademamix": ("1.7 %", "ademamix_default", lambda: optax.contrib.ademamix(1e-3)),
+    "lion": ("0.4 %", "lion_default", lambda: optax.lion(1e-4)),
+}
+
+
+@pytest.mark.parametrize("name", BY_DEFAULT)
+def test_distance_that_defaults_make(name):
+    """The second table of "Other numbers" in docs/coming-from-optax.md."""
+    share, case, build = BY_DEFAULT[name]
+    page = (Path(__file__).parent.parent / "docs" / "coming-from-optax.md").read_text()
+    (row,) = [line for line in page.splitlines() if line.startswith(f"| `{name}(") and share in line]
+    assert row
+    assert measured(case, build()) == pytest.approx(float(share.removesuffix(" %")) / 100, rel=0.1)
 
 
 @pytest.mark.parametrize("name", FURTHER)
@@ -190,10 +226,28 @@ def test_distance_from_the_authors(name):
     assert measured(case, build()) == pytest.approx(expected, rel=0.1)
 
 
-def test_as_near_as_the_authors():
-    """Negative control: where optax has the authors' algorithm, the measure says so."""
-    for case, tx in (("adam_default", optax.adam(1e-3)), ("lion_default", optax.lion(1e-4, weight_decay=0.0))):
-        assert measured(case, tx) < 1e-12
+THE_SAME = {
+    "sgd_momentum": lambda: optax.sgd(0.01, momentum=0.9),
+    "adam_default": lambda: optax.adam(1e-3),
+    "adamw_default": lambda: optax.adamw(1e-3, weight_decay=0.01),
+    "adadelta_default": lambda: optax.adadelta(**kwargs_of("adadelta_default")),
+    "adamax_default": lambda: optax.adamax(**kwargs_of("adamax_default")),
+    "adabelief_default": lambda: optax.adabelief(**kwargs_of("adabelief_default", "weight_decay")),
+    "yogi_default": lambda: optax.yogi(**kwargs_of("yogi_default", "initial_accumulator_value")),
+    "lion_default": lambda: optax.lion(1e-4, weight_decay=0.0),
+    "lamb_default": lambda: optax.lamb(**kwargs_of("lamb_default")),
+    "adopt_default": lambda: optax.contrib.adopt(**kwargs_of("adopt_default", "weight_decay")),
+    "ademamix_default": lambda: optax.contrib.ademamix(**kwargs_of("ademamix_default")),
+    "schedule_free_adamw_default": lambda: optax.contrib.schedule_free_adamw(0.0025, b1=0.9, b2=0.999, eps=1e-8),
+    "prodigy_bias_correction": lambda: optax.contrib.prodigy(1.0, estim_lr0=1e-4, weight_decay=0.01),
+    "rmsprop_default": lambda: optax.rmsprop(0.01, decay=0.99, eps=1e-8, eps_in_sqrt=False),
+}
+
+
+@pytest.mark.parametrize("case", THE_SAME)
+def test_as_near_as_the_authors(case):
+    """Where optax has the authors' algorithm, the measure says so."""
+    assert measured(case, THE_SAME[case]()) < 1e-12
 
 
 @pytest.mark.parametrize(
