@@ -61,7 +61,7 @@ def cautious(tx: GradientTransformation) -> GradientTransformation:
         if isinstance(part.rule, ScaleByLearningRate):
             parts += _masked_direction(segment)
             segment = []
-    if not parts:
+    if segment and not parts:
         parts, segment = _masked_direction(segment), []
     return GradientTransformation((*parts, *segment), public_caller("cautious"))
 
@@ -69,6 +69,6 @@ def cautious(tx: GradientTransformation) -> GradientTransformation:
 def _masked_direction(segment: list[Part]) -> list[Part]:
     keeping = [number for number, part in enumerate(segment) if type(part.rule).init is not Rule.init]
     at = keeping[-1] + 1 if keeping else 0
-    own = [segment[number].mask for number in keeping] or [part.mask for part in segment[-1:]]
-    masks = [replace(part, rule=CautiousMask(), mask=reduce(or_, own), storage=()) for part in segment[:1]]
-    return [*segment[:at], *masks, *segment[at:]]
+    masks = [segment[number].mask for number in keeping] or [segment[-1].mask]
+    direction = replace(segment[0], rule=CautiousMask(), mask=reduce(or_, masks), storage=())
+    return [*segment[:at], direction, *segment[at:]]

@@ -44,7 +44,7 @@ def run_rules(
         param: Any = _NoParams(where, rule) if p is None else NEAREST.decode(p)
         _check_slots(rule, storage, like, stored)
         own = {slot: codec(slot).decode(value) for slot, value in stored.items()}
-        values = SimpleNamespace(**jax.tree.map(lambda x: cast(x, dtype), h))
+        values = SimpleNamespace(**jax.tree.map(lambda x: x if x.dtype == bool else cast(x, dtype), h))
         if rule.reads_gradient and gradient is not None:
             values.gradient = cast(decode(gradient), dtype)
         before = _shapes(g, own)

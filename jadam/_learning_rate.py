@@ -68,7 +68,7 @@ class HoldFirst(Rule):
         return {"held": context.count < self.steps}
 
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
-        return jnp.where(h.held > 0, jnp.zeros_like(g), g), slots
+        return jnp.where(h.held, jnp.zeros_like(g), g), slots
 
 
 hold_first = block(HoldFirst)

@@ -50,7 +50,7 @@ class ScaleByAdan(Rule):
         }
 
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
-        d = jnp.where(h.first > 0, 0, g - slots["previous"])
+        d = jnp.where(h.first, 0, g - slots["previous"])
         m, w = ema(slots["mu"], g, h.b1), ema(slots["delta"], d, h.b2)
         n = ema(slots["nu"], (g + h.b2.value * d) ** 2, h.b3)
         u = (m * h.mu_scale + w * h.delta_scale) / (jnp.sqrt(n * h.nu_scale) + h.eps)

@@ -46,8 +46,8 @@ class ScaleByAdopt(Moments):
         u = g / jnp.maximum(jnp.sqrt(v), h.eps)
         if self.use_clipping:
             u = jnp.clip(u, -h.bound, h.bound)
-        m = jnp.where(h.first > 0, m, ema(m, u, h.b1))
-        return m, {"mu": m, "nu": jnp.where(h.first > 0, g * g, ema(v, g * g, h.b2))}
+        m = jnp.where(h.first, m, ema(m, u, h.b1))
+        return m, {"mu": m, "nu": jnp.where(h.first, g * g, ema(v, g * g, h.b2))}
 
 
 scale_by_adopt = block(ScaleByAdopt)

@@ -48,7 +48,7 @@ class ScaleByRadam(Moments):
 
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
         m, v = ema(slots["mu"], g, h.b1), ema(slots["nu"], g * g, h.b2)
-        divisor = jnp.where(h.known > 0, (jnp.sqrt(v * h.nu_scale) + h.eps) / h.rectifier, 1)
+        divisor = jnp.where(h.known, (jnp.sqrt(v * h.nu_scale) + h.eps) / h.rectifier, 1)
         return m * h.mu_scale / divisor, {"mu": m, "nu": v}
 
 

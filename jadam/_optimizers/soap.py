@@ -56,7 +56,7 @@ class ScaleBySoap(Moments):
         return scales | {"first": context.count == 0, "due": due}
 
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
-        axes, first = self._axes(g), h.first > 0
+        axes, first = self._axes(g), h.first
         bases = {axis: slots[f"basis_{axis}"] for axis in axes}
         grams = {axis: ema(slots[f"gram_{axis}"], _gram(g, axis), h.b2) for axis in axes}
         m = jnp.where(first, slots["mu"], ema(slots["mu"], g, h.b1))
@@ -64,7 +64,7 @@ class ScaleBySoap(Moments):
         u = _turned(m, bases) * h.mu_scale / (jnp.sqrt(v * h.nu_scale) + h.eps)
         u = _turned(u, {axis: basis.T for axis, basis in bases.items()})
         if axes:
-            case = jnp.where(first, 1, jnp.where(h.due > 0, 2, 0))
+            case = jnp.where(first, 1, jnp.where(h.due, 2, 0))
             bases, v = lax.switch(case, [_kept, _found, _renewed], grams, bases, v)
         new = {f"gram_{axis}": gram for axis, gram in grams.items()} | {f"basis_{axis}": q for axis, q in bases.items()}
         return u, {"mu": m, "nu": v} | new
