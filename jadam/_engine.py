@@ -10,7 +10,7 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -18,12 +18,14 @@ import numpy as np
 from jax import Array
 
 from jadam._drivers import driven, evaluated, scheduled
-from jadam._layout import Layout, placed, scalar_like
-from jadam._leaf import StateMismatch, bounded, needs_params, run_rules
+from jadam._landing import NEAREST, ParamStorage
+from jadam._layout import Layout, first_slot, scalar_like
+from jadam._leaf import Operands, Program, StateMismatch, bounded, needs_params, run_rules
 from jadam._part import Opaque, Part, keys, slot_codec
+from jadam._rounding import leaf_key, step_key
 from jadam._rule import Context, Rule
 from jadam._state import OptState
-from jadam._storage import decode
+from jadam._storage import cast, compute_dtype, decode
 from jadam._tree import PyTree, arrays, difference, is_array, is_trained, quoted
 
 
@@ -33,33 +35,45 @@ def init(where: str, parts: Sequence[Part], params: PyTree) -> OptState:
     values = layout.leaves.values
     scalar = functools.partial(scalar_like, like=[values[i] for i in layout.trained])
     state = OptState(scalar(0, jnp.int32), {}, {}, {})
-    for key, part in zip(keys(parts), parts, strict=True):
+    named = dict(zip(keys(parts), parts, strict=True))
+    landings = layout.landings(where, named)
+    for key, part in named.items():
         chosen = layout.selected(where, part)
         if isinstance(part.rule, Opaque):
             state.slots[key] = part.rule.init(layout.tree({i: values[i] for i in chosen}))
+            continue
+        columns: dict[str, dict[int, Any]] = {}
+        rules = part.rules(layout.leaves)
+        for i in chosen:
+            for slot, value in _first_slots(where, layout, i, part, rules[i], landings.get(i, ("", None))[0] == key).items():
+                columns.setdefault(slot, {})[i] = value
+        if columns:
+            state.slots[key] = {slot: layout.tree(column) for slot, column in columns.items()}
+        if isinstance(part.rule, ParamStorage):
             continue
         hypers = {}
         for hyper in part.hypers:
             value = getattr(part.rule, hyper.name)
             value = scheduled(value, hyper, layout.dtype, np.int32(0)) if callable(value) else hyper.store(value)
             hypers[hyper.stored] = scalar(value, layout.dtype)
-        columns: dict[str, dict[int, Any]] = {}
-        rules = part.rules(layout.leaves)
-        for i in chosen:
-            p = decode(jnp.asarray(values[i]))
-            try:
-                first = rules[i].init(p)
-            except ValueError as error:
-                raise ValueError(f"{where}: the parameter at {quoted(layout.leaves.paths[i])}: {error}") from None
-            for slot, value in first.items():
-                stored = slot_codec(part.storage, slot).encode(placed(value, p), values[i].dtype)
-                columns.setdefault(slot, {})[i] = stored
-        slots = {slot: layout.tree(column) for slot, column in columns.items()}
-        scalars = {name: scalar(value, layout.dtype) for name, value in part.rule.scalars().items()}
-        for where_kept, content in zip(state[1:], (hypers, slots, scalars), strict=True):
-            if content:
-                where_kept[key] = content
+        if hypers:
+            state.hyperparams[key] = hypers
+        if scalars := {name: scalar(value, layout.dtype) for name, value in part.rule.scalars().items()}:
+            state.scalars[key] = scalars
     return state
+
+
+def _first_slots(where: str, layout: Layout, i: int, part: Part, rule: Any, lands: bool) -> dict[str, Any]:
+    """What a part keeps for a leaf at first."""
+    value = jnp.asarray(layout.leaves.values[i])
+    if isinstance(rule, ParamStorage):
+        return rule.init(value) if lands else {}
+    p = decode(value)
+    try:
+        slots = rule.init(p)
+    except ValueError as error:
+        raise ValueError(f"{where}: the parameter at {quoted(layout.leaves.paths[i])}: {error}") from None
+    return {slot: first_slot(x, slot_codec(part.storage, slot), value.dtype, p) for slot, x in slots.items()}
 
 
 def update(
@@ -103,7 +117,7 @@ def _update(
     for key, part in step.parts.items():
         if isinstance(part.rule, Opaque):
             step.run_opaque(key, part, part.rule)
-        else:
+        elif isinstance(part.rule, Rule):
             step.prepare(key, part, part.rule)
     return step.finish("step" if apply else "update")
 
@@ -138,6 +152,9 @@ class _Step:
         self.updates = {i: self.given[i] for i in self.layout.trained}
         self.pending: list[_Ready] = []
         self._check_state()
+        self.landings = self.layout.landings(where, parts)
+        self.kept = self._read_kept()
+        self.key = step_key(state.count) if any(part.draws for part in parts.values()) else None
         self.hyperparams = evaluated(parts, state)
         self.slots: dict[str, Any] = {}
         self.scalars: dict[str, dict[str, Array]] = {}
@@ -194,7 +211,9 @@ class _Step:
             read_updates=lambda: self._read_updates(chosen),
             bound=bounded if key in self.state.slots else lambda u: u,
             read_params=lambda: self._read_params(rule, chosen),
-            read_slot=lambda slot: [slot_codec(part.storage, slot).decode(slots[i][slot]) for i in chosen],
+            read_slot=lambda slot: [
+                cast(decode(slots[i][slot]), compute_dtype(self.layout.leaves.values[i].dtype)) for i in chosen
+            ],
             read_learning_rate=lambda: self._learning_rate(key, rule, chosen),
         )
         constants = rule.prepare(context)
@@ -235,32 +254,49 @@ class _Step:
     def _read_params(self, rule: Rule, chosen: list[int]) -> list[Array]:
         if self.params is None:
             raise ValueError(needs_params(self.where, rule))
-        return [self.params[i] for i in chosen]
+        return [self._landing(i).decode(self.params[i], self.kept.get(i, {})) for i in chosen]
+
+    def _landing(self, i: int) -> ParamStorage:
+        return self.landings[i][1] if i in self.landings else NEAREST
+
+    def _read_kept(self) -> dict[int, dict[str, Array]]:
+        """What is stored beside each parameter."""
+        kept: dict[int, dict[str, Array]] = {}
+        for key, storage in dict(self.landings.values()).items():
+            own = [i for i, (name, _) in self.landings.items() if name == key]
+            if self.params is None:
+                raise ValueError(f"{self.where}: {storage!r} needs the parameters; call update(grads, state, params).")
+            kept |= self._read_slots(key, own)
+            for i in own:
+                expected = dict.fromkeys(storage.kept, self.params[i].shape)
+                if jax.tree.map(jnp.shape, kept[i]) != expected:
+                    raise self._mismatch(i, f"{storage!r} keeps {', '.join(expected) or 'nothing'} of its shape")
+        return kept
 
     def _read_updates(self, chosen: list[int]) -> list[Array]:
         self.flush("between")
         return [self.updates[i] for i in chosen]
 
-    def flush(self, mode: str) -> None:
+    def flush(self, mode: Literal["between", "cast", "update", "step"]) -> None:
         """Runs the rules that wait on every leaf."""
         for i in self.layout.trained:
             ready = [rule for rule in self.pending if i in rule.slots]
             if not ready and mode == "between":
                 continue
             p = None if self.params is None else self.params[i]
-            rules = tuple((one.rules[i], one.part.storage) for one in ready)
-            gradient = self.given[i] if any(rule.reads_gradient for rule, _ in rules) else None
+            rules = tuple((one.rules[i], one.part.storage, one.key if one.part.draws else "") for one in ready)
+            operands = Operands(
+                self.updates[i],
+                p,
+                self.given[i] if any(rule.reads_gradient for rule, *_ in rules) else None,
+                [one.slots[i] for one in ready],
+                self.kept.get(i, {}),
+                [one.h for one in ready],
+                None if self.key is None else (self.key, leaf_key(i)),
+            )
+            program = Program(self.where, rules, self._landing(i), mode)
             try:
-                self.updates[i], slots = run_rules(
-                    self.where,
-                    rules,
-                    mode,
-                    self.updates[i],
-                    [one.slots[i] for one in ready],
-                    p,
-                    [one.h for one in ready],
-                    gradient,
-                )
+                self.updates[i], slots, self.kept[i] = run_rules(program, operands)
             except StateMismatch as error:
                 raise self._mismatch(i, str(error)) from None
             for one, new in zip(ready, slots, strict=True):
@@ -275,7 +311,7 @@ class _Step:
     def run_opaque(self, key: str, part: Part, rule: Opaque) -> None:
         """Runs an `(init, update)` pair on the leaves of its mask, in the dtypes of the parameters; the others are None."""
         chosen = self.layout.selected(self.where, part)
-        self.flush("update")
+        self.flush("cast")
         params = None if self.params is None else self.layout.tree({i: self.params[i] for i in chosen})
         extra = self.extra if rule.takes_extra else {}
         new, self.slots[key] = rule.update(
@@ -284,8 +320,14 @@ class _Step:
         columns = self.layout.leaves.treedef.flatten_up_to(new)
         self.updates |= {i: columns[i] for i in chosen}
 
-    def finish(self, mode: str) -> tuple[PyTree, OptState]:
+    def finish(self, mode: Literal["update", "step"]) -> tuple[PyTree, OptState]:
         self.flush(mode)
+        for key, storage in dict(self.landings.values()).items():
+            if storage.kept:
+                columns = {
+                    name: {i: self.kept[i][name] for i in self.kept if self.landings[i][0] == key} for name in storage.kept
+                }
+                self.slots[key] = {name: self.layout.tree(column) for name, column in columns.items()}
         untouched = [self._untouched(i, mode) for i in range(len(self.given))]
         count = jnp.minimum(self.state.count, jnp.iinfo(jnp.int32).max - 1) + 1
         state = OptState(count, self.hyperparams, self.slots, self.scalars)

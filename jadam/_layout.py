@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,11 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.core import Tracer
-from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
+from jax.sharding import AxisType, NamedSharding, PartitionSpec, SingleDeviceSharding
 
+from jadam._landing import ParamStorage
 from jadam._part import Part
 from jadam._rule import Rule
-from jadam._storage import compute_dtype
+from jadam._storage import BLOCK, SlotStorage, compute_dtype
 from jadam._tree import Leaves, PyTree, flatten, is_trained, quoted
 
 
@@ -53,6 +56,24 @@ class Layout:
                     )
         return indices
 
+    def landings(self, where: str, parts: Mapping[str, Part]) -> dict[int, tuple[str, ParamStorage]]:
+        """How each leaf is stored, with the key of that in the state, where a part says so: the innermost."""
+        found: dict[int, tuple[str, ParamStorage]] = {}
+        for key, part in parts.items():
+            if not isinstance(part.rule, ParamStorage):
+                continue
+            for i in self.selected(where, part):
+                dtype = self.leaves.values[i].dtype
+                if i in found or dtype not in (jnp.bfloat16, jnp.float16):
+                    continue
+                if dtype not in part.rule.dtypes:
+                    raise TypeError(
+                        f"{where}: params={part.rule.key!r} is for bfloat16, and {quoted(self.leaves.paths[i])} is {dtype}; "
+                        "take 'kahan' or 'stochastic' for it."
+                    )
+                found[i] = key, part.rule
+        return found
+
     def tree(self, values: Mapping[int, Any], others: Sequence[Any] | None = None) -> PyTree:
         """A tree like this one with `values` by leaf number; `others`, or None, where there is none."""
         others = others or [None] * len(self.leaves.values)
@@ -72,15 +93,45 @@ def scalar_like(value: Any, dtype: Any, like: Sequence[Any]) -> Array:
 
 
 def slot_sharding(sharding: Any, shape: tuple[int, ...], own: tuple[int, ...]) -> Any:
-    """Where a slot of shape `own` lies: as its parameter along axes that are as long, replicated along others."""
+    """Where a slot of shape `own` lies: as its parameter along axes that are as long, replicated along others.
+
+    The scales of blocks lie with them, where each device has whole blocks.
+    """
     if shape == own or not isinstance(sharding, NamedSharding):
         return sharding
+    if len(shape) != len(own):
+        return NamedSharding(sharding.mesh, PartitionSpec())
     spec = (*sharding.spec, *(None,) * (len(shape) - len(sharding.spec)))
-    alike = zip(spec, shape, own, strict=True) if len(shape) == len(own) else ()
-    return NamedSharding(sharding.mesh, PartitionSpec(*(axis if one == other else None for axis, one, other in alike)))
+    devices = [_devices(sharding, axis) for axis in spec]
+    alike = [a == b or (a == b * BLOCK and b % n == 0) for a, b, n in zip(shape, own, devices, strict=True)]
+    return NamedSharding(
+        sharding.mesh, PartitionSpec(*(axis if same else None for axis, same in zip(spec, alike, strict=True)))
+    )
 
 
-def placed(value: Any, like: Any) -> Any:
+def on_automatic_axes(f: Callable[..., Any], like: Any, lies: Callable[[], Any]) -> Callable[..., Any]:
+    """`f`, which need not know of a mesh with explicit axes, if `like` is an array on one; its results lie as `lies` says."""
+    if not isinstance(like, Array) or AxisType.Explicit not in jax.typeof(like).sharding.mesh.axis_types:
+        return f
+    return jax.sharding.auto_axes(f, out_sharding=lies())  # pyright: ignore[reportCallIssue]
+
+
+def _devices(sharding: NamedSharding, axis: Any) -> int:
+    """Over how many devices an axis of the mesh, or several, or none spread an array."""
+    names = axis if isinstance(axis, tuple) else () if axis is None else (axis,)
+    return math.prod(sharding.mesh.shape[name] for name in names)
+
+
+def first_slot(value: Array, codec: SlotStorage, dtype: Any, p: Any) -> Any:
+    """A slot of a new state as it is stored, where `slot_sharding` says, or on the one device of its parameter `p`."""
+    encode = functools.partial(codec.encode, dtype=dtype)
+    shapes = jax.eval_shape(encode, value)
+    lies = lambda: jax.tree.map(lambda x: slot_sharding(jax.typeof(p).sharding, p.shape, x.shape), shapes)  # noqa: E731
+    stored = on_automatic_axes(encode, p, lies)(placed(value, p))
+    return jax.tree.map(lambda x: placed(x, p), stored)
+
+
+def placed(value: Array, like: Any) -> Array:
     """A new slot where `slot_sharding` says, or on the one device of its parameter."""
     if isinstance(like, Tracer) or not isinstance(like, Array):
         return value

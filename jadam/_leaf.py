@@ -4,75 +4,104 @@ from __future__ import annotations
 
 import functools
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
-from jax.sharding import AxisType
 
+from jadam._landing import ParamStorage
+from jadam._layout import on_automatic_axes
 from jadam._part import Storage, slot_codec
+from jadam._rounding import Noise
 from jadam._rule import Rule
-from jadam._storage import NEAREST, cast, compute_dtype, decode, encode, full_dtype
+from jadam._storage import cast, compute_dtype, decode, encode, full_dtype
 
 
 class StateMismatch(Exception):
     """The slots of a leaf are not what its rule keeps."""
 
 
-@functools.partial(jax.jit, static_argnames=("where", "rules", "mode"))
-def run_rules(
-    where: str,
-    rules: tuple[tuple[Rule, Storage], ...],
-    mode: str,
-    u: Array,
-    slots: list[dict[str, Any]],
-    p: Array | None,
-    hs: list[dict[str, Any]],
-    gradient: Array | None,
-) -> tuple[Array, list[dict[str, Any]]]:
-    """The rules on one array. The result is the update for the next rules ("between") or for the caller ("update"), or
-    the new parameter ("step").
+class Program(NamedTuple):
+    """What happens to a leaf, as far as its trace depends on it: rules with the storage of their slots and their names."""
+
+    where: str
+    rules: tuple[tuple[Rule, Storage, str], ...]
+    landing: ParamStorage
+    mode: Literal["between", "cast", "update", "step"]
+
+
+class Operands(NamedTuple):
+    """The arrays of a leaf.
+
+    Attributes:
+        u: the update so far.
+        p: the parameter as it is stored, or None.
+        gradient: as it came, for rules that read it.
+        slots: of each rule, as they are stored.
+        kept: what is stored beside the parameter.
+        hs: hyperparameters and constants of each rule.
+        keys: of the step and of the leaf, for random bits.
     """
+
+    u: Array
+    p: Array | None
+    gradient: Array | None
+    slots: list[dict[str, Any]]
+    kept: dict[str, Array]
+    hs: list[dict[str, Any]]
+    keys: tuple[Any, Any] | None
+
+
+@functools.partial(jax.jit, static_argnames="program")
+def run_rules(program: Program, operands: Operands) -> tuple[Array, list[dict[str, Any]], dict[str, Array]]:
+    """The rules on one array: the result, the new slots, and what is kept beside the parameter.
+
+    The result is the update for the next rules ("between"), in the dtype of the parameter ("cast"), for the caller
+    ("update"), or the new parameter ("step").
+    """
+    like = operands.u if operands.p is None else operands.p
+    lies = lambda: jax.tree.map(lambda x: jax.typeof(x).sharding, (like, operands.slots, operands.kept))  # noqa: E731
+    return on_automatic_axes(functools.partial(_run, program), like, lies)(operands)
+
+
+def _run(program: Program, operands: Operands) -> tuple[Array, list[dict[str, Any]], dict[str, Array]]:
+    where, rules, landing, mode = program
+    u, p, gradient, slots, kept, hs, keys = operands
     like = u if p is None else p
     dtype = compute_dtype(like.dtype)
     g = cast(decode(u), dtype)
+    full_p = None if p is None else landing.decode(p, kept)
+    key = None if keys is None else lax.bitwise_xor(*keys)
     new_slots = []
-    for (rule, storage), stored, h in zip(rules, slots, hs, strict=True):
-        codec = functools.partial(slot_codec, storage)
-        param: Any = _NoParams(where, rule) if p is None else NEAREST.decode(p)
+    for (rule, storage, name), stored, h in zip(rules, slots, hs, strict=True):
+        param: Any = _NoParams(where, rule) if full_p is None else full_p
         _check_slots(rule, storage, like, stored)
-        own = {slot: codec(slot).decode(value) for slot, value in stored.items()}
+        own = {slot: cast(decode(value), dtype) for slot, value in stored.items()}
         values = SimpleNamespace(**jax.tree.map(lambda x: x if x.dtype == bool else cast(x, dtype), h))
         if rule.reads_gradient and gradient is not None:
             values.gradient = cast(decode(gradient), dtype)
         before = _shapes(g, own)
         with jax.named_scope(rule.block):
-            out, own = _run(rule, bounded(g) if own else g, own, param, values)
+            out, own = rule.update(bounded(g) if own else g, own, param, values)
         if (shapes := _shapes(out, own)) != before:
             raise ValueError(
                 f"{type(rule).__name__}.update must keep the shapes of update and slots: of {before} it made {shapes}."
             )
         g = cast(out, dtype)
-        new_slots.append({slot: codec(slot).encode(cast(value, dtype), like.dtype) for slot, value in own.items()})
+        new_slots.append({})
+        for slot, value in own.items():
+            noise = None if key is None else Noise(key, f"{name}/{slot}")
+            new_slots[-1][slot] = slot_codec(storage, slot).encode(cast(value, dtype), like.dtype, noise)
     if mode == "between":
-        return encode(g, full_dtype(like.dtype)), new_slots
-    delta = NEAREST.land(g, like)
-    return (lax.add(like, delta) if mode == "step" else delta), new_slots
-
-
-def _run(rule: Rule, g: Array, slots: dict[str, Array], p: Any, h: SimpleNamespace) -> tuple[Array, dict[str, Array]]:
-    """`rule.update`, on automatic axes where the mesh has explicit ones and the rule mixes elements: it need not know."""
-    if rule.elementwise or AxisType.Explicit not in jax.typeof(g).sharding.mesh.axis_types:
-        return rule.update(g, slots, p, h)
-    given = p if isinstance(p, Array) else None
-
-    def automatic(g: Array, slots: dict[str, Array], given: Array | None, h: dict[str, Any]) -> Any:
-        return rule.update(g, slots, p if given is None else given, SimpleNamespace(**h))
-
-    lies = jax.tree.map(lambda x: jax.typeof(x).sharding, (g, slots))
-    return jax.sharding.auto_axes(automatic, out_sharding=lies)(g, slots, given, vars(h))  # pyright: ignore[reportCallIssue]
+        return encode(g, full_dtype(like.dtype)), new_slots, kept
+    if mode == "cast" or p is None:
+        return encode(g, like.dtype), new_slots, kept
+    with jax.named_scope(landing.key):
+        land = landing.step if mode == "step" else landing.land
+        out, kept = land(g, p, kept, None if key is None else Noise(key, "params"))
+    return out, new_slots, kept
 
 
 def _shapes(u: Array, slots: dict[str, Array]) -> dict[str, tuple[int, ...]]:

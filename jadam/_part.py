@@ -13,10 +13,11 @@ from typing import Any
 from jax import Array
 
 from jadam._hyper import HyperField, hyper_fields
+from jadam._landing import ParamStorage
 from jadam._masks import EVERYTHING, Mask, PerLeaf
 from jadam._rule import DecayRate, Rule
 from jadam._state import numbered
-from jadam._storage import SLOT_STORAGE, SlotStorage
+from jadam._storage import FLOAT32, SlotStorage
 from jadam._tree import Leaves
 
 
@@ -40,17 +41,18 @@ class Opaque:
 
 
 Storage = tuple[tuple[str, SlotStorage], ...]
-"""Storage by slot; "" is all slots."""
+"""Storage by slot, the first that names it; float32 where none does."""
 
 
 @dataclass(frozen=True)
 class Part:
     """A rule in its place: on which parameters it acts, in which group, and how its slots are stored.
 
-    `group` is for the eyes of `describe`; `prefix` begins the rule's name in the state.
+    `group` is for the eyes of `describe`; `prefix` begins the rule's name in the state. In place of a rule stands how the
+    parameters are stored, wherever in the chain: they are decoded before the first rule and land after the last.
     """
 
-    rule: Rule | Opaque
+    rule: Rule | Opaque | ParamStorage
     mask: Mask = EVERYTHING
     group: str = ""
     prefix: str = ""
@@ -58,7 +60,12 @@ class Part:
 
     @property
     def hypers(self) -> tuple[HyperField, ...]:
-        return () if isinstance(self.rule, Opaque) else hyper_fields(type(self.rule))
+        return hyper_fields(type(self.rule)) if isinstance(self.rule, Rule) else ()
+
+    @property
+    def draws(self) -> bool:
+        """Whether it needs random bits."""
+        return (isinstance(self.rule, ParamStorage) and self.rule.draws) or any(codec.draws for _, codec in self.storage)
 
     def readable(self, values: Mapping[str, Array]) -> dict[str, Any]:
         """Hyperparameters as the rule reads them in `h`, from those in the state."""
@@ -92,9 +99,7 @@ class Part:
 
 
 def slot_codec(storage: Storage, slot: str) -> SlotStorage:
-    """The storage of a slot: its own, or the one for all (""), or float32."""
-    chosen = dict(storage)
-    return chosen.get(slot, chosen.get("", SLOT_STORAGE["float32"]))
+    return next((codec for name, codec in storage if name == slot), FLOAT32)
 
 
 class ReadItFromH:

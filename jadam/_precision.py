@@ -1,4 +1,4 @@
-"""How the slots of a transformation are stored."""
+"""In which formats a transformation stores its slots and its parameters."""
 
 from __future__ import annotations
 
@@ -10,41 +10,102 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jadam._hyper import public_caller
+from jadam._landing import PARAM_STORAGE
+from jadam._part import Part
 from jadam._rule import Rule
 from jadam._storage import SLOT_STORAGE
 from jadam._transformation import GradientTransformation
 
 
-def with_precision(tx: GradientTransformation, state: str | Mapping[str, str]) -> GradientTransformation:
-    """The same transformation with its slots stored otherwise; the arithmetic stays float32.
+def with_precision(
+    tx: GradientTransformation,
+    state: str | Mapping[str, str] | None = None,
+    params: str | None = None,
+    *,
+    rounding: str = "stochastic",
+    min_size: int = 4096,
+    seed: int = 0,
+) -> GradientTransformation:
+    """The same transformation with its slots, or 16-bit parameters, stored otherwise; the arithmetic stays float32.
+
+    Which to choose, what it costs and what it risks is in a table of docs/precision.md.
 
     Args:
-        tx: a transformation of jadam.
-        state: "float32" (the default of every rule) or "bfloat16" (rounded to nearest, 2 bytes an element), for all slots,
-            or by slot: `{"mu": "bfloat16"}`. An average of decay 0.999 changes by less than bfloat16 resolves, so that
-            `nu` in "bfloat16" stops following the gradients: keep it in float32.
+        tx: a transformation of jadam. What was said inside it, of one of its groups, holds there.
+        state: storage of all slots that are averages, or by slot: `{"mu": "bfloat16", "nu": "int8"}`. "float32" (4 bytes
+            an element), "bfloat16" (2) or "int8" (1.125: blocks of 32 along the last axis with a scale). Slots that begin
+            as copies of the parameters (`z` and `x` of schedule-free, `p0` of Prodigy) change only by name. Slots of
+            complex parameters stay as they are; so do, in "int8", those whose last axis is shorter than 4.
+        params: storage of bfloat16 and float16 parameters; others stay as they are. "nearest": as they are, small steps are
+            lost. "stochastic": rounded so that they are right on average; no bytes. "kahan": what rounding took away is
+            kept beside them; 2 bytes a parameter. "remainder": an int16 beside a bfloat16 makes a float32, exactly; 2 bytes.
+            The parameters that rules see and that `tx.update` moves are those that are stored together.
+        rounding: of slots, "stochastic" or "nearest"; nearest is no chance, but freezes what changes by less than the
+            format resolves.
+        min_size: slots with fewer elements stay float32.
+        seed: of the random bits, a hash of it, the step, the leaf, the slot and the index: the same on any devices and for
+            every model under `vmap`.
 
     Raises:
-        ValueError: an unknown storage, or a slot that no rule of `tx` keeps.
+        ValueError: an unknown storage or rounding, or a slot that no rule of `tx` keeps.
+        TypeError: from `init`, a float16 parameter with "remainder".
+
+    Example:
+        >>> import jadam, jax, jax.numpy as jnp
+        >>> tx = jadam.with_precision(jadam.adamw(1e-4), state="int8", params="stochastic")
+        >>> params = {"w": jnp.ones((64, 64), jnp.bfloat16)}
+        >>> updates, state = tx.update(params, tx.init(params), params)
+        >>> sum(x.nbytes for x in jax.tree.leaves(state.slots)) / 4096
+        2.25
     """
-    chosen = {"": state} if isinstance(state, str) else dict(state)
+    where = public_caller("with_precision")
+    chosen = dict(state) if isinstance(state, Mapping) else {} if state is None else {"": state}
     for storage in chosen.values():
-        if storage not in SLOT_STORAGE:
-            raise ValueError(f"with_precision(state={state!r}): {storage!r} must be one of {', '.join(SLOT_STORAGE)}.")
-    slots = {slot for part in tx.parts if isinstance(part.rule, Rule) for slot in _slots(part.structure.rule)}
-    if unknown := set(chosen) - slots - {""}:
-        raise ValueError(f"with_precision: no rule keeps {unknown.pop()!r}; there are {', '.join(sorted(slots))}.")
-    codecs = tuple((slot, SLOT_STORAGE[storage]) for slot, storage in chosen.items())
-    parts = tuple(replace(part, storage=part.storage + codecs) for part in tx.parts)
-    return GradientTransformation(parts, public_caller("with_precision"))
+        _check(f"{where}(state={state!r})", storage, SLOT_STORAGE)
+    if params is not None:
+        _check(f"{where}(params={params!r})", params, PARAM_STORAGE)
+    _check(f"{where}(rounding={rounding!r})", rounding, ("stochastic", "nearest"))
+    if not isinstance(min_size, int) or min_size < 0:
+        raise ValueError(f"{where}(min_size={min_size!r}): min_size must be an integer >= 0.")
+    kept = {part: _slots(part.structure.rule) for part in tx.parts if isinstance(part.rule, Rule)}
+    known = set().union(*kept.values())
+    if unknown := set(chosen) - known - {""}:
+        raise ValueError(f"{where}: no rule keeps {unknown.pop()!r}; there are {', '.join(sorted(known)) or 'no slots'}.")
+
+    parts = []
+    for part in tx.parts:
+        codecs = []
+        for slot, is_position in sorted(kept.get(part, {}).items()):
+            storage = chosen.get(slot, None if is_position else chosen.get(""))
+            if storage == "float32":
+                codecs.append((slot, SLOT_STORAGE[storage]()))
+            elif storage is not None:
+                codecs.append((slot, SLOT_STORAGE[storage](rounding, min_size, seed)))  # pyright: ignore[reportArgumentType]
+        parts.append(replace(part, storage=part.storage + tuple(codecs)))
+    if params is not None:
+        parts.append(Part(PARAM_STORAGE[params](**{"seed": seed} if params == "stochastic" else {})))
+    return GradientTransformation(tuple(parts), where)
 
 
-def _slots(rule: Any) -> set[str]:
-    """All slots that a rule keeps: vectors and matrices may have their own, and some rules take only one of them."""
-    found: set[str] = set()
+def _check(where: str, value: Any, allowed: Any) -> None:
+    if value not in allowed:
+        raise ValueError(f"{where}: {value!r} must be one of {', '.join(allowed)}.")
+
+
+def _slots(rule: Any) -> dict[str, bool]:
+    """All slots that a rule keeps, and whether they begin as copies of the parameter.
+
+    Vectors and matrices may have their own, and some rules take only one of them.
+    """
+    found: dict[str, bool] = {}
     for length, ndim in product((2, 64, 4096), range(5)):
         with suppress(ValueError):
-            found |= set(jax.eval_shape(rule.init, jax.ShapeDtypeStruct((length,) * ndim, jnp.float32)))
+            found |= dict.fromkeys(jax.eval_shape(rule.init, jax.ShapeDtypeStruct((length,) * ndim, jnp.float32)), False)
+    for ndim in range(5):
+        with suppress(ValueError), jax.ensure_compile_time_eval():
+            p = jnp.arange(1.0, 1 + 2**ndim, dtype=jnp.float32).reshape((2,) * ndim)
+            found |= {slot: True for slot, value in rule.init(p).items() if np.array_equal(value, p)}
     return found

@@ -64,7 +64,7 @@ class Context:
         extra: the keyword arguments of `tx.update`.
         read_updates: gives the updates that reach this rule, as stored; runs the rules before it.
         bound: what the engine does to an update before this rule's `update`.
-        read_params: gives the parameters this rule acts on, as stored.
+        read_params: gives the parameters this rule acts on, in the dtype of the arithmetic.
         read_slot: gives a slot of this rule by name.
         read_learning_rate: gives the learning rate of this rule's parameters.
     """
@@ -101,7 +101,7 @@ class Context:
         Raises:
             ValueError: `tx.update` was called without them.
         """
-        return [decode(p) for p in self.read_params()]
+        return self.read_params()
 
     def slot(self, name: str) -> list[Array]:
         """A slot of this rule, in the order of `updates`."""

@@ -14,7 +14,7 @@ from jadam._hyper import Decay, FixedNonNegative, NonNegative, public_caller
 from jadam._masks import EVERYTHING, MaskLike
 from jadam._rule import Context, Rule, Slots
 from jadam._state import OptState
-from jadam._storage import decode, encode
+from jadam._storage import Blocks, decode, encode
 from jadam._transformation import GradientTransformation, chain
 from jadam._tree import PyTree
 
@@ -118,7 +118,7 @@ def schedule_free_params(state: PyTree, params: PyTree) -> PyTree:
         raise ValueError("schedule_free_params: the state is not of a schedule-free optimizer.")
     leaves, treedef = jax.tree.flatten(params, is_leaf=lambda x: x is None)
     for average in found:
-        own = jax.tree.leaves(average, is_leaf=lambda x: x is None)
+        own = jax.tree.leaves(average, is_leaf=lambda x: x is None or isinstance(x, Blocks))
         leaves = [p if x is None else encode(decode(x), p.dtype) for x, p in zip(own, leaves, strict=True)]
     return treedef.unflatten(leaves)
 

@@ -155,8 +155,10 @@ class GradientTransformation:
     def __repr__(self) -> str:
         shown = []
         for part in self.parts:
-            text = repr(part.rule) if part.mask == EVERYTHING else f"masked({part.rule!r}, {part.mask!r})"
-            shown.append(text)
+            text = repr(part.rule)
+            if part.storage:
+                text = f"with_precision({text}, {', '.join(f'{slot}={codec!r}' for slot, codec in part.storage)})"
+            shown.append(text if part.mask == EVERYTHING else f"masked({text}, {part.mask!r})")
         return shown[0] if len(shown) == 1 else f"chain({', '.join(shown)})"
 
 

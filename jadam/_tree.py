@@ -105,6 +105,8 @@ def owners(tree: PyTree, params: Leaves) -> list[int | None]:
     numbers = {path: number for number, path in enumerate(params.paths)}
 
     def owner(path: KeyPath, leaf: Any) -> int | None:
+        if path and path[-1] in (GetAttrKey("codes"), GetAttrKey("scales")):  # of `Blocks`, which stands for one array
+            path = path[:-1]
         for start in range(len(path) + 1):
             number = numbers.get(path[start:])
             if number is None:

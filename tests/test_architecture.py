@@ -7,7 +7,7 @@ import jadam
 
 ROOT = Path(jadam.__file__).parent
 LAYERS = [
-    {"_tree", "_schedules", "_storage"},
+    {"_tree", "_schedules", "_rounding", "_storage", "_landing"},
     {"_masks", "_norm", "_state"},
     {"_hyper"},
     {"_rule"},

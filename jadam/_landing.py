@@ -1,0 +1,162 @@
+"""How parameters of 16 bits are stored, and how an update is brought to land on them.
+
+A caller adds the update to the parameter, which rounds to nearest. To get another rounding, the engine computes the new
+parameter itself and returns `new - old`. Their sum is `new` exactly, unless the parameter loses more than half its size
+in the step, or changes its sign: then it is off by up to 1/512 of the update (1/4096 in float16), and what is kept beside
+the parameter makes up for it as far as it goes. `tx.step` always gives `new`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+from jax.typing import DTypeLike
+
+from jadam._rounding import Noise, round_stochastically
+from jadam._storage import cast, decode, encode
+
+Kept = dict[str, Array]
+"""Arrays by name, of the shape of a parameter."""
+
+
+@dataclass(frozen=True, repr=False)
+class ParamStorage(ABC):
+    """A format of parameters, and the rounding that goes with it."""
+
+    draws: ClassVar[bool] = False
+    """Whether it needs random bits."""
+    dtypes: ClassVar[tuple[Any, ...]] = (jnp.bfloat16, jnp.float16)
+    """Of which 16-bit parameters it can be the storage."""
+    kept: ClassVar[Mapping[str, Any]] = {}
+    """What the state keeps beside a parameter: dtypes by name."""
+
+    @property
+    def key(self) -> str:
+        """Its name in `with_precision`, and in the state."""
+        return type(self).__name__.lower()
+
+    def __repr__(self) -> str:
+        return f"with_precision(params={self.key!r})"
+
+    def init(self, p: Array) -> Kept:
+        """What is kept beside a parameter at first."""
+        return {name: jnp.zeros_like(p, dtype=dtype) for name, dtype in self.kept.items()}
+
+    def decode(self, p: Array, kept: Kept) -> Array:
+        """The parameter in the dtype of the arithmetic."""
+        return decode(p)
+
+    @abstractmethod
+    def land(self, u: Array, p: Array, kept: Kept, noise: Noise | None) -> tuple[Array, Kept]:
+        """The update in the dtype of the parameter, for the caller to add, and what is kept then."""
+
+    @abstractmethod
+    def step(self, u: Array, p: Array, kept: Kept, noise: Noise | None) -> tuple[Array, Kept]:
+        """The new parameter, and what is kept then."""
+
+
+class Nearest(ParamStorage):
+    """Rounds as the caller's `params + updates` does. In 16 bits, small steps are lost."""
+
+    def land(self, u: Array, p: Array, kept: Kept, noise: Noise | None) -> tuple[Array, Kept]:
+        return encode(u, p.dtype), {}
+
+    def step(self, u: Array, p: Array, kept: Kept, noise: Noise | None) -> tuple[Array, Kept]:
+        return lax.add(p, encode(u, p.dtype)), {}
+
+
+NEAREST = Nearest()
+
+
+@dataclass(frozen=True, repr=False)
+class _Landed(ParamStorage):
+    """Computes the new parameter itself: `round` gives it, `keep` what is kept beside it."""
+
+    def round(self, new: Array, dtype: DTypeLike, noise: Noise | None) -> Array:
+        return new.astype(dtype)
+
+    def keep(self, new: Array, landed: Array) -> Kept:
+        return {}
+
+    def land(self, u: Array, p: Array, kept: Kept, noise: Noise | None) -> tuple[Array, Kept]:
+        new = self.decode(p, kept) + u
+        delta = _exactly(decode(self.round(new, p.dtype, noise)) - decode(p), p.dtype)
+        return delta, self.keep(new, _exactly(decode(p) + decode(delta), p.dtype))
+
+    def step(self, u: Array, p: Array, kept: Kept, noise: Noise | None) -> tuple[Array, Kept]:
+        new = self.decode(p, kept) + u
+        rounded = self.round(new, p.dtype, noise)
+        return rounded, self.keep(new, rounded)
+
+
+def _exactly(x: Array, dtype: DTypeLike) -> Array:
+    """`x.astype(dtype)` that XLA does not leave out: it computes chains of 16-bit operations in float32 if it may."""
+    info = jnp.finfo(dtype)
+    return lax.reduce_precision(x, info.nexp, info.nmant).astype(dtype)
+
+
+@dataclass(frozen=True, repr=False)
+class Stochastic(_Landed):
+    """Rounds the new parameter up or down by chance, so that it is right on average."""
+
+    seed: int = 0
+    draws: ClassVar[bool] = True
+
+    def round(self, new: Array, dtype: DTypeLike, noise: Noise | None) -> Array:
+        if noise is None:
+            raise ValueError("stochastic rounding needs random bits.")
+        return round_stochastically(new, dtype, noise.bits(new.shape, self.seed))
+
+
+@dataclass(frozen=True, repr=False)
+class Kahan(_Landed):
+    """Keeps what rounding to nearest took away, in bfloat16, and adds it at the next step (Kahan 1965)."""
+
+    kept: ClassVar[Mapping[str, Any]] = {"compensation": jnp.bfloat16}
+
+    def decode(self, p: Array, kept: Kept) -> Array:
+        return decode(p) + decode(kept["compensation"])
+
+    def round(self, new: Array, dtype: DTypeLike, noise: Noise | None) -> Array:
+        return _exactly(new, dtype)
+
+    def keep(self, new: Array, landed: Array) -> Kept:
+        return {"compensation": cast(new - decode(landed), jnp.bfloat16)}
+
+
+@dataclass(frozen=True, repr=False)
+class Remainder(_Landed):
+    """Keeps the lower 16 bits of the float32 of which a bfloat16 parameter is the upper: together they are that float32."""
+
+    dtypes: ClassVar[tuple[Any, ...]] = (jnp.bfloat16,)
+    kept: ClassVar[Mapping[str, Any]] = {"remainder": jnp.int16}
+
+    def decode(self, p: Array, kept: Kept) -> Array:
+        return lax.bitcast_convert_type(_pattern(p) + kept["remainder"].astype(jnp.int32), jnp.float32)
+
+    def round(self, new: Array, dtype: DTypeLike, noise: Noise | None) -> Array:
+        """To nearest, and halves away from zero, so that a remainder fits 16 bits."""
+        pattern = lax.bitcast_convert_type(new, jnp.int32) + np.int32(0x8000)
+        rounded = lax.bitcast_convert_type((pattern >> 16).astype(jnp.int16), jnp.bfloat16)
+        return lax.select(lax.is_finite(new), rounded, new.astype(jnp.bfloat16))
+
+    def keep(self, new: Array, landed: Array) -> Kept:
+        near, pattern = _pattern(landed), lax.bitcast_convert_type(new, jnp.int32)
+        zero = near & np.int32(-(2**31))  # of the sign of `landed`: the nearest that it can say of another sign
+        pattern = jnp.where((pattern ^ near) < 0, zero, pattern)
+        exact = lax.clamp(np.int32(-(2**15)), pattern - near, np.int32(2**15 - 1)).astype(jnp.int16)
+        return {"remainder": lax.select(lax.is_finite(new), exact, jnp.zeros_like(exact))}
+
+
+def _pattern(p: Array) -> Array:
+    """The bits of a bfloat16 as the upper ones of a float32."""
+    return lax.bitcast_convert_type(p, jnp.int16).astype(jnp.int32) << 16
+
+
+PARAM_STORAGE: dict[str, type[ParamStorage]] = {kind.__name__.lower(): kind for kind in (Nearest, Stochastic, Kahan, Remainder)}
