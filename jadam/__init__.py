@@ -84,6 +84,7 @@ from jadam._groups import freeze as freeze
 from jadam._masks import match as match
 from jadam._masks import ndim_at_least as ndim_at_least
 from jadam._precision import with_precision as with_precision
+from jadam._loss_scale import loss_scale as loss_scale
 from jadam._cautious import cautious as cautious
 from jadam._weight_decay import cautious_weight_decay as cautious_weight_decay
 from jadam._schedule_free import schedule_free as schedule_free
@@ -94,7 +95,9 @@ from jadam._transformation import apply_updates as apply_updates
 from jadam._state import OptState as OptState
 from jadam._state import hyperparams as hyperparams
 from jadam._schedule_free import schedule_free_params as schedule_free_params
+from jadam._loss_scale import current_loss_scale as current_loss_scale
 from jadam._describe import describe as describe
+from jadam._precision import check_precision as check_precision
 from jadam._sharding import state_shardings as state_shardings
 
 # Schedules

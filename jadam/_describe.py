@@ -8,12 +8,16 @@ import jax
 import jax.numpy as jnp
 
 from jadam._layout import Layout
+from jadam._learning_rate import ScaleByLearningRate, peak_of
+from jadam._precision import check_precision
 from jadam._transformation import GradientTransformation
 from jadam._tree import PyTree, arrays, owners, slashed
 
 
 def describe(tx: GradientTransformation, params: PyTree) -> str:
     """A table for `print`: path, shape, dtype, group, rules and bytes of state of each parameter, and the sums.
+
+    Below it stands what `check_precision` says of the highest learning rate.
 
     Args:
         tx: a transformation of jadam.
@@ -56,4 +60,8 @@ def describe(tx: GradientTransformation, params: PyTree) -> str:
     count = sum(leaves.values[number].size for number in layout.trained)
     per_parameter = f": {sum(sizes) / count:.2f} a parameter" if count else ""
     lines.append(f"{len(leaves.values)} arrays with {count:,} parameters, {sum(sizes):,} bytes of state{per_parameter}")
-    return "\n".join(lines)
+    rates = [peak_of(part.rule.learning_rate) for part in tx.parts if isinstance(part.rule, ScaleByLearningRate)]
+    highest = max(filter(None, rates), default=None)
+    found = [] if highest is None else check_precision(tx, params, highest)
+    more = [f"... and {len(found) - 1} more: see check_precision"] if len(found) > 1 else []
+    return "\n".join(lines + found[:1] + more)

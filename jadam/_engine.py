@@ -1,4 +1,4 @@
-"""Runs rules over trees: the first state, and one step.
+"""Runs rules over trees: one step.
 
 Per leaf, `run_rules` decodes the parameter and its slots, runs the rules in order and encodes; it is compiled once for each
 (rules, kind of leaf), so that a tree of 148 leaves with 6 shapes is traced 6 times.
@@ -15,65 +15,18 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 
-from jadam._drivers import driven, evaluated, scheduled
+from jadam._drivers import driven, evaluated
 from jadam._landing import NEAREST, ParamStorage
-from jadam._layout import Layout, first_slot, scalar_like
+from jadam._layout import Layout
 from jadam._leaf import Operands, Program, StateMismatch, bounded, needs_params, run_rules
-from jadam._part import Opaque, Part, keys, slot_codec
+from jadam._part import Opaque, Part, keys
 from jadam._rounding import leaf_key, step_key
 from jadam._rule import Context, Rule
 from jadam._state import OptState
 from jadam._storage import cast, compute_dtype, decode
 from jadam._tree import PyTree, arrays, difference, is_array, is_trained, quoted
-
-
-def init(where: str, parts: Sequence[Part], params: PyTree) -> OptState:
-    """The first state: slots with the sharding of their parameters, everything else replicated."""
-    layout = Layout.of(arrays(where, "params", params))
-    values = layout.leaves.values
-    scalar = functools.partial(scalar_like, like=[values[i] for i in layout.trained])
-    state = OptState(scalar(0, jnp.int32), {}, {}, {})
-    named = dict(zip(keys(parts), parts, strict=True))
-    landings = layout.landings(where, named)
-    for key, part in named.items():
-        chosen = layout.selected(where, part)
-        if isinstance(part.rule, Opaque):
-            state.slots[key] = part.rule.init(layout.tree({i: values[i] for i in chosen}))
-            continue
-        columns: dict[str, dict[int, Any]] = {}
-        rules = part.rules(layout.leaves)
-        for i in chosen:
-            for slot, value in _first_slots(where, layout, i, part, rules[i], landings.get(i, ("", None))[0] == key).items():
-                columns.setdefault(slot, {})[i] = value
-        if columns:
-            state.slots[key] = {slot: layout.tree(column) for slot, column in columns.items()}
-        if isinstance(part.rule, ParamStorage):
-            continue
-        hypers = {}
-        for hyper in part.hypers:
-            value = getattr(part.rule, hyper.name)
-            value = scheduled(value, hyper, layout.dtype, np.int32(0)) if callable(value) else hyper.store(value)
-            hypers[hyper.stored] = scalar(value, layout.dtype)
-        if hypers:
-            state.hyperparams[key] = hypers
-        if scalars := {name: scalar(value, layout.dtype) for name, value in part.rule.scalars().items()}:
-            state.scalars[key] = scalars
-    return state
-
-
-def _first_slots(where: str, layout: Layout, i: int, part: Part, rule: Any, lands: bool) -> dict[str, Any]:
-    """What a part keeps for a leaf at first."""
-    value = jnp.asarray(layout.leaves.values[i])
-    if isinstance(rule, ParamStorage):
-        return rule.init(value) if lands else {}
-    p = decode(value)
-    try:
-        slots = rule.init(p)
-    except ValueError as error:
-        raise ValueError(f"{where}: the parameter at {quoted(layout.leaves.paths[i])}: {error}") from None
-    return {slot: first_slot(x, slot_codec(part.storage, slot), value.dtype, p) for slot, x in slots.items()}
 
 
 def update(
@@ -158,6 +111,8 @@ class _Step:
         self.hyperparams = evaluated(parts, state)
         self.slots: dict[str, Any] = {}
         self.scalars: dict[str, dict[str, Array]] = {}
+        self.accept: Array | None = None  # whether this step counts, if a rule has a say in it
+        self.gates: list[str] = []  # the rules that have
 
     def _gradients(self, updates: PyTree) -> list[Any]:
         """The gradient of each leaf, checked against its parameter."""
@@ -217,6 +172,9 @@ class _Step:
             read_learning_rate=lambda: self._learning_rate(key, rule, chosen),
         )
         constants = rule.prepare(context)
+        if (accept := constants.pop("accept", None)) is not None:
+            self.accept = accept if self.accept is None else self.accept & accept
+            self.gates.append(key)
         if scalars := {name: jnp.asarray(constants[name], dtype) for name in rule.scalars()}:
             self.scalars[key] = scalars
         self.pending.append(_Ready(key, part, part.rules(self.layout.leaves), h | constants, slots))
@@ -331,7 +289,16 @@ class _Step:
         untouched = [self._untouched(i, mode) for i in range(len(self.given))]
         count = jnp.minimum(self.state.count, jnp.iinfo(jnp.int32).max - 1) + 1
         state = OptState(count, self.hyperparams, self.slots, self.scalars)
-        return self.layout.tree(self.updates, untouched), state
+        if self.accept is None:
+            return self.layout.tree(self.updates, untouched), state
+        # A select in the loops that write the state, which read the old one anyway.
+        choose = functools.partial(jax.tree.map, functools.partial(lax.select, self.accept))
+        stay = {
+            i: jnp.zeros_like(u) if self.params is None or mode == "update" else self.params[i] for i, u in self.updates.items()
+        }
+        kept = choose(state, self.state)
+        scalars = kept.scalars | {key: self.scalars[key] for key in self.gates if key in self.scalars}
+        return self.layout.tree(choose(self.updates, stay), untouched), kept._replace(scalars=scalars)
 
     def _untouched(self, i: int, mode: str) -> Any:
         """What stands for a leaf that is not trained: itself, or zeros, so that `params + updates` leaves it as it is."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec, SingleDeviceSha
 from jadam._landing import ParamStorage
 from jadam._part import Part
 from jadam._rule import Rule
-from jadam._storage import BLOCK, SlotStorage, compute_dtype
+from jadam._storage import BLOCK, compute_dtype
 from jadam._tree import Leaves, PyTree, flatten, is_trained, quoted
 
 
@@ -120,15 +119,6 @@ def _devices(sharding: NamedSharding, axis: Any) -> int:
     """Over how many devices an axis of the mesh, or several, or none spread an array."""
     names = axis if isinstance(axis, tuple) else () if axis is None else (axis,)
     return math.prod(sharding.mesh.shape[name] for name in names)
-
-
-def first_slot(value: Array, codec: SlotStorage, dtype: Any, p: Any) -> Any:
-    """A slot of a new state as it is stored, where `slot_sharding` says, or on the one device of its parameter `p`."""
-    encode = functools.partial(codec.encode, dtype=dtype)
-    shapes = jax.eval_shape(encode, value)
-    lies = lambda: jax.tree.map(lambda x: slot_sharding(jax.typeof(p).sharding, p.shape, x.shape), shapes)  # noqa: E731
-    stored = on_automatic_axes(encode, p, lies)(placed(value, p))
-    return jax.tree.map(lambda x: placed(x, p), stored)
 
 
 def placed(value: Array, like: Any) -> Array:

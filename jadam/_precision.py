@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from itertools import product
@@ -11,13 +11,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
+from jax.core import Tracer
 
 from jadam._hyper import public_caller
-from jadam._landing import PARAM_STORAGE
-from jadam._part import Part
+from jadam._landing import PARAM_STORAGE, Nearest
+from jadam._layout import Layout
+from jadam._learning_rate import peak_of
+from jadam._part import Part, keys
 from jadam._rule import Rule
-from jadam._storage import SLOT_STORAGE
+from jadam._storage import SLOT_STORAGE, decode, encode
 from jadam._transformation import GradientTransformation
+from jadam._tree import PyTree, arrays, slashed
 
 
 def with_precision(
@@ -88,6 +93,51 @@ def with_precision(
     if params is not None:
         parts.append(Part(PARAM_STORAGE[params](**{"seed": seed} if params == "stochastic" else {})))
     return GradientTransformation(tuple(parts), where)
+
+
+def check_precision(tx: GradientTransformation, params: PyTree, learning_rate: float | Callable[..., Any]) -> list[str]:
+    """Which parameters such steps are too small for: a sentence for each array, none if all is well.
+
+    A bfloat16 has 8 bits: rounded to nearest, a weight of 1.0 stays where it is under steps below 0.002.
+
+    Args:
+        tx: a transformation of jadam.
+        params: a tree of arrays. Of those in 16 bits or fewer that are rounded to nearest, it is computed which elements a
+            step of the learning rate moves, up or down; Adam's steps are of that size. An array gets a sentence if it
+            moves less than 99 % of them.
+        learning_rate: a number >= 0, or a schedule with a `peak_value`, which is taken.
+
+    Raises:
+        ValueError: a mask does not fit the parameters, or the schedule has no `peak_value`.
+
+    Example:
+        >>> import jadam, jax.numpy as jnp
+        >>> [words] = jadam.check_precision(jadam.adam(1e-4), {"scale": jnp.ones(8, jnp.bfloat16)}, 1e-4)
+        >>> print(words.split(";")[0])
+        scale: steps of 0.0001 move 0% of its elements, which are bfloat16 rounded to nearest
+    """
+    rate = peak_of(learning_rate)
+    if rate is None:
+        raise ValueError("check_precision: the learning rate must be a number, or a schedule with a peak_value.")
+    layout = Layout.of(arrays("check_precision", "params", params))
+    landings = layout.landings("check_precision", dict(zip(keys(tx.parts), tx.parts, strict=True)))
+    found = []
+    for i in layout.trained:
+        p, path = layout.leaves.values[i], slashed(layout.leaves.paths[i]) or "the parameter"
+        nearest = isinstance(landings[i][1], Nearest) if i in landings else jnp.dtype(p.dtype).itemsize <= 2
+        if nearest and not isinstance(p, jax.ShapeDtypeStruct | Tracer) and (moved := float(_moved(p, rate))) < 0.99:
+            found.append(
+                f"{path}: steps of {rate:g} move {moved:.0%} of its elements, which are {p.dtype} rounded to nearest; use "
+                'with_precision(tx, params="stochastic"), "kahan" or "remainder".'
+            )
+    return found
+
+
+@jax.jit
+def _moved(p: Array, rate: float) -> Array:
+    """The part of the elements that a step moves in one direction or the other."""
+    stays = [encode(decode(p) + step, p.dtype) == p for step in (rate, -rate)]
+    return 1 - jnp.mean(stays[0] & stays[1], dtype=jnp.float32)
 
 
 def _check(where: str, value: Any, allowed: Any) -> None:

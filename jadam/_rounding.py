@@ -84,7 +84,9 @@ def round_stochastically(x: Array, dtype: DTypeLike, bits: Array) -> Array:
 def _down_to_a_multiple(x: Array, pattern: Array, noise: Array, dtype: DTypeLike) -> Array:
     """For a dtype with a smaller range of exponents: below its normal numbers, the distance to the next is constant."""
     info = jnp.finfo(dtype)
-    least, lost = np.float32(info.smallest_subnormal), 23 - info.nmant
+    least, lost = float(info.smallest_subnormal), 23 - info.nmant
     steps = jnp.floor(jnp.abs(x) / least + noise.astype(jnp.float32) * np.float32(2.0**-lost))
     small = jnp.copysign(steps * least, x)
-    return jnp.where(jnp.abs(x) < info.smallest_normal, small, lax.bitcast_convert_type(pattern, jnp.float32)).astype(dtype)
+    return jnp.where(jnp.abs(x) < float(info.smallest_normal), small, lax.bitcast_convert_type(pattern, jnp.float32)).astype(
+        dtype
+    )

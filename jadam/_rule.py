@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 from jadam._hyper import hyper_fields, options, public_caller
 from jadam._masks import as_mask
@@ -95,6 +95,12 @@ class Context:
         return [self.bound(decode(u)) for u in self.read_updates()]
 
     @property
+    def finite(self) -> Array:
+        """Whether there is neither NaN nor inf in the updates that reach this rule."""
+        each = [jnp.isfinite(u).all() for u in self.read_updates()]
+        return functools.reduce(lax.bitwise_and, each, jnp.asarray(True))
+
+    @property
     def params(self) -> list[Array]:
         """The parameters this rule acts on, in the order of `updates`.
 
@@ -143,7 +149,8 @@ class Rule(ABC):
     def prepare(self, context: Context) -> dict[str, Any]:
         """Constants of a step, computed once before the leaves; `update` finds them in `h` under these names.
 
-        Those with a name that `scalars` has are kept for the next step.
+        Those with a name that `scalars` has are kept for the next step. Where the bool `accept` is among them and False, the
+        whole step is left out: updates are zero, and of the state only these scalars change.
         """
         return {}
 

@@ -128,10 +128,10 @@ class Blocks(NamedTuple):
         else:
             code = jnp.minimum(jnp.floor(code), top - 1)
             below, above = (_power(level / top, one_sided) for level in (code, code + 1))
-            code += _blocks(bits) * (above - below) < size - below
+            code += cast(cast(_blocks(bits), x.dtype) * (above - below) < size - below, x.dtype)
         code = jnp.where(one_sided, jnp.maximum(code, 1) - 129, jnp.copysign(code, blocks))
-        scales = jnp.where(one_sided, -1, 1) * jnp.where(normal | jnp.isnan(scale), scale, 0)
-        return cls(_joined(code.astype(jnp.int8), x.shape), scales[..., 0])
+        scale = jnp.where(normal | jnp.isnan(scale), scale, 0)
+        return cls(_joined(code.astype(jnp.int8), x.shape), jnp.where(one_sided, -scale, scale)[..., 0])
 
     def decode(self) -> Array:
         scale = self.scales[..., None]

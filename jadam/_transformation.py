@@ -15,7 +15,7 @@ import numpy as np
 from jax import Array, lax
 from jax.core import Tracer
 
-from jadam import _engine
+from jadam import _engine, _init
 from jadam._hyper import Driven, public_caller
 from jadam._masks import EVERYTHING
 from jadam._part import Opaque, Part, keys
@@ -77,7 +77,7 @@ class GradientTransformation:
             TypeError: a leaf is no array.
             ValueError: a mask does not fit the parameters.
         """
-        return _engine.init(f"{self.name}.init", self.parts, params)
+        return _init.init(f"{self.name}.init", self.parts, params)
 
     @_method
     def update(self, updates: PyTree, state: OptState, params: PyTree | None = None, **extra: Any) -> tuple[PyTree, OptState]:

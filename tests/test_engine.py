@@ -218,7 +218,7 @@ def test_a_rule_must_keep_the_shape():
 @pytest.mark.parametrize(("state", "slots"), [("bfloat16", {"mu", "nu"}), ({"mu": "bfloat16"}, {"mu"}), ("float32", set())])
 def test_storage_of_slots(state, slots):
     params = {"w": jnp.linspace(-1, 1, 64)}
-    tx = jadam.with_precision(jadam.chain(jadam.clip_by_global_norm(1.0), jadam.adamw(0.1)), state=state)
+    tx = jadam.with_precision(jadam.chain(jadam.clip_by_global_norm(1.0), jadam.adamw(0.1)), state=state, min_size=0)
     stored = tx.init(params)
     grads = [jax.tree.map(lambda x, i=i: jnp.sin(7 * i + 3 * x), params) for i in range(5)]
     full, exact = jadam.chain(jadam.clip_by_global_norm(1.0), jadam.adamw(0.1)), None
@@ -228,7 +228,7 @@ def test_storage_of_slots(state, slots):
         expected, exact = full.update(g, exact, params)
     found = {slot for slot, tree in stored.slots["adam"].items() if tree["w"].dtype == jnp.bfloat16}
     assert found == slots
-    chex.assert_trees_all_close(updates, expected, rtol=0.03, atol=1e-4)
+    chex.assert_trees_all_close(updates, expected, rtol=0.03, atol=1e-3)  # of steps of 0.1
     assert bool((updates["w"] == expected["w"]).all()) == (not slots)
 
 

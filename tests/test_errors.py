@@ -164,7 +164,7 @@ CASES = {
         jadam.sgd(1.0).init(PARAMS), learning_rate=1.0
     ),
     "learning_rate has shape (3,), in the state it has ().": lambda: TX.set_hyperparams(STATE, learning_rate=jnp.ones(3)),
-    "with_precision(state='int3'): 'int3' must be one of float32, bfloat16.": lambda: jadam.with_precision(TX, "int3"),
+    "with_precision(state='int3'): 'int3' must be one of float32, bfloat16, int8.": lambda: jadam.with_precision(TX, "int3"),
     "with_precision: no rule keeps 'nux'; there are mu, nu.": lambda: jadam.with_precision(TX, {"nux": "bfloat16"}),
     "state_shardings: no parameter has a sharding": lambda: jadam.state_shardings(
         TX, {"w": jax.ShapeDtypeStruct((2,), jnp.float32)}

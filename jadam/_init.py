@@ -1,0 +1,78 @@
+"""The first state of a transformation."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jadam._drivers import scheduled
+from jadam._landing import ParamStorage
+from jadam._layout import Layout, on_automatic_axes, placed, scalar_like, slot_sharding
+from jadam._part import Opaque, Part, keys, slot_codec
+from jadam._state import OptState
+from jadam._storage import SlotStorage, decode
+from jadam._tree import PyTree, arrays, quoted
+
+
+def init(where: str, parts: Sequence[Part], params: PyTree) -> OptState:
+    """The first state: slots with the sharding of their parameters, everything else replicated."""
+    layout = Layout.of(arrays(where, "params", params))
+    values = layout.leaves.values
+    scalar = functools.partial(scalar_like, like=[values[i] for i in layout.trained])
+    state = OptState(scalar(0, jnp.int32), {}, {}, {})
+    named = dict(zip(keys(parts), parts, strict=True))
+    landings = layout.landings(where, named)
+    for key, part in named.items():
+        chosen = layout.selected(where, part)
+        if isinstance(part.rule, Opaque):
+            state.slots[key] = part.rule.init(layout.tree({i: values[i] for i in chosen}))
+            continue
+        columns: dict[str, dict[int, Any]] = {}
+        rules = part.rules(layout.leaves)
+        for i in chosen:
+            lands = i in landings and landings[i][0] == key
+            for slot, value in _first_slots(where, layout, i, part, rules[i], lands).items():
+                columns.setdefault(slot, {})[i] = value
+        if columns:
+            state.slots[key] = {slot: layout.tree(column) for slot, column in columns.items()}
+        if isinstance(part.rule, ParamStorage):
+            continue
+        hypers = {}
+        for hyper in part.hypers:
+            value = getattr(part.rule, hyper.name)
+            value = scheduled(value, hyper, layout.dtype, np.int32(0)) if callable(value) else hyper.store(value)
+            hypers[hyper.stored] = scalar(value, layout.dtype)
+        if hypers:
+            state.hyperparams[key] = hypers
+        if scalars := {name: scalar(value, layout.dtype) for name, value in part.rule.scalars().items()}:
+            state.scalars[key] = scalars
+    return state
+
+
+def _first_slots(where: str, layout: Layout, i: int, part: Part, rule: Any, lands: bool) -> dict[str, Any]:
+    """What a part keeps for a leaf at first."""
+    value = jnp.asarray(layout.leaves.values[i])
+    if isinstance(rule, ParamStorage):
+        return rule.init(value) if lands else {}
+    p = decode(value)
+    try:
+        slots = rule.init(p)
+    except ValueError as error:
+        raise ValueError(f"{where}: the parameter at {quoted(layout.leaves.paths[i])}: {error}") from None
+    return {slot: _stored(x, slot_codec(part.storage, slot), value.dtype, p) for slot, x in slots.items()}
+
+
+def _stored(value: jax.Array, codec: SlotStorage, dtype: Any, p: Any) -> Any:
+    """A slot of a new state as it is stored, where `slot_sharding` says, or on the one device of its parameter `p`."""
+    encode = functools.partial(codec.encode, dtype=dtype)
+
+    def lies() -> Any:
+        return jax.tree.map(lambda x: slot_sharding(jax.typeof(p).sharding, p.shape, x.shape), jax.eval_shape(encode, value))
+
+    stored = on_automatic_axes(encode, p, lies)(placed(value, p))
+    return jax.tree.map(lambda x: placed(x, p), stored)
