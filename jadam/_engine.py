@@ -281,10 +281,9 @@ class _Step:
     def finish(self, mode: Literal["update", "step"]) -> tuple[PyTree, OptState]:
         self.flush(mode)
         for key, storage in dict(self.landings.values()).items():
+            own = [i for i, (name, _) in self.landings.items() if name == key]
             if storage.kept:
-                columns = {
-                    name: {i: self.kept[i][name] for i in self.kept if self.landings[i][0] == key} for name in storage.kept
-                }
+                columns = {name: {i: self.kept[i][name] for i in own} for name in storage.kept}
                 self.slots[key] = {name: self.layout.tree(column) for name, column in columns.items()}
         untouched = [self._untouched(i, mode) for i in range(len(self.given))]
         count = jnp.minimum(self.state.count, jnp.iinfo(jnp.int32).max - 1) + 1
@@ -293,9 +292,7 @@ class _Step:
             return self.layout.tree(self.updates, untouched), state
         # A select in the loops that write the state, which read the old one anyway.
         choose = functools.partial(jax.tree.map, functools.partial(lax.select, self.accept))
-        stay = {
-            i: jnp.zeros_like(u) if self.params is None or mode == "update" else self.params[i] for i, u in self.updates.items()
-        }
+        stay = {i: self.layout.leaves.values[i] if mode == "step" else jnp.zeros_like(u) for i, u in self.updates.items()}
         kept = choose(state, self.state)
         scalars = kept.scalars | {key: self.scalars[key] for key in self.gates if key in self.scalars}
         return self.layout.tree(choose(self.updates, stay), untouched), kept._replace(scalars=scalars)
