@@ -115,8 +115,8 @@ class Blocks(NamedTuple):
     @classmethod
     def encode(cls, x: Array, bits: Array | None) -> Blocks:
         """Rounded to the nearest code, or stochastically between two, so that the mean is `x`. A NaN fills its block."""
-        blocks = _blocks(x)
-        low, high = jnp.min(blocks, -1, keepdims=True), jnp.max(blocks, -1, keepdims=True)
+        blocks = _blocks(lax.stop_gradient(x))
+        low, high = _extremes(blocks)
         scale, one_sided = jnp.maximum(high, -low), low >= 0
         normal = scale > 8 * float(jnp.finfo(x.dtype).tiny)  # of the others the reciprocal would be inf
         size = jnp.abs(blocks) * jnp.where(normal, 1 / jnp.where(normal, scale, 1), 0)
@@ -144,6 +144,14 @@ class Blocks(NamedTuple):
 def _power(x: Array, one_sided: Array) -> Array:
     fourth = jnp.square(jnp.square(x))
     return jnp.where(one_sided, jnp.square(fourth), fourth)
+
+
+def _extremes(blocks: Array) -> tuple[Array, Array]:
+    """The least and the greatest element of each block, in one loop: of two, XLA on CPU writes their input to memory first."""
+    inf = np.asarray(np.inf, blocks.dtype)
+    both = lambda a, b: (lax.min(a[0], b[0]), lax.max(a[1], b[1]))  # noqa: E731
+    low, high = lax.reduce((blocks, blocks), (inf, -inf), both, (blocks.ndim - 1,))
+    return low[..., None], high[..., None]
 
 
 def _blocks(x: Array) -> Array:

@@ -226,16 +226,18 @@ def test_signs_are_symmetric(dtype):
 
 # Whole steps
 
-SHAPES = {"kernel": (8, 128), "odd": (4, 70), "cut": (4, 96), "bias": (64,), "scale": ()}
+
+SHAPES = {"kernel": (8, 64), "cut": (4, 96), "bias": (6,)}
 SPECS = {
     "kernel": PartitionSpec("data", "model"),
-    "odd": PartitionSpec("data", None),
     "cut": PartitionSpec("data", "model"),  # 48 columns a device, a block and a half
     "bias": PartitionSpec("model"),
-    "scale": PartitionSpec(),
 }
-CHOICES = [("bfloat16", "stochastic"), ("int8", "remainder"), ("int8", "kahan"), ({"mu": "int8", "nu": "bfloat16"}, None)]
-STEPS = 4
+CHOICES = {
+    "stochastic": {"state": "bfloat16", "params": "stochastic"},
+    "remainder": {"state": {"mu": "int8", "nu": "bfloat16"}, "params": "remainder"},
+}
+STEPS = 3
 
 
 def problem(models=()):
@@ -246,8 +248,8 @@ def problem(models=()):
     return draw(models), draw((STEPS, *models))
 
 
-def optimizer(state, params, seed=0):
-    return jadam.with_precision(jadam.adamw(1e-2), state=state, params=params, min_size=0, seed=seed)
+def optimizer(choice, seed=0):
+    return jadam.with_precision(jadam.adamw(1e-2), **CHOICES[choice], min_size=0, seed=seed)
 
 
 def steps(tx, params, grads):
@@ -261,37 +263,45 @@ def scanned(tx, params, grads):
     return jax.lax.scan(lambda carry, g: (tx.step(g, carry[1], carry[0]), None), (params, tx.init(params)), grads)[0]
 
 
-@pytest.mark.parametrize(("state", "params"), CHOICES, ids=str)
+@functools.cache
+def alone(choice):
+    return steps(optimizer(choice), *problem())
+
+
+@pytest.mark.parametrize("choice", CHOICES)
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=str)
-def test_eight_devices_draw_what_one_draws(state, params, kind):
-    tx, (values, grads) = optimizer(state, params), problem()
+def test_eight_devices_draw_what_one_draws(choice, kind):
+    """Parameters and state, bit for bit: the index that is hashed is that in the whole array."""
+    values, grads = problem()
     mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(kind,) * 2)
     place = lambda tree, *lead: {  # noqa: E731
         name: jax.device_put(x, NamedSharding(mesh, PartitionSpec(*lead, *SPECS[name]))) for name, x in tree.items()
     }
-    alone = steps(tx, values, grads)
     with jax.set_mesh(mesh):
-        spread = steps(tx, place(values), place(grads, None))
-        once = jax.jit(functools.partial(scanned, tx))(place(values), place(grads, None))
-    chex.assert_trees_all_equal(spread, alone)
-    chex.assert_trees_all_equal(once, alone)
+        spread = steps(optimizer(choice), place(values), place(grads, None))
+    chex.assert_trees_all_equal(spread, alone(choice))
     assert len(spread[0]["kernel"].sharding.device_set) == 8
-    assert_differ(steps(optimizer(state, params, seed=1), values, grads), alone)
+    for slot in jax.tree.leaves(spread[1].slots):
+        assert len(slot.sharding.device_set) == 8
 
 
-@pytest.mark.parametrize(("state", "params"), CHOICES, ids=str)
-def test_jit_scan_and_vmap_draw_what_a_step_draws(state, params):
+@pytest.mark.parametrize("choice", CHOICES)
+def test_jit_scan_and_vmap_draw_what_a_step_draws(choice):
     """Bit for bit. Each model of a `vmap` has the bits that it has alone."""
-    tx, (values, grads) = optimizer(state, params), problem()
-    alone = steps(tx, values, grads)
-    chex.assert_trees_all_equal(jax.jit(functools.partial(scanned, tx))(values, grads), alone)
+    tx, (values, grads) = optimizer(choice), problem()
+    run = jax.jit(functools.partial(scanned, tx))
+    chex.assert_trees_all_equal(run(values, grads), alone(choice))
     many, many_grads = problem((3,))
     together = jax.jit(jax.vmap(functools.partial(scanned, tx), in_axes=(0, 1)))(many, many_grads)
     for model in range(3):
-        own, own_grads = jax.tree.map(lambda x, m=model: x[m], many), jax.tree.map(lambda x, m=model: x[:, m], many_grads)
-        chex.assert_trees_all_equal(jax.tree.map(lambda x, m=model: x[m], together), steps(tx, own, own_grads))
+        own = run(jax.tree.map(lambda x, m=model: x[m], many), jax.tree.map(lambda x, m=model: x[:, m], many_grads))
+        chex.assert_trees_all_equal(jax.tree.map(lambda x, m=model: x[m], together), own)
 
 
-def assert_differ(one, other):
-    with pytest.raises(AssertionError):
-        chex.assert_trees_all_equal(one, other)
+@pytest.mark.parametrize("choice", CHOICES)
+def test_another_seed_rounds_otherwise(choice):
+    """Negative control of the two above: equal bits are not for want of chance."""
+    other = steps(optimizer(choice, seed=1), *problem())
+    for one, two in zip(*map(jax.tree.leaves, (other[1].slots["adam"]["nu"], alone(choice)[1].slots["adam"]["nu"])), strict=True):
+        if one.size > 300:  # codes, not their scales
+            assert (one != two).mean() > 0.05

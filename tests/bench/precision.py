@@ -212,10 +212,10 @@ def runs() -> Runs:
 
 
 def mnist(data: Digits, curves: dict[str, np.ndarray], seeds: int = 3, **sizes: Any) -> Iterator[Row]:
-    """Trains each of the runs; `curves` is filled with their losses, of shape (seeds, steps)."""
+    """Trains each of the runs; `curves` is filled with their losses, arrays of shape (seeds, steps)."""
     for name, (tx, dtype, yardstick) in runs().items():
         curves[name] = np.stack([losses(tx, dtype, data, np.int32(seed), **sizes) for seed in range(seeds)])
-        work, loss = f"MNIST, 784-256-256-10, loss after 1,500 steps: {name}", last(curves[name])
+        work, loss = f"MNIST, mean of the last 100 losses: {name}", last(curves[name])
         if not yardstick:
             yield Row(work, "", f"{loss:.4f}")
             continue
@@ -224,32 +224,33 @@ def mnist(data: Digits, curves: dict[str, np.ndarray], seeds: int = 3, **sizes: 
 
 
 def draw(curves: dict[str, np.ndarray], path: Path, window: int = 100) -> None:
-    """Moving averages of the losses, and what they are of float32's."""
+    """Moving averages of the losses, and their ratio to float32's."""
     import matplotlib as mpl  # here, since only figures need it
 
     mpl.use("agg")
     import matplotlib.pyplot as plt
 
     means = {name: np.convolve(np.mean(x, 0), np.ones(window) / window, "valid") for name, x in curves.items()}
-    panels = [(name, [x for x in means if name in x]) for name in ("lr 1e-4", "lr 1e-3")]
-    widths = {"width_ratios": (1, 1), "height_ratios": (3, 2)}
-    figure, axes = plt.subplots(2, 2, figsize=(13, 8), sharex=True, sharey="row", gridspec_kw=widths, layout="constrained")
-    for (title, names), (top, bottom) in zip(panels, axes.T, strict=True):
-        base = means[f"float32, {title}"]
-        for number, name in enumerate(names):
-            label = name.replace(f", {title}", "")
-            style = {"color": "black", "lw": 2} if name.startswith("float32, ") else {"color": f"C{number - 1}", "lw": 1.3}
-            steps = np.arange(len(base)) + window
-            top.semilogy(steps, means[name], label=label, **style)
-            bottom.plot(steps, means[name] / base, **style)
+    figure, axes = plt.subplots(2, 2, figsize=(13, 9), sharex=True, sharey="row", height_ratios=(3, 2), layout="constrained")
+    for rate, (top, bottom) in zip(("lr 1e-4", "lr 1e-3"), axes.T, strict=True):
+        base = means[f"float32, {rate}"]
+        steps = np.arange(len(base)) + window
+        names = [name for name in means if rate in name and name != f"float32, {rate}"]
+        top.semilogy(steps, base, color="black", lw=3, label="float32")
         bottom.axhspan(0.98, 1.02, color="0.9", zorder=0)
-        bottom.set(xlabel="step", ylim=(0.9, 1.3))
-        top.set_title(f"784-256-256-10 on MNIST, Adam, {title}")
-        top.legend(fontsize=8)
-        top.grid(alpha=0.3, which="both")
-        bottom.grid(alpha=0.3)
-    axes[0, 0].set_ylabel(f"training loss, mean of {window} steps")
-    axes[1, 0].set_ylabel("of float32's; grey: within 2 %")
+        bottom.axhline(1, color="black", lw=1)
+        for number, name in enumerate(names):
+            style = {"color": f"C{number}", "ls": ("-", "--")[number % 2]}
+            top.semilogy(steps, means[name], label=name.replace(f", {rate}", ""), **style)
+            bottom.plot(steps, means[name] / base, **style)
+        top.set_title(f"Adam, {rate}")
+        top.legend(fontsize=9)
+        bottom.set(xlabel="step", ylim=(0.95, 1.05))
+        for axis in (top, bottom):
+            axis.grid(alpha=0.3, which="both")
+    axes[0, 0].set_ylabel(f"training loss, mean of {window} steps and {len(next(iter(curves.values())))} seeds")
+    axes[1, 0].set_ylabel("loss / loss of float32 (grey: within 2 %)")
+    figure.suptitle("784-256-256-10 on MNIST: weights and Adam's slots in few bits")
     figure.savefig(path, dpi=120)
 
 
