@@ -19,10 +19,10 @@ from jax import Array, lax
 
 from jadam._drivers import driven, evaluated
 from jadam._landing import NEAREST, ParamStorage
-from jadam._layout import Layout
+from jadam._layout import Layout, on_automatic_axes
 from jadam._leaf import Operands, Program, StateMismatch, bounded, needs_params, run_rules
 from jadam._part import Opaque, Part, keys
-from jadam._rounding import leaf_key, step_key
+from jadam._rounding import number_key, step_key
 from jadam._rule import Context, Rule
 from jadam._state import OptState
 from jadam._storage import cast, compute_dtype, decode
@@ -166,9 +166,7 @@ class _Step:
             read_updates=lambda: self._read_updates(chosen),
             bound=bounded if key in self.state.slots else lambda u: u,
             read_params=lambda: self._read_params(rule, chosen),
-            read_slot=lambda slot: [
-                cast(decode(slots[i][slot]), compute_dtype(self.layout.leaves.values[i].dtype)) for i in chosen
-            ],
+            read_slot=lambda slot: [self._decoded(slots[i][slot], i) for i in chosen],
             read_learning_rate=lambda: self._learning_rate(key, rule, chosen),
         )
         constants = rule.prepare(context)
@@ -178,6 +176,12 @@ class _Step:
         if scalars := {name: jnp.asarray(constants[name], dtype) for name in rule.scalars()}:
             self.scalars[key] = scalars
         self.pending.append(_Ready(key, part, part.rules(self.layout.leaves), h | constants, slots))
+
+    def _decoded(self, stored: Any, i: int) -> Array:
+        """A slot of a leaf, for `prepare`."""
+        first = jax.tree.leaves(stored)[0]
+        full = on_automatic_axes(decode, first, lambda: jax.typeof(first).sharding)(stored)
+        return cast(full, compute_dtype(self.layout.leaves.values[i].dtype))
 
     def _learning_rate(self, key: str, rule: Rule, chosen: list[int]) -> Array:
         """The learning rate that scales what a rule does to its leaves: the next one in the chain, else the last before."""
@@ -250,7 +254,7 @@ class _Step:
                 [one.slots[i] for one in ready],
                 self.kept.get(i, {}),
                 [one.h for one in ready],
-                None if self.key is None else (self.key, leaf_key(i)),
+                None if self.key is None else (self.key, number_key(i)),
             )
             program = Program(self.where, rules, self._landing(i), mode)
             try:

@@ -9,13 +9,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from jadam._drivers import scheduled
 from jadam._landing import ParamStorage
 from jadam._layout import Layout, on_automatic_axes, placed, scalar_like, slot_sharding
 from jadam._part import Opaque, Part, keys, slot_codec
 from jadam._state import OptState
-from jadam._storage import SlotStorage, decode
+from jadam._storage import FLOAT32, SlotStorage, decode
 from jadam._tree import PyTree, arrays, quoted
 
 
@@ -69,10 +70,18 @@ def _first_slots(where: str, layout: Layout, i: int, part: Part, rule: Any, land
 
 def _stored(value: jax.Array, codec: SlotStorage, dtype: Any, p: Any) -> Any:
     """A slot of a new state as it is stored, where `slot_sharding` says, or on the one device of its parameter `p`."""
-    encode = functools.partial(codec.encode, dtype=dtype)
+    if codec == FLOAT32:
+        return codec.encode(placed(value, p), dtype)
+    encode = functools.partial(_encode, codec, dtype)
 
     def lies() -> Any:
-        return jax.tree.map(lambda x: slot_sharding(jax.typeof(p).sharding, p.shape, x.shape), jax.eval_shape(encode, value))
+        shapes = jax.eval_shape(encode, jax.ShapeDtypeStruct(value.shape, value.dtype))
+        return jax.tree.map(lambda x: slot_sharding(jax.typeof(p).sharding, p.shape, x.shape), shapes)
 
-    stored = on_automatic_axes(encode, p, lies)(placed(value, p))
-    return jax.tree.map(lambda x: placed(x, p), stored)
+    return jax.tree.map(lambda x: placed(x, p), on_automatic_axes(encode, p, lies)(placed(value, p)))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _encode(codec: SlotStorage, dtype: Any, value: jax.Array) -> Any:
+    # Behind a barrier: XLA would compute the blocks of a constant when it compiles, and take minutes.
+    return codec.encode(lax.optimization_barrier(value), dtype)

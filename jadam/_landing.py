@@ -1,9 +1,9 @@
 """How parameters of 16 bits are stored, and how an update is brought to land on them.
 
 A caller adds the update to the parameter, which rounds to nearest. To get another rounding, the engine computes the new
-parameter itself and returns `new - old`. Their sum is `new` exactly, unless the parameter loses more than half its size
-in the step, or changes its sign: then it is off by up to 1/512 of the update (1/4096 in float16), and what is kept beside
-the parameter makes up for it as far as it goes. `tx.step` always gives `new`.
+parameter itself and returns `new - old`. Their sum is `new` exactly where that is between half and twice `old` (Sterbenz
+1974). Elsewhere, where the step is as large as the parameter, it can be off by 1/128 of the step (1/1024 in float16), and
+what is kept beside the parameter makes up for it as far as it goes. `tx.step` always gives `new`.
 """
 
 from __future__ import annotations

@@ -113,32 +113,42 @@ class Blocks(NamedTuple):
     scales: Array
 
     @classmethod
-    def encode(cls, x: Array, bits: Array | None) -> Blocks:
-        """Rounded to the nearest code, or stochastically between two, so that the mean is `x`. A NaN fills its block."""
-        blocks = _blocks(lax.stop_gradient(x))
-        low, high = _extremes(blocks)
-        scale, one_sided = jnp.maximum(high, -low), low >= 0
-        normal = scale > 8 * float(jnp.finfo(x.dtype).tiny)  # of the others the reciprocal would be inf
-        size = jnp.abs(blocks) * jnp.where(normal, 1 / jnp.where(normal, scale, 1), 0)
-        top = jnp.where(one_sided, 256, 127).astype(x.dtype)
+    def encode(cls, x: Array, chance: Array | None) -> Blocks:
+        """Rounded to the nearest code, or, by uniform numbers in [0, 1), to one of two so that the mean is `x`.
+
+        A NaN or inf fills its block with NaN.
+        """
+        x = lax.stop_gradient(x)
+        low, high = _extremes(x)
+        info = jnp.finfo(x.dtype)
+        scale = jnp.minimum(jnp.maximum(high, -low), float(info.max) / 8)  # of more, or of less, the reciprocal is not normal
+        scale = jnp.where(scale < 8 * float(info.tiny), 0, scale)
+        scales = jnp.where(low >= 0, -scale, scale)
+        spread = _spread(scales, x.shape)
+        one_sided, top = spread < 0, _top(spread)
+        size = jnp.minimum(jnp.abs(x) * _spread(1 / jnp.where(scale > 0, scale, 1), x.shape), 1)
         root = jnp.sqrt(jnp.sqrt(size))
         code = jnp.where(one_sided, jnp.sqrt(root), root) * top
-        if bits is None:
+        if chance is None:
             code = jnp.round(code)
         else:
             code = jnp.minimum(jnp.floor(code), top - 1)
             below, above = (_power(level / top, one_sided) for level in (code, code + 1))
-            code += cast(cast(_blocks(bits), x.dtype) * (above - below) < size - below, x.dtype)
-        code = jnp.where(one_sided, jnp.maximum(code, 1) - 129, jnp.copysign(code, blocks))
-        scale = jnp.where(normal | jnp.isnan(scale), scale, 0)
-        return cls(_joined(code.astype(jnp.int8), x.shape), jnp.where(one_sided, -scale, scale)[..., 0])
+            code += cast(cast(chance, x.dtype) * (above - below) < size - below, x.dtype)
+        code = jnp.where(one_sided, jnp.maximum(code, 1) - 129, jnp.copysign(code, x))
+        return cls(jnp.where(spread == 0, 0, code).astype(jnp.int8), scales)
 
     def decode(self) -> Array:
-        scale = self.scales[..., None]
-        one_sided = scale < 0
-        code = _blocks(self.codes).astype(scale.dtype) + jnp.where(one_sided, 129, 0).astype(scale.dtype)
-        size = _power(code * jnp.where(one_sided, 1 / 256, 1 / 127).astype(scale.dtype), one_sided)
-        return _joined(jnp.copysign(size, code) * jnp.abs(scale), self.codes.shape)
+        spread = _spread(self.scales, self.codes.shape)
+        one_sided = spread < 0
+        code = cast(self.codes, spread.dtype) + jnp.where(one_sided, 129, 0).astype(spread.dtype)
+        unit = jnp.where(one_sided, 1 / 256, 1 / 127).astype(spread.dtype)  # XLA does not compute a division in several loops
+        return jnp.copysign(_power(code * unit, one_sided), code) * jnp.abs(spread)
+
+
+def _top(scale: Array) -> Array:
+    """The highest code of a block."""
+    return jnp.where(scale < 0, 256, 127).astype(scale.dtype)
 
 
 def _power(x: Array, one_sided: Array) -> Array:
@@ -146,24 +156,18 @@ def _power(x: Array, one_sided: Array) -> Array:
     return jnp.where(one_sided, jnp.square(fourth), fourth)
 
 
-def _extremes(blocks: Array) -> tuple[Array, Array]:
+def _spread(x: Array, shape: tuple[int, ...]) -> Array:
+    """A number for each block as one for each element."""
+    return jnp.broadcast_to(x[..., None], (*x.shape, BLOCK)).reshape(*shape[:-1], -1)[..., : shape[-1]]
+
+
+def _extremes(x: Array) -> tuple[Array, Array]:
     """The least and the greatest element of each block, in one loop: of two, XLA on CPU writes their input to memory first."""
-    inf = np.asarray(np.inf, blocks.dtype)
+    zero, inf = np.zeros((), x.dtype), np.asarray(np.inf, x.dtype)
+    padded = lax.pad(x, zero, [(0, 0, 0)] * (x.ndim - 1) + [(0, -x.shape[-1] % BLOCK, 0)])
+    blocks = padded.reshape(*x.shape[:-1], -1, BLOCK)
     both = lambda a, b: (lax.min(a[0], b[0]), lax.max(a[1], b[1]))  # noqa: E731
-    low, high = lax.reduce((blocks, blocks), (inf, -inf), both, (blocks.ndim - 1,))
-    return low[..., None], high[..., None]
-
-
-def _blocks(x: Array) -> Array:
-    """The last axis as blocks, the last of them filled up with zeros."""
-    missing = -x.shape[-1] % BLOCK
-    if missing:
-        x = lax.pad(x, np.zeros((), x.dtype), [(0, 0, 0)] * (x.ndim - 1) + [(0, missing, 0)])
-    return x.reshape(*x.shape[:-1], -1, BLOCK)
-
-
-def _joined(x: Array, shape: tuple[int, ...]) -> Array:
-    return x.reshape(*shape[:-1], -1)[..., : shape[-1]]
+    return tuple(lax.reduce((blocks, blocks), (inf, -inf), both, (x.ndim,)))
 
 
 @dataclass(frozen=True)

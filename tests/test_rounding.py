@@ -73,6 +73,12 @@ def test_bits_are_uniform_and_independent(names):
     assert not suspicious(scores(stream(**names)))
 
 
+@pytest.mark.parametrize("seed", [918, 983, 1391, 1849, 3469])
+def test_no_seed_is_weak(seed):
+    """The seed chose the factor that mixes: of one in 500 some bits were plainly uneven. These were the worst."""
+    assert not suspicious(scores(stream(seed=seed)))
+
+
 def test_streams_are_independent_of_each_other():
     """Of each leaf, slot, step and seed with each other: at the same index, and at the next."""
     drawn = [stream(**names) for names in STREAMS]
@@ -176,7 +182,7 @@ def test_right_on_average(dtype):
     found = rounded(np.broadcast_to(x, bits.shape), dtype, bits).astype(np.float64)
     share = (x - inner) / (outer - inner)
     error = np.sqrt(share * (1 - share) / len(bits)) + 2.0**-13  # the last bit of chance in float16
-    assert ((0 < share) & (share < 1)).all()
+    assert ((share > 0) & (share < 1)).all()
     deviation = np.abs((found.mean(0) - x) / (outer - inner)) / error
     assert deviation.max() < FIVE_SIGMA
     nearest = np.abs((x.astype(dtype).astype(np.float64) - x) / (outer - inner)) / error
@@ -227,11 +233,10 @@ def test_signs_are_symmetric(dtype):
 # Whole steps
 
 
-SHAPES = {"kernel": (8, 64), "cut": (4, 96), "bias": (6,)}
+SHAPES = {"kernel": (8, 64), "cut": (4, 96)}
 SPECS = {
     "kernel": PartitionSpec("data", "model"),
     "cut": PartitionSpec("data", "model"),  # 48 columns a device, a block and a half
-    "bias": PartitionSpec("model"),
 }
 CHOICES = {
     "stochastic": {"state": "bfloat16", "params": "stochastic"},
@@ -302,6 +307,8 @@ def test_jit_scan_and_vmap_draw_what_a_step_draws(choice):
 def test_another_seed_rounds_otherwise(choice):
     """Negative control of the two above: equal bits are not for want of chance."""
     other = steps(optimizer(choice, seed=1), *problem())
-    for one, two in zip(*map(jax.tree.leaves, (other[1].slots["adam"]["nu"], alone(choice)[1].slots["adam"]["nu"])), strict=True):
+    for one, two in zip(
+        *map(jax.tree.leaves, (other[1].slots["adam"]["nu"], alone(choice)[1].slots["adam"]["nu"])), strict=True
+    ):
         if one.size > 300:  # codes, not their scales
             assert (one != two).mean() > 0.05

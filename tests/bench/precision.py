@@ -231,6 +231,7 @@ def draw(curves: dict[str, np.ndarray], path: Path, window: int = 100) -> None:
     import matplotlib.pyplot as plt
 
     means = {name: np.convolve(np.mean(x, 0), np.ones(window) / window, "valid") for name, x in curves.items()}
+    labels = list(dict.fromkeys(name.replace(", lr 1e-4", "").replace(", lr 1e-3", "") for name in means))
     figure, axes = plt.subplots(2, 2, figsize=(13, 9), sharex=True, sharey="row", height_ratios=(3, 2), layout="constrained")
     for rate, (top, bottom) in zip(("lr 1e-4", "lr 1e-3"), axes.T, strict=True):
         base = means[f"float32, {rate}"]
@@ -239,9 +240,11 @@ def draw(curves: dict[str, np.ndarray], path: Path, window: int = 100) -> None:
         top.semilogy(steps, base, color="black", lw=3, label="float32")
         bottom.axhspan(0.98, 1.02, color="0.9", zorder=0)
         bottom.axhline(1, color="black", lw=1)
-        for number, name in enumerate(names):
-            style = {"color": f"C{number}", "ls": ("-", "--")[number % 2]}
-            top.semilogy(steps, means[name], label=name.replace(f", {rate}", ""), **style)
+        for name in names:
+            label = name.replace(f", {rate}", "")
+            number = labels.index(label)
+            style = {"color": f"C{number - 1}", "ls": ("-", "--")[number % 2], "label": label}
+            top.semilogy(steps, means[name], **style)
             bottom.plot(steps, means[name] / base, **style)
         top.set_title(f"Adam, {rate}")
         top.legend(fontsize=9)
