@@ -92,6 +92,8 @@ def _with_subnormals(x: Array, pattern: Array, bits: Array, dtype: DTypeLike) ->
     """For a dtype with a smaller range of exponents: below its normal numbers, the distance to the next is constant."""
     info = jnp.finfo(dtype)
     least = float(info.smallest_subnormal)
-    small = jnp.copysign(jnp.floor(jnp.abs(x) / least + _uniform(bits)) * least, x)
+    steps = jnp.abs(x) / least
+    below = jnp.floor(steps)
+    small = jnp.copysign((below + (_uniform(bits) > 1 - (steps - below)).astype(x.dtype)) * least, x)
     normal = lax.bitcast_convert_type(pattern, jnp.float32)
     return jnp.where(jnp.abs(x) < float(info.smallest_normal), small, normal).astype(dtype)

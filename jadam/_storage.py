@@ -120,13 +120,13 @@ class Blocks(NamedTuple):
         """
         x = lax.stop_gradient(x)
         low, high = _extremes(x)
-        info = jnp.finfo(x.dtype)
-        scale = jnp.minimum(jnp.maximum(high, -low), float(info.max) / 8)  # of more, or of less, the reciprocal is not normal
-        scale = jnp.where(scale < 8 * float(info.tiny), 0, scale)
+        scale = jnp.maximum(high, -low)
+        scale = jnp.where(scale < 64 * float(jnp.finfo(x.dtype).tiny), 0, scale)
         scales = jnp.where(low >= 0, -scale, scale)
         spread = _spread(scales, x.shape)
         one_sided, top = spread < 0, _top(spread)
-        size = jnp.minimum(jnp.abs(x) * _spread(1 / jnp.where(scale > 0, scale, 1), x.shape), 1)
+        inverse = 1 / jnp.where(scale > 0, scale / 8, 1)  # an eighth: the reciprocal of the largest floats is flushed to zero
+        size = jnp.minimum(jnp.abs(x) / 8 * _spread(inverse, x.shape), 1)
         root = jnp.sqrt(jnp.sqrt(size))
         code = jnp.where(one_sided, jnp.sqrt(root), root) * top
         if chance is None:

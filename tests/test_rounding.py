@@ -10,7 +10,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import jadam
-from jadam._rounding import Noise, leaf_key, round_stochastically, step_key
+from jadam._rounding import Noise, number_key, round_stochastically, step_key
 
 SIZE = 2**18
 LAGS = (1, 2, 3, 5, 7, 16, 31, 32, 33, 64, 255, 256, 1024, 4096, 65536)
@@ -31,7 +31,7 @@ FIVE_SIGMA = 5.0
 
 
 def noise(step=0, leaf=0, slot="adam/mu"):
-    return Noise(step_key(jnp.asarray(step, jnp.int32)) ^ jnp.asarray(leaf_key(leaf)), slot)
+    return Noise(step_key(jnp.asarray(step, jnp.int32)) ^ jnp.asarray(number_key(leaf)), slot)
 
 
 @functools.cache
