@@ -16,7 +16,7 @@ from jadam._landing import ParamStorage
 from jadam._layout import Layout, on_automatic_axes, placed, scalar_like, slot_sharding
 from jadam._part import Opaque, Part, keys, slot_codec
 from jadam._state import OptState
-from jadam._storage import FLOAT32, SlotStorage, decode
+from jadam._storage import Float32, SlotStorage, decode
 from jadam._tree import PyTree, arrays, quoted
 
 
@@ -70,7 +70,7 @@ def _first_slots(where: str, layout: Layout, i: int, part: Part, rule: Any, land
 
 def _stored(value: jax.Array, codec: SlotStorage, dtype: Any, p: Any) -> Any:
     """A slot of a new state as it is stored, where `slot_sharding` says, or on the one device of its parameter `p`."""
-    if codec == FLOAT32:
+    if isinstance(codec, Float32):
         return codec.encode(placed(value, p), dtype)
     encode = functools.partial(_encode, codec, dtype)
 

@@ -75,19 +75,17 @@ def with_precision(
     _check(f"{where}(rounding={rounding!r})", rounding, ("stochastic", "nearest"))
     if not isinstance(min_size, int) or min_size < 0:
         raise ValueError(f"{where}(min_size={min_size!r}): min_size must be an integer >= 0.")
-    kept = {part: _slots(part.structure.rule) for part in tx.parts if isinstance(part.rule, Rule)}
-    known = set().union(*kept.values())
+    kept = [_slots(part.structure.rule) if isinstance(part.rule, Rule) else {} for part in tx.parts]
+    known = set().union(*kept)
     if unknown := set(chosen) - known - {""}:
         raise ValueError(f"{where}: no rule keeps {unknown.pop()!r}; there are {', '.join(sorted(known)) or 'no slots'}.")
 
     parts = []
-    for part in tx.parts:
+    for part, slots in zip(tx.parts, kept, strict=True):
         codecs = []
-        for slot, is_position in sorted(kept.get(part, {}).items()):
+        for slot, is_position in sorted(slots.items()):
             storage = chosen.get(slot, None if is_position else chosen.get(""))
-            if storage == "float32":
-                codecs.append((slot, SLOT_STORAGE[storage]()))
-            elif storage is not None:
+            if storage is not None:
                 codecs.append((slot, SLOT_STORAGE[storage](rounding, min_size, seed)))  # pyright: ignore[reportArgumentType]
         parts.append(replace(part, storage=part.storage + tuple(codecs)))
     if params is not None:

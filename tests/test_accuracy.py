@@ -29,6 +29,17 @@ def test_the_usual_formulas_do_not():
     assert errors(optax.scale_by_adam(b2=0.99999), 0.99999, 1000).whole > 3e-4
 
 
+@pytest.mark.usefixtures("lenient")
+@pytest.mark.parametrize("measure", ["averages", "landing", "blocks", "memory", "float16"])
+def test_few_bits_reach_their_bars(measure):
+    """The rows of docs/precision.md that are neither times nor need data; among them, what optax and nearest rounding lose."""
+    rows = list(load_script("tests/bench/precision.py").GROUPS[measure]())
+    assert [row.met for row in rows].count(True) >= 1
+    assert not [str(row) for row in rows if row.met is False]
+    lost = [row.measured for row in rows if measure == "landing" and row.met is None]
+    assert set(lost) <= {"1.00000"}, "the comparison lost its point: what rounds to nearest moves"
+
+
 def test_a_quadratic_in_double_steps():
     """Kingma & Ba's algorithm on theta^2 from 0.5, by hand: the first three steps."""
     params, tx = jnp.float32(0.5), jadam.adam(0.1)

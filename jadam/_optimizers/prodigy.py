@@ -115,7 +115,8 @@ def prodigy(
 ) -> GradientTransformation:
     """Prodigy: AdamW whose learning rate is found from the distance travelled, over all parameters together.
 
-    Its first steps are of the size of `d0`: parameters in 16 bits do not resolve them, and it never starts.
+    Its first steps are of the size of `d0`: parameters in 16 bits do not resolve them, and it never starts, unless
+    `with_precision(tx, params="remainder")` or another rounding than to nearest keeps them.
 
     Args:
         learning_rate: a factor >= 0 or a schedule, on the rate that is found; 1 unless you know better.
