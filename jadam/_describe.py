@@ -7,9 +7,9 @@ import math
 import jax
 import jax.numpy as jnp
 
+from jadam._landing import ParamStorage
 from jadam._layout import Layout
-from jadam._learning_rate import ScaleByLearningRate, peak_of
-from jadam._precision import check_precision
+from jadam._precision import check_precision, parts_of
 from jadam._transformation import GradientTransformation
 from jadam._tree import PyTree, arrays, owners, slashed
 
@@ -17,7 +17,7 @@ from jadam._tree import PyTree, arrays, owners, slashed
 def describe(tx: GradientTransformation, params: PyTree) -> str:
     """A table for `print`: path, shape, dtype, group, rules and bytes of state of each parameter, and the sums.
 
-    Below it stands what `check_precision` says of the highest learning rate.
+    Below it stands what `check_precision` says.
 
     Args:
         tx: a transformation of jadam.
@@ -37,18 +37,22 @@ def describe(tx: GradientTransformation, params: PyTree) -> str:
         kernel  (8, 4)  float32  everything     adam, learning_rate          256
         2 arrays with 36 parameters, 280 bytes of state: 7.78 a parameter
     """
+    named = parts_of("describe", tx)
     where = f"describe({tx.name})"
     params = arrays(where, "params", params)
     layout = Layout.of(params)
     leaves = layout.leaves
-    chosen = [(part, layout.selected(where, part)) for part in tx.parts]
+    landings = layout.landings(where, named)
+    chosen = [(key, part, layout.selected(where, part)) for key, part in named.items()]
     state = jax.eval_shape(tx.init, params)
     sizes = [math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)]
     owned = owners(state, leaves)
 
     rows = [("path", "shape", "dtype", "group", "rules", "state bytes")]
     for number, (path, leaf) in enumerate(zip(leaves.paths, leaves.values, strict=True)):
-        parts = [part for part, indices in chosen if number in indices]
+        own = [(key, part) for key, part, indices in chosen if number in indices]
+        lands = landings[number][0] if number in landings else ""
+        parts = [part for key, part in own if not isinstance(part.rule, ParamStorage) or key == lands]
         rules = ", ".join(part.rule.key for part in parts) or ("none" if number in layout.trained else "not trained")
         group = ", ".join(dict.fromkeys(part.group for part in parts if part.group)) or "-"
         size = sum(size for size, owner in zip(sizes, owned, strict=True) if owner == number)
@@ -60,8 +64,6 @@ def describe(tx: GradientTransformation, params: PyTree) -> str:
     count = sum(leaves.values[number].size for number in layout.trained)
     per_parameter = f": {sum(sizes) / count:.2f} a parameter" if count else ""
     lines.append(f"{len(leaves.values)} arrays with {count:,} parameters, {sum(sizes):,} bytes of state{per_parameter}")
-    rates = [peak_of(part.rule.learning_rate) for part in tx.parts if isinstance(part.rule, ScaleByLearningRate)]
-    highest = max(filter(None, rates), default=None)
-    found = [] if highest is None else check_precision(tx, params, highest)
+    found = check_precision(tx, params)
     more = [f"... and {len(found) - 1} more: see check_precision"] if len(found) > 1 else []
     return "\n".join(lines + found[:1] + more)

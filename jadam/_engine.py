@@ -19,13 +19,13 @@ from jax import Array, lax
 
 from jadam._drivers import driven, evaluated
 from jadam._landing import NEAREST, ParamStorage
-from jadam._layout import Layout, on_automatic_axes
+from jadam._layout import Layout, decoded
 from jadam._leaf import Operands, Program, StateMismatch, bounded, needs_params, run_rules
+from jadam._masks import EVERYTHING
 from jadam._part import Opaque, Part, keys
 from jadam._rounding import number_key, step_key
 from jadam._rule import Context, Rule
 from jadam._state import OptState
-from jadam._storage import cast, compute_dtype, decode
 from jadam._tree import PyTree, arrays, difference, is_array, is_trained, quoted
 
 
@@ -111,8 +111,7 @@ class _Step:
         self.hyperparams = evaluated(parts, state)
         self.slots: dict[str, Any] = {}
         self.scalars: dict[str, dict[str, Array]] = {}
-        self.accept: Array | None = None  # whether this step counts, if a rule has a say in it
-        self.gates: list[str] = []  # the rules that have
+        self.gate: tuple[str, Array] | None = None  # a rule that leaves out steps, and whether this one counts
 
     def _gradients(self, updates: PyTree) -> list[Any]:
         """The gradient of each leaf, checked against its parameter."""
@@ -166,22 +165,17 @@ class _Step:
             read_updates=lambda: self._read_updates(chosen),
             bound=bounded if key in self.state.slots else lambda u: u,
             read_params=lambda: self._read_params(rule, chosen),
-            read_slot=lambda slot: [self._decoded(slots[i][slot], i) for i in chosen],
+            read_slot=lambda slot: [decoded(slots[i][slot], self.layout.leaves.values[i].dtype) for i in chosen],
             read_learning_rate=lambda: self._learning_rate(key, rule, chosen),
         )
         constants = rule.prepare(context)
         if (accept := constants.pop("accept", None)) is not None:
-            self.accept = accept if self.accept is None else self.accept & accept
-            self.gates.append(key)
+            if key != next(iter(self.parts)) or part.mask != EVERYTHING:
+                raise ValueError(f"{self.where}: {rule.block} leaves out whole steps; put it around all else, without a mask.")
+            self.gate = key, accept
         if scalars := {name: jnp.asarray(constants[name], dtype) for name in rule.scalars()}:
             self.scalars[key] = scalars
         self.pending.append(_Ready(key, part, part.rules(self.layout.leaves), h | constants, slots))
-
-    def _decoded(self, stored: Any, i: int) -> Array:
-        """A slot of a leaf, for `prepare`."""
-        first = jax.tree.leaves(stored)[0]
-        full = on_automatic_axes(decode, first, lambda: jax.typeof(first).sharding)(stored)
-        return cast(full, compute_dtype(self.layout.leaves.values[i].dtype))
 
     def _learning_rate(self, key: str, rule: Rule, chosen: list[int]) -> Array:
         """The learning rate that scales what a rule does to its leaves: the next one in the chain, else the last before."""
@@ -210,7 +204,7 @@ class _Step:
     def _mismatch(self, i: int, words: str) -> ValueError:
         return ValueError(
             f"{self.where}: the state does not fit the parameter at {quoted(self.layout.leaves.paths[i])}: {words}. "
-            "It was made for other parameters or with another mask; call init with these."
+            "It was made for other parameters, another mask or another storage; call init with these."
         )
 
     def _read_params(self, rule: Rule, chosen: list[int]) -> list[Array]:
@@ -224,15 +218,18 @@ class _Step:
     def _read_kept(self) -> dict[int, dict[str, Array]]:
         """What is stored beside each parameter."""
         kept: dict[int, dict[str, Array]] = {}
-        for key, storage in dict(self.landings.values()).items():
-            own = [i for i, (name, _) in self.landings.items() if name == key]
+        for key, part in self.parts.items():
+            storage = part.rule
+            if not isinstance(storage, ParamStorage) or storage == NEAREST:
+                continue
             if self.params is None:
                 raise ValueError(f"{self.where}: {storage!r} needs the parameters; call update(grads, state, params).")
-            kept |= self._read_slots(key, own)
-            for i in own:
-                expected = dict.fromkeys(storage.kept, self.params[i].shape)
-                if jax.tree.map(jnp.shape, kept[i]) != expected:
-                    raise self._mismatch(i, f"{storage!r} keeps {', '.join(expected) or 'nothing'} of its shape")
+            for i, found in self._read_slots(key, list(self.layout.trained)).items():
+                lands = i in self.landings and self.landings[i][0] == key
+                expected = dict.fromkeys(storage.kept, self.params[i].shape) if lands else {}
+                if jax.tree.map(jnp.shape, found) != expected:
+                    raise self._mismatch(i, f"{storage!r} keeps {', '.join(expected) or 'nothing'} beside it")
+                kept |= {i: found} if lands else {}
         return kept
 
     def _read_updates(self, chosen: list[int]) -> list[Array]:
@@ -292,14 +289,14 @@ class _Step:
         untouched = [self._untouched(i, mode) for i in range(len(self.given))]
         count = jnp.minimum(self.state.count, jnp.iinfo(jnp.int32).max - 1) + 1
         state = OptState(count, self.hyperparams, self.slots, self.scalars)
-        if self.accept is None:
+        if self.gate is None:
             return self.layout.tree(self.updates, untouched), state
         # A select in the loops that write the state, which read the old one anyway.
-        choose = functools.partial(jax.tree.map, functools.partial(lax.select, self.accept))
+        key, accept = self.gate
+        choose = functools.partial(jax.tree.map, functools.partial(lax.select, accept))
         stay = {i: self.layout.leaves.values[i] if mode == "step" else jnp.zeros_like(u) for i, u in self.updates.items()}
-        kept = choose(state, self.state)
-        scalars = kept.scalars | {key: self.scalars[key] for key in self.gates if key in self.scalars}
-        return self.layout.tree(choose(self.updates, stay), untouched), kept._replace(scalars=scalars)
+        kept = choose(state, self.state)._replace(scalars=choose(self.scalars, self.state.scalars) | {key: self.scalars[key]})
+        return self.layout.tree(choose(self.updates, stay), untouched), kept
 
     def _untouched(self, i: int, mode: str) -> Any:
         """What stands for a leaf that is not trained: itself, or zeros, so that `params + updates` leaves it as it is."""

@@ -19,7 +19,7 @@ from jax import Array, lax
 from jax.typing import DTypeLike
 
 from jadam._rounding import Noise, round_stochastically
-from jadam._storage import cast, decode, encode
+from jadam._storage import cast, decode, encode, own_options
 
 Kept = dict[str, Array]
 """Arrays by name, of the shape of a parameter."""
@@ -42,7 +42,7 @@ class ParamStorage(ABC):
         return type(self).__name__.lower()
 
     def __repr__(self) -> str:
-        return f"with_precision(params={self.key!r})"
+        return f"with_precision({', '.join(filter(None, [f'params={self.key!r}', own_options(self)]))})"
 
     def init(self, p: Array) -> Kept:
         """What is kept beside a parameter at first."""
@@ -78,8 +78,9 @@ NEAREST = Nearest()
 class _Landed(ParamStorage):
     """Computes the new parameter itself: `round` gives it, `keep` what is kept beside it."""
 
+    @abstractmethod
     def round(self, new: Array, dtype: DTypeLike, noise: Noise | None) -> Array:
-        return new.astype(dtype)
+        """The new parameter as it is stored."""
 
     def keep(self, new: Array, landed: Array) -> Kept:
         return {}

@@ -17,7 +17,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec, SingleDeviceSha
 from jadam._landing import ParamStorage
 from jadam._part import Part
 from jadam._rule import Rule
-from jadam._storage import BLOCK, compute_dtype
+from jadam._storage import BLOCK, cast, compute_dtype, decode
 from jadam._tree import Leaves, PyTree, flatten, is_trained, quoted
 
 
@@ -113,6 +113,12 @@ def on_automatic_axes(f: Callable[..., Any], like: Any, lies: Callable[[], Any])
     if not isinstance(like, Array) or AxisType.Explicit not in jax.typeof(like).sharding.mesh.axis_types:
         return f
     return jax.sharding.auto_axes(f, out_sharding=lies())  # pyright: ignore[reportCallIssue]
+
+
+def decoded(stored: Any, dtype: Any) -> Array:
+    """A slot of a parameter of this dtype, on whatever mesh."""
+    first = jax.tree.leaves(stored)[0]
+    return cast(on_automatic_axes(decode, first, lambda: jax.typeof(first).sharding)(stored), compute_dtype(dtype))
 
 
 def _devices(sharding: NamedSharding, axis: Any) -> int:

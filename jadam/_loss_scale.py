@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -26,6 +28,14 @@ class LossScale(Rule):
     backoff_factor: Annotated[float, Option("in (0, 1)", lambda x: 0 < x < 1)] = 0.5
     min_scale: FixedPositive = 1.0
     max_scale: FixedPositive = 2.0**24
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.min_scale <= self.init_scale <= self.max_scale:
+            raise ValueError(
+                f"loss_scale: init_scale must lie between min_scale and max_scale: {self.min_scale:g} <= {self.init_scale:g} "
+                f"<= {self.max_scale:g} does not hold."
+            )
 
     def scalars(self) -> dict[str, float]:
         return {"scale": self.init_scale, "good_steps": 0.0, "skipped": 0.0}
@@ -65,7 +75,7 @@ def loss_scale(
     two as long as the arguments are, so that no digit is lost.
 
     Args:
-        tx: a transformation of jadam; all of it is left out, so put `loss_scale` around everything else.
+        tx: a transformation. All of it is left out, so `loss_scale` must be around everything else.
         init_scale: the first scale, > 0.
         growth_interval: good steps in a row after which the scale rises, >= 1.
         growth_factor: by which it rises, > 1.
@@ -74,7 +84,7 @@ def loss_scale(
         max_scale: it rises no further, > 0.
 
     Raises:
-        ValueError: an argument is out of its range.
+        ValueError: an argument is out of its range; when a step is traced, a rule or a mask is around it.
 
     Reference:
         Micikevicius et al. 2018, section 3.2, arXiv:1710.03740.
@@ -102,13 +112,15 @@ def current_loss_scale(state: PyTree) -> Array:
     Raises:
         ValueError: the state is of no `loss_scale`, or of several.
     """
-    found = [
-        jax.tree.leaves(values["scale"])[0]  # flax.nnx keeps it in a box
-        for inner in jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, OptState))
-        if isinstance(inner, OptState)
-        for key, values in inner.scalars.items()
-        if key.split(".")[-1].startswith("loss_scale")
-    ]
+    found = list(_scales(state))
     if len(found) != 1:
         raise ValueError(f"current_loss_scale: the state has {len(found) or 'no'} loss scales; it must be of one `loss_scale`.")
     return found[0]
+
+
+def _scales(state: PyTree) -> Iterator[Array]:
+    for inner in jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, OptState)):
+        if isinstance(inner, OptState):
+            own = [values for key, values in inner.scalars.items() if re.fullmatch(r"(.*\.)?loss_scale(_\d+)?", key)]
+            yield from (jax.tree.leaves(values["scale"])[0] for values in own)  # flax.nnx keeps it in a box
+            yield from _scales(inner.slots)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import operator
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -14,11 +16,12 @@ import numpy as np
 from jax import Array
 from jax.core import Tracer
 
+from jadam._groups import SetToZero
 from jadam._hyper import public_caller
 from jadam._landing import PARAM_STORAGE, Nearest
 from jadam._layout import Layout
-from jadam._learning_rate import peak_of
-from jadam._part import Part, keys
+from jadam._learning_rate import ScaleByLearningRate, peak_of
+from jadam._part import Opaque, Part, keys
 from jadam._rule import Rule
 from jadam._storage import SLOT_STORAGE, decode, encode
 from jadam._transformation import GradientTransformation
@@ -39,7 +42,8 @@ def with_precision(
     Which to choose, what it costs and what it risks is in a table of docs/precision.md.
 
     Args:
-        tx: a transformation of jadam. What was said inside it, of one of its groups, holds there.
+        tx: a transformation of jadam. What was said inside it, of one of its groups, holds there. Slots of optimizers from
+            elsewhere in it stay as they are. Within `optax.chain` it must come last, since parameters land on its updates.
         state: storage of all slots that are averages, or by slot: `{"mu": "bfloat16", "nu": "int8"}`. "float32" (4 bytes
             an element), "bfloat16" (2) or "int8" (1.125: blocks of 32 along the last axis with a scale). Slots that begin
             as copies of the parameters (`z` and `x` of schedule-free, `p0` of Prodigy) change only by name. Slots of
@@ -47,7 +51,7 @@ def with_precision(
         params: storage of bfloat16 and float16 parameters; others stay as they are. "nearest": as they are, small steps are
             lost. "stochastic": rounded so that they are right on average; no bytes. "kahan": what rounding took away is
             kept beside them; 2 bytes a parameter. "remainder": an int16 beside a bfloat16 makes a float32, exactly; 2 bytes.
-            The parameters that rules see and that `tx.update` moves are those that are stored together.
+            Rules see, and updates move, the sum of what is stored.
         rounding: of slots, "stochastic" or "nearest"; nearest is no chance, but freezes what changes by less than the
             format resolves.
         min_size: slots with fewer elements stay float32.
@@ -67,18 +71,22 @@ def with_precision(
         2.25
     """
     where = public_caller("with_precision")
+    parts_of(where, tx)
     chosen = dict(state) if isinstance(state, Mapping) else {} if state is None else {"": state}
     for storage in chosen.values():
         _check(f"{where}(state={state!r})", storage, SLOT_STORAGE)
     if params is not None:
         _check(f"{where}(params={params!r})", params, PARAM_STORAGE)
     _check(f"{where}(rounding={rounding!r})", rounding, ("stochastic", "nearest"))
-    if not isinstance(min_size, int) or min_size < 0:
+    min_size, seed = _integer(where, "min_size", min_size), _integer(where, "seed", seed)
+    if min_size < 0:
         raise ValueError(f"{where}(min_size={min_size!r}): min_size must be an integer >= 0.")
     kept = [_slots(part.structure.rule) if isinstance(part.rule, Rule) else {} for part in tx.parts]
     known = set().union(*kept)
-    if unknown := set(chosen) - known - {""}:
+    if unknown := set(chosen) - known - ({""} if isinstance(state, str) else set()):
         raise ValueError(f"{where}: no rule keeps {unknown.pop()!r}; there are {', '.join(sorted(known)) or 'no slots'}.")
+    if chosen and not known and any(isinstance(part.rule, Opaque) for part in tx.parts):
+        raise ValueError(f"{where}: the slots of {tx!r} come from elsewhere; use an optimizer of jadam for another storage.")
 
     parts = []
     for part, slots in zip(tx.parts, kept, strict=True):
@@ -93,7 +101,9 @@ def with_precision(
     return GradientTransformation(tuple(parts), where)
 
 
-def check_precision(tx: GradientTransformation, params: PyTree, learning_rate: float | Callable[..., Any]) -> list[str]:
+def check_precision(
+    tx: GradientTransformation, params: PyTree, learning_rate: float | Callable[..., Any] | None = None
+) -> list[str]:
     """Which parameters such steps are too small for: a sentence for each array, none if all is well.
 
     A bfloat16 has 8 bits: rounded to nearest, a weight of 1.0 stays where it is under steps below 0.002.
@@ -102,11 +112,13 @@ def check_precision(tx: GradientTransformation, params: PyTree, learning_rate: f
         tx: a transformation of jadam.
         params: a tree of arrays. Of those in 16 bits or fewer that are rounded to nearest, it is computed which elements a
             step of the learning rate moves, up or down; Adam's steps are of that size. An array gets a sentence if it
-            moves less than 99 % of them.
-        learning_rate: a number >= 0, or a schedule with a `peak_value`, which is taken.
+            moves less than 99 % of them. Frozen ones, and those whose values are not known, are passed over.
+        learning_rate: a number >= 0, or a schedule with a `peak_value`, which is taken; None is the rate that `tx` has for
+            each parameter, as far as that can be known.
 
     Raises:
-        ValueError: a mask does not fit the parameters, or the schedule has no `peak_value`.
+        ValueError: a mask does not fit the parameters, the rate is out of range, or the schedule has no `peak_value`.
+        TypeError: `tx` is no transformation of jadam.
 
     Example:
         >>> import jadam, jax.numpy as jnp
@@ -114,19 +126,31 @@ def check_precision(tx: GradientTransformation, params: PyTree, learning_rate: f
         >>> print(words.split(";")[0])
         scale: steps of 0.0001 move 0% of its elements, which are bfloat16 rounded to nearest
     """
-    rate = peak_of(learning_rate)
-    if rate is None:
-        raise ValueError("check_precision: the learning rate must be a number, or a schedule with a peak_value.")
-    layout = Layout.of(arrays("check_precision", "params", params))
-    landings = layout.landings("check_precision", dict(zip(keys(tx.parts), tx.parts, strict=True)))
+    where = "check_precision"
+    parts = parts_of(where, tx)
+    given = None if learning_rate is None else peak_of(learning_rate)
+    if learning_rate is not None and not (given is not None and 0 <= given < math.inf):
+        raise ValueError(f"{where}: the learning rate must be a finite number >= 0, or a schedule with such a peak_value.")
+    layout = Layout.of(arrays(where, "params", params))
+    landings = layout.landings(where, parts)
+    chosen = [(part.rule, set(layout.selected(where, part))) for part in parts.values()]
     found = []
     for i in layout.trained:
-        p, path = layout.leaves.values[i], slashed(layout.leaves.paths[i]) or "the parameter"
+        p, rules = layout.leaves.values[i], [rule for rule, leaves in chosen if i in leaves]
+        own = [peak_of(rule.learning_rate) for rule in rules if isinstance(rule, ScaleByLearningRate)]
+        rate = max(filter(None, own), default=None) if given is None else given
         nearest = isinstance(landings[i][1], Nearest) if i in landings else jnp.dtype(p.dtype).itemsize <= 2
-        if nearest and not isinstance(p, jax.ShapeDtypeStruct | Tracer) and (moved := float(_moved(p, rate))) < 0.99:
+        unknown = rate is None or isinstance(p, jax.ShapeDtypeStruct | Tracer)
+        if unknown or not nearest or any(isinstance(rule, SetToZero) for rule in rules):
+            continue
+        if (moved := float(_moved(p, rate))) < 0.99:
+            better = [name for name, kind in PARAM_STORAGE.items() if kind is not Nearest and p.dtype in kind.dtypes]
+            advice = (
+                f"use with_precision(tx, params=...) of {' or '.join(map(repr, better))}" if better else "keep it in float32"
+            )
             found.append(
-                f"{path}: steps of {rate:g} move {moved:.0%} of its elements, which are {p.dtype} rounded to nearest; use "
-                'with_precision(tx, params="stochastic"), "kahan" or "remainder".'
+                f"{slashed(layout.leaves.paths[i]) or 'the parameter'}: steps of {rate:g} move {moved:.0%} of its elements, "
+                f"which are {p.dtype} rounded to nearest; {advice}."
             )
     return found
 
@@ -134,12 +158,28 @@ def check_precision(tx: GradientTransformation, params: PyTree, learning_rate: f
 @jax.jit
 def _moved(p: Array, rate: float) -> Array:
     """The part of the elements that a step moves in one direction or the other."""
-    stays = [encode(decode(p) + step, p.dtype) == p for step in (rate, -rate)]
-    return 1 - jnp.mean(stays[0] & stays[1], dtype=jnp.float32)
+    moves = [encode(decode(p) + step, p.dtype) != p for step in (rate, -rate)]
+    return jnp.mean(moves[0] | moves[1], dtype=jnp.float32)
+
+
+def parts_of(where: str, tx: Any) -> dict[str, Part]:
+    """The parts of a transformation by their names in the state."""
+    if not isinstance(tx, GradientTransformation):
+        kind = type(tx).__name__
+        raise TypeError(
+            f"{where}: a {kind} is no transformation of jadam; write jadam.adam(...), or jadam.chain(...) around it."
+        )
+    return dict(zip(keys(tx.parts), tx.parts, strict=True))
+
+
+def _integer(where: str, name: str, value: Any) -> int:
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise ValueError(f"{where}({name}={value!r}): {name} must be an integer{' >= 0' * (name == 'min_size')}.")
+    return operator.index(value)
 
 
 def _check(where: str, value: Any, allowed: Any) -> None:
-    if value not in allowed:
+    if not isinstance(value, str) or value not in allowed:
         raise ValueError(f"{where}: {value!r} must be one of {', '.join(allowed)}.")
 
 
@@ -150,10 +190,10 @@ def _slots(rule: Any) -> dict[str, bool]:
     """
     found: dict[str, bool] = {}
     for length, ndim in product((2, 64, 4096), range(5)):
-        with suppress(ValueError):
+        with suppress(Exception):  # what `init` refuses there, it will refuse
             found |= dict.fromkeys(jax.eval_shape(rule.init, jax.ShapeDtypeStruct((length,) * ndim, jnp.float32)), False)
     for ndim in range(5):
-        with suppress(ValueError), jax.ensure_compile_time_eval():
-            p = jnp.arange(1.0, 1 + 2**ndim, dtype=jnp.float32).reshape((2,) * ndim)
+        with suppress(Exception), jax.ensure_compile_time_eval():
+            p = jnp.arange(2**ndim, dtype=jnp.float32).reshape((2,) * ndim) + 0.7310586  # no value that a slot begins with
             found |= {slot: True for slot, value in rule.init(p).items() if np.array_equal(value, p)}
     return found

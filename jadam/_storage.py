@@ -76,16 +76,20 @@ class SlotStorage(ABC):
         """The stored form, for `decode`, of a slot of a parameter of this dtype; without noise, rounded to nearest."""
         if jnp.issubdtype(dtype, jnp.complexfloating) or x.size < self.min_size:
             return encode(x, full_dtype(dtype))
-        return self.compress(x, noise if self.draws else None)
+        return self.compress(cast(x, compute_dtype(dtype)), noise if self.draws else None)
 
     @abstractmethod
     def compress(self, x: Array, noise: Noise | None) -> Any:
         """The stored form of an array in the dtype of the arithmetic."""
 
     def __repr__(self) -> str:
-        own = ((field.name, getattr(self, field.name), field.default) for field in fields(self))
-        options = ", ".join(f"{name}={value!r}" for name, value, default in own if value != default)
-        return type(self).__name__.lower() + (f"({options})" if options else "")
+        return type(self).__name__.lower() + (f"({options})" if (options := own_options(self)) else "")
+
+
+def own_options(storage: Any) -> str:
+    """The options of a storage that are not the defaults, as arguments."""
+    values = ((field.name, getattr(storage, field.name), field.default) for field in fields(storage))
+    return ", ".join(f"{name}={value!r}" for name, value, default in values if value != default)
 
 
 class Float32(SlotStorage):

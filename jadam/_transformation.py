@@ -18,7 +18,7 @@ from jax.core import Tracer
 from jadam import _engine, _init
 from jadam._hyper import Driven, public_caller
 from jadam._masks import EVERYTHING
-from jadam._part import Opaque, Part, keys
+from jadam._part import Opaque, Part, keys, slot_codec
 from jadam._rule import Rule
 from jadam._state import OptState, readable_names
 from jadam._storage import compute_dtype, decode, encode
@@ -157,7 +157,8 @@ class GradientTransformation:
         for part in self.parts:
             text = repr(part.rule)
             if part.storage:
-                text = f"with_precision({text}, {', '.join(f'{slot}={codec!r}' for slot, codec in part.storage)})"
+                storage = {slot: slot_codec(part.storage, slot) for slot, _ in part.storage}
+                text = f"with_precision({text}, {', '.join(f'{slot}={codec!r}' for slot, codec in storage.items())})"
             shown.append(text if part.mask == EVERYTHING else f"masked({text}, {part.mask!r})")
         return shown[0] if len(shown) == 1 else f"chain({', '.join(shown)})"
 

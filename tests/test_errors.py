@@ -146,7 +146,7 @@ CASES = {
     "the state of adam has another structure than the parameters": lambda: TX.update(
         {"w": jnp.ones(3)}, STATE, {"w": jnp.ones(3)}
     ),
-    "It was made for other parameters or with another mask": lambda: jadam.adam(1.0).update(
+    "It was made for other parameters, another mask or another storage": lambda: jadam.adam(1.0).update(
         PARAMS, jadam.masked(jadam.adam(1.0), jadam.match("**/bias")).init(PARAMS), PARAMS
     ),
     # hyperparameters of a state

@@ -108,6 +108,15 @@ def test_with_an_optimizer_from_elsewhere_and_low_precision():
         assert not any(x.any() for x in jax.tree.leaves(updates))
 
 
+def test_it_must_be_around_all_else():
+    """A clip before it saw scaled gradients, and another group was trained on them."""
+    scaled = jadam.loss_scale(jadam.sgd(0.1))
+    inside = jadam.partition([(jadam.match("b"), jadam.sgd(0.1)), (True, scaled)])
+    for tx in (jadam.chain(jadam.clip_by_global_norm(1.0), scaled), inside, jadam.masked(scaled, jadam.match("b"))):
+        with pytest.raises(ValueError, match=r"loss_scale leaves out whole steps; put it around all else, without a mask"):
+            tx.update(grads(1.0), tx.init(PARAMS), PARAMS)
+
+
 def test_reading_the_scale():
     tx = jadam.loss_scale(jadam.sgd(0.1))
     assert jadam.current_loss_scale({"opt": optax.chain(tx).init(PARAMS)}) == 2.0**15
@@ -120,6 +129,7 @@ def test_reading_the_scale():
 @pytest.mark.parametrize(
     ("option", "words"),
     [
+        ({"init_scale": 0.25}, r"init_scale must lie between min_scale and max_scale: 1 <= 0.25 <= 1.67772e\+07 does not hold"),
         ({"init_scale": 0.0}, r"loss_scale\(init_scale=0.0\): init_scale must be a finite number > 0"),
         ({"growth_interval": 0}, r"growth_interval must be an integer >= 1"),
         ({"growth_factor": 1.0}, r"growth_factor must be a number > 1"),
@@ -146,8 +156,24 @@ def test_check_precision():
     assert jadam.check_precision(tx, {"half": jnp.ones(3, jnp.float16)}, 1e-4) != []
     schedule = jadam.warmup_cosine_decay_schedule(0.0, 1e-4, 10, 100)
     assert jadam.check_precision(tx, params, schedule) == [words]
-    with pytest.raises(ValueError, match="a schedule with a peak_value"):
+    with pytest.raises(ValueError, match="a schedule with such a peak_value"):
         jadam.check_precision(tx, params, lambda count: 1e-4)
+
+
+def test_check_precision_takes_each_its_own_rate():
+    """Frozen weights do not move, and need not; a group is judged by its own learning rate."""
+    params = {"a": jnp.ones(8, jnp.bfloat16), "b": jnp.ones(8)}
+    groups = lambda tx: jadam.partition([(jadam.match("a"), tx), (True, jadam.adam(0.3))])  # noqa: E731
+    assert jadam.check_precision(groups(jadam.freeze()), params) == []
+    assert jadam.check_precision(groups(jadam.freeze()), params, 1e-5) == []
+    [words] = jadam.check_precision(groups(jadam.adam(1e-5)), params)
+    assert words.startswith("a: steps of 1e-05 move 0%")
+    assert jadam.check_precision(jadam.adam(1e-4), {"h": jnp.ones(3, jnp.float16)})[0].endswith("'stochastic' or 'kahan'.")
+    for wrong in (-1.0, float("nan")):
+        with pytest.raises(ValueError, match="must be a finite number >= 0"):
+            jadam.check_precision(jadam.adam(1e-4), params, wrong)
+    with pytest.raises(TypeError, match="check_precision: a GradientTransformationExtraArgs is no transformation of jadam"):
+        jadam.check_precision(optax.adam(1e-4), params)
 
 
 def test_describe_says_it_too():

@@ -805,6 +805,9 @@ def test_models_side_by_side():
         ({"state": "int4"}, r"with_precision(state='int4'): 'int4' must be one of float32, bfloat16, int8."),
         ({"state": {"mu": "int4"}}, r"with_precision(state={'mu': 'int4'}): 'int4' must be one of float32, bfloat16, int8."),
         ({"params": "exact"}, "with_precision(params='exact'): 'exact' must be one of nearest, stochastic, kahan, remainder."),
+        ({"seed": 0.5}, "with_precision(seed=0.5): seed must be an integer."),
+        ({"min_size": True}, "with_precision(min_size=True): min_size must be an integer >= 0."),
+        ({"state": {"": "int8"}}, "with_precision: no rule keeps ''; there are mu, nu."),
         ({"rounding": "up"}, "with_precision(rounding='up'): 'up' must be one of stochastic, nearest."),
         ({"state": {"m": "int8"}}, "with_precision: no rule keeps 'm'; there are mu, nu."),
         ({"min_size": -1}, "with_precision(min_size=-1): min_size must be an integer >= 0."),
@@ -846,6 +849,35 @@ def test_a_state_of_another_storage():
             tx.step(params, plain.init(params), params)
     with pytest.raises(ValueError, match=r"needs the parameters; call update\(grads, state, params\)\."):
         kahan.update(params, kahan.init(params))
+
+
+def test_parameters_may_not_be_left_out_or_change_their_dtype():
+    """What is kept beside them vanished from the state, without a word, where gradients or parameters were float32."""
+    low, full = {"w": jnp.ones((4, 4), jnp.bfloat16)}, {"w": jnp.ones((4, 4))}
+    for storage in LANDED:
+        tx = jadam.with_precision(jadam.adam(1e-4), params=storage)
+        with pytest.raises(
+            ValueError, match=rf"params='{storage}'\) needs the parameters; call update\(grads, state, params\)"
+        ):
+            tx.update(full, tx.init(low))
+        if storage != "stochastic":
+            with pytest.raises(ValueError, match=r"does not fit the parameter at \['w'\]: .* keeps nothing beside it"):
+                tx.update(full, tx.init(low), full)
+
+
+def test_slots_that_begin_with_ones_are_no_copies():
+    """A parameter of 1.0 made them look like copies of it, and they stayed float32."""
+    tx = jadam.with_precision(jadam.adagrad(1e-2, initial_accumulator_value=1.0), state="bfloat16", min_size=0)
+    assert tx.init({"w": jnp.ones((8, 8))}).slots["rss"]["sum_of_squares"]["w"].dtype == jnp.bfloat16
+
+
+def test_slots_from_elsewhere_are_no_matter_of_ours():
+    import optax
+
+    with pytest.raises(ValueError, match=r"come from elsewhere; use an optimizer of jadam"):
+        jadam.with_precision(jadam.chain(optax.adam(1e-3)), state="int8")
+    with pytest.raises(TypeError, match=r"with_precision: a GradientTransformationExtraArgs is no transformation of jadam"):
+        jadam.with_precision(optax.adam(1e-3), state="int8")  # pyright: ignore[reportArgumentType]
 
 
 # Every optimizer, every storage
