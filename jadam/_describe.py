@@ -37,13 +37,13 @@ def describe(tx: GradientTransformation, params: PyTree) -> str:
         kernel  (8, 4)  float32  everything     adam, learning_rate          256
         2 arrays with 36 parameters, 280 bytes of state: 7.78 a parameter
     """
-    named = parts_of("describe", tx)
+    by_name = parts_of("describe", tx)
     where = f"describe({tx.name})"
     params = arrays(where, "params", params)
     layout = Layout.of(params)
     leaves = layout.leaves
-    landings = layout.landings(where, named)
-    chosen = [(key, part, layout.selected(where, part)) for key, part in named.items()]
+    landings = layout.landings(where, by_name)
+    chosen = [(key, part, layout.selected(where, part)) for key, part in by_name.items()]
     state = jax.eval_shape(tx.init, params)
     sizes = [math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)]
     owned = owners(state, leaves)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jadam._hyper import Driven, HyperField
-from jadam._part import Part, keys
+from jadam._part import Part, named
 from jadam._state import OptState
 
 
@@ -24,7 +24,7 @@ def scheduled(schedule: Callable[[Any], Any], hyper: HyperField, dtype: Any, cou
 def driven(parts: Sequence[Part], state: OptState) -> OptState:
     """The state with the hyperparameters that arrays drive, as in a transformation that is built anew inside `jit`."""
     given: dict[str, dict[str, Array]] = {}
-    for key, part in zip(keys(parts), parts, strict=True):
+    for key, part in named(parts).items():
         for hyper in part.hypers:
             value, old = getattr(part.rule, hyper.name), state.hyperparams.get(key, {}).get(hyper.stored)
             if isinstance(value, Driven) and old is not None:

@@ -22,10 +22,10 @@ from jadam._landing import NEAREST, ParamStorage
 from jadam._layout import Layout, decoded
 from jadam._leaf import Operands, Program, StateMismatch, bounded, needs_params, run_rules
 from jadam._masks import EVERYTHING
-from jadam._part import Opaque, Part, keys
+from jadam._part import Opaque, Part, named
 from jadam._rounding import number_key, step_key
 from jadam._rule import Context, Rule
-from jadam._state import OptState
+from jadam._state import OptState, check_is_state
 from jadam._tree import PyTree, arrays, difference, is_array, is_trained, quoted
 
 
@@ -49,12 +49,6 @@ def update(
     return _update(where, tuple(part.structure for part in parts), apply, static, updates, state, params, traced)
 
 
-def check_is_state(where: str, place: str, state: Any) -> None:
-    if not isinstance(state, OptState):
-        order = "; the order is (grads, state, params)" if place == "second" else ""
-        raise TypeError(f"{where}: the {place} argument is a {type(state).__name__}, not the state that init gave{order}.")
-
-
 @functools.partial(jax.jit, static_argnames=("where", "parts", "apply", "static"))
 def _update(
     where: str,
@@ -66,7 +60,7 @@ def _update(
     params: PyTree,
     traced: dict[str, Any],
 ) -> tuple[PyTree, OptState]:
-    step = _Step(where, dict(zip(keys(parts), parts, strict=True)), updates, state, params, traced | dict(static))
+    step = _Step(where, named(parts), updates, state, params, traced | dict(static))
     for key, part in step.parts.items():
         if isinstance(part.rule, Opaque):
             step.run_opaque(key, part, part.rule)
@@ -263,8 +257,7 @@ class _Step:
         for one in self.pending:
             names = self.state.slots.get(one.key, {})
             if names:
-                columns = {slot: {i: own[slot] for i, own in one.slots.items() if slot in own} for slot in names}
-                self.slots[one.key] = {slot: self.layout.tree(column) for slot, column in columns.items()}
+                self.slots[one.key] = self.layout.trees(one.slots, names)
         self.pending = []
 
     def run_opaque(self, key: str, part: Part, rule: Opaque) -> None:
@@ -282,10 +275,9 @@ class _Step:
     def finish(self, mode: Literal["update", "step"]) -> tuple[PyTree, OptState]:
         self.flush(mode)
         for key, storage in dict(self.landings.values()).items():
-            own = [i for i, (name, _) in self.landings.items() if name == key]
             if storage.kept:
-                columns = {name: {i: self.kept[i][name] for i in own} for name in storage.kept}
-                self.slots[key] = {name: self.layout.tree(column) for name, column in columns.items()}
+                own = {i: self.kept[i] for i, (name, _) in self.landings.items() if name == key}
+                self.slots[key] = self.layout.trees(own, storage.kept)
         untouched = [self._untouched(i, mode) for i in range(len(self.given))]
         count = jnp.minimum(self.state.count, jnp.iinfo(jnp.int32).max - 1) + 1
         state = OptState(count, self.hyperparams, self.slots, self.scalars)
@@ -295,8 +287,9 @@ class _Step:
         key, accept = self.gate
         choose = functools.partial(jax.tree.map, functools.partial(lax.select, accept))
         stay = {i: self.layout.leaves.values[i] if mode == "step" else jnp.zeros_like(u) for i, u in self.updates.items()}
-        kept = choose(state, self.state)._replace(scalars=choose(self.scalars, self.state.scalars) | {key: self.scalars[key]})
-        return self.layout.tree(choose(self.updates, stay), untouched), kept
+        kept = choose(state, self.state)
+        scalars = kept.scalars | {key: self.scalars[key]}
+        return self.layout.tree(choose(self.updates, stay), untouched), kept._replace(scalars=scalars)
 
     def _untouched(self, i: int, mode: str) -> Any:
         """What stands for a leaf that is not trained: itself, or zeros, so that `params + updates` leaves it as it is."""

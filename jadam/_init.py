@@ -14,7 +14,7 @@ from jax import lax
 from jadam._drivers import scheduled
 from jadam._landing import ParamStorage
 from jadam._layout import Layout, on_automatic_axes, placed, scalar_like, slot_sharding
-from jadam._part import Opaque, Part, keys, slot_codec
+from jadam._part import Opaque, Part, named, slot_codec
 from jadam._state import OptState
 from jadam._storage import Float32, SlotStorage, decode
 from jadam._tree import PyTree, arrays, quoted
@@ -26,21 +26,18 @@ def init(where: str, parts: Sequence[Part], params: PyTree) -> OptState:
     values = layout.leaves.values
     scalar = functools.partial(scalar_like, like=[values[i] for i in layout.trained])
     state = OptState(scalar(0, jnp.int32), {}, {}, {})
-    named = dict(zip(keys(parts), parts, strict=True))
-    landings = layout.landings(where, named)
-    for key, part in named.items():
+    by_name = named(parts)
+    landings = layout.landings(where, by_name)
+    for key, part in by_name.items():
         chosen = layout.selected(where, part)
         if isinstance(part.rule, Opaque):
             state.slots[key] = part.rule.init(layout.tree({i: values[i] for i in chosen}))
             continue
-        columns: dict[str, dict[int, Any]] = {}
         rules = part.rules(layout.leaves)
-        for i in chosen:
-            lands = i in landings and landings[i][0] == key
-            for slot, value in _first_slots(where, layout, i, part, rules[i], lands).items():
-                columns.setdefault(slot, {})[i] = value
-        if columns:
-            state.slots[key] = {slot: layout.tree(column) for slot, column in columns.items()}
+        lands = {i for i, (name, _) in landings.items() if name == key}
+        first = {i: _first_slots(where, layout, i, part, rules[i], i in lands) for i in chosen}
+        if slots := list(dict.fromkeys(slot for own in first.values() for slot in own)):
+            state.slots[key] = layout.trees(first, slots)
         if isinstance(part.rule, ParamStorage):
             continue
         hypers = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,6 +77,10 @@ class Layout:
         """A tree like this one with `values` by leaf number; `others`, or None, where there is none."""
         others = others or [None] * len(self.leaves.values)
         return self.leaves.treedef.unflatten([values.get(i, other) for i, other in enumerate(others)])
+
+    def trees(self, values: Mapping[int, Mapping[str, Any]], names: Iterable[str]) -> dict[str, PyTree]:
+        """What is kept by leaf and name as a tree for each name, with None where a leaf has none."""
+        return {name: self.tree({i: own[name] for i, own in values.items() if name in own}) for name in names}
 
 
 def scalar_like(value: Any, dtype: Any, like: Sequence[Any]) -> Array:

@@ -109,9 +109,9 @@ class ReadItFromH:
 IN_STATE = ReadItFromH()
 
 
-def keys(parts: Sequence[Part]) -> list[str]:
-    """The name of each part in the state: its rule's, after its prefix, numbered where several are alike."""
-    taken: list[str] = []
+def named(parts: Sequence[Part]) -> dict[str, Part]:
+    """The parts by their names in the state: the rule's, after its prefix, numbered where several are alike."""
+    found: dict[str, Part] = {}
     for part in parts:
-        taken.append(numbered(".".join(filter(None, [part.prefix, part.rule.key])), taken))
-    return taken
+        found[numbered(".".join(filter(None, [part.prefix, part.rule.key])), found)] = part
+    return found

@@ -21,7 +21,7 @@ from jadam._hyper import public_caller
 from jadam._landing import PARAM_STORAGE, Nearest
 from jadam._layout import Layout
 from jadam._learning_rate import ScaleByLearningRate, peak_of
-from jadam._part import Opaque, Part, keys
+from jadam._part import Opaque, Part, named
 from jadam._rule import Rule
 from jadam._storage import SLOT_STORAGE, decode, encode
 from jadam._transformation import GradientTransformation
@@ -169,7 +169,7 @@ def parts_of(where: str, tx: Any) -> dict[str, Part]:
         raise TypeError(
             f"{where}: a {kind} is no transformation of jadam; write jadam.adam(...), or jadam.chain(...) around it."
         )
-    return dict(zip(keys(tx.parts), tx.parts, strict=True))
+    return named(tx.parts)
 
 
 def _integer(where: str, name: str, value: Any) -> int:

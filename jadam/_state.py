@@ -33,6 +33,12 @@ class OptState(NamedTuple):
     scalars: dict[str, dict[str, Array]]
 
 
+def check_is_state(where: str, place: str, state: Any) -> None:
+    if not isinstance(state, OptState):
+        order = "; the order is (grads, state, params)" if place == "second" else ""
+        raise TypeError(f"{where}: the {place} argument is a {type(state).__name__}, not the state that init gave{order}.")
+
+
 def readable_names(state: OptState) -> dict[str, tuple[str, str]]:
     """The hyperparameters of one state: `(rule, name in the state)` by the name that users see.
 

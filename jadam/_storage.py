@@ -123,7 +123,7 @@ class Blocks(NamedTuple):
     is 0: a second moment that is rounded to 0 would make its update infinite. The sign of a scale tells which.
 
     Roots of 4 and 8: gradients whose sizes inside a block differ by e^(2 z), z normal, give updates with a mean square error
-    of 2 to 3 % (`tests/bench/precision.py`); with roots of 3 and 4 it was 7 to 14 %.
+    of 2 to 3 % (`tests/bench/precision.py`).
 
     Attributes:
         codes: int8, of the shape of the array.

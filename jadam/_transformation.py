@@ -18,9 +18,9 @@ from jax.core import Tracer
 from jadam import _engine, _init
 from jadam._hyper import Driven, public_caller
 from jadam._masks import EVERYTHING
-from jadam._part import Opaque, Part, keys, slot_codec
+from jadam._part import Opaque, Part, named, slot_codec
 from jadam._rule import Rule
-from jadam._state import OptState, readable_names
+from jadam._state import OptState, check_is_state, readable_names
 from jadam._storage import compute_dtype, decode, encode
 from jadam._tree import PyTree, arrays, difference, flatten, is_trained, quoted
 
@@ -118,9 +118,9 @@ class GradientTransformation:
             ValueError: an unknown name, a value out of range or of another shape, or one that a schedule drives.
         """
         where = f"{self.name}.set_hyperparams"
-        _engine.check_is_state(where, "first", state)
+        check_is_state(where, "first", state)
         places = readable_names(state)
-        parts = dict(zip(keys(self.parts), self.parts, strict=True))
+        parts = named(self.parts)
         content = {key: dict(values) for key, values in state.hyperparams.items()}
         for name, value in values.items():
             if name not in places:

@@ -369,6 +369,18 @@ def test_what_more_than_doubles_lands_beside_at_most(storage):
     assert (missed <= np.abs(seen["step p"] - seen["before p"])[grown] / 128).all()
 
 
+def test_an_update_of_float16_lands_near():
+    """1/1024 of the step, where that is as large as the parameter."""
+    rng = np.random.default_rng(0)
+    old, g = (jnp.asarray(rng.standard_normal(20_000), dtype) for dtype in (jnp.float16, jnp.float32))
+    tx = jadam.with_precision(jadam.sgd(1.0), params="kahan")
+    updates, _ = tx.update(g, tx.init(old), old)
+    new, landed = (np.asarray(x, np.float64) for x in (tx.step(g, tx.init(old), old)[0], old + updates))
+    step = np.abs(new - np.asarray(old, np.float64))
+    assert (np.abs(landed - new) <= step / 1024).all()
+    assert (landed != new).any()
+
+
 def test_nearest_does_not_land():
     """Negative control: an update rounded on its own does not meet the parameter that other roundings give."""
     near, kahan = landing_run("nearest"), landing_run("kahan")
@@ -675,6 +687,13 @@ def test_bytes_a_parameter(state):
     assert size == {"float32": 8, "bfloat16": 4, "int8": 2.25}[state]
     assert f"{2 * 256 * 512 * size / 2:,.0f}" in jadam.describe(tx, params)
     assert jadam.describe(tx, params).endswith(f"{size:.2f} a parameter")
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(("last", "size"), [(3, 4), (4, 2), (32, 1.125)])
+def test_bytes_of_short_axes(last, size):
+    tx = jadam.with_precision(jadam.lion(1e-3), state="int8", min_size=0)
+    assert sum(x.nbytes for x in jax.tree.leaves(tx.init({"w": jnp.ones((64, last))}).slots)) == size * 64 * last
 
 
 @pytest.mark.usefixtures("quick")

@@ -205,13 +205,18 @@ BY_DEFAULT = {
 }
 
 
+def row_of_the_page(start, share):
+    """The only line of docs/coming-from-optax.md that begins so and has this number."""
+    page = (Path(__file__).parent.parent / "docs" / "coming-from-optax.md").read_text()
+    (row,) = [line for line in page.splitlines() if line.startswith(start) and share in line]
+    return row
+
+
 @pytest.mark.parametrize("name", BY_DEFAULT)
 def test_distance_that_defaults_make(name):
     """The second table of "Other numbers" in docs/coming-from-optax.md."""
     share, case, build = BY_DEFAULT[name]
-    page = (Path(__file__).parent.parent / "docs" / "coming-from-optax.md").read_text()
-    (row,) = [line for line in page.splitlines() if line.startswith(f"| `{name}(") and share in line]
-    assert row
+    assert row_of_the_page(f"| `{name}(", share)
     assert measured(case, build()) == pytest.approx(float(share.removesuffix(" %")) / 100, rel=0.1)
 
 
@@ -219,9 +224,7 @@ def test_distance_that_defaults_make(name):
 def test_distance_from_the_authors(name):
     """The numbers of "Other numbers" in docs/coming-from-optax.md; they are rounded there."""
     share, case, build = FURTHER[name]
-    page = (Path(__file__).parent.parent / "docs" / "coming-from-optax.md").read_text()
-    (row,) = [line for line in page.splitlines() if line.startswith(f"| `{name.split(',')[0]}`") and share in line]
-    assert row
+    assert row_of_the_page(f"| `{name.split(',')[0]}`", share)
     expected = float(share.removesuffix(" %")) / (100 if share.endswith("%") else 1)
     assert measured(case, build()) == pytest.approx(expected, rel=0.1)
 
