@@ -8,41 +8,38 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 
-from jadam._hyper import Decay, NonNegative
-from jadam._learning_rate import scale_by_learning_rate
-from jadam._masks import MaskLike
-from jadam._optimizers.adam import Moments
-from jadam._rule import Slots, ema
-from jadam._transformation import GradientTransformation, block, chain
-from jadam._weight_decay import optional_decay
+from jadam._assembly import GradientTransformation, block, chain, optional_decay, scale_by_learning_rate
+from jadam._authoring import Context, Decay, MaskLike, NonNegative, Rule, Slots, builder, zeros
 
 
-@dataclass(frozen=True, repr=False)
-class ScaleByBelief(Moments):
+@dataclass(frozen=True)
+class ScaleByBelief(Rule):
     """Adam with the squared distance of gradients from their average in place of their square: `u = mhat / (sqrt(shat) + eps)`.
 
-    `s = b2 s + (1-b2) (g-m)^2 + eps`.
-
-    Args:
-        b1: decay of the average of gradients, in [0, 1).
-        b2: decay of the average of squared distances, in [0, 1).
-        eps: added to the average at every step, and to the root, >= 0.
-
-    Reference:
-        Zhuang et al. 2020, Algorithm 2, arXiv:2010.07468.
+    `m = b1 m + (1-b1) g`, `s = b2 s + (1-b2) (g-m)^2 + eps`. Arguments as in `adabelief`.
     """
 
+    b1: Decay = 0.9
+    b2: Decay = 0.999
     eps: NonNegative = 1e-16
 
+    def init(self, p: Array) -> Slots:
+        return {"mu": zeros(p), "nu": zeros(p)}
+
+    def prepare(self, context: Context) -> dict[str, Any]:
+        h, t = context.h, context.t
+        return {"mu_scale": 1 / h.b1.debias(t), "nu_scale": 1 / h.b2.debias(t)}
+
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
-        m = ema(slots["mu"], g, h.b1)
-        s = ema(slots["nu"], (g - m) ** 2, h.b2) + h.eps
+        m = h.b1.ema(slots["mu"], g)
+        s = h.b2.ema(slots["nu"], (g - m) ** 2) + h.eps  # this eps stays in the average, as in Algorithm 2
         return m * h.mu_scale / (jnp.sqrt(s * h.nu_scale) + h.eps), {"mu": m, "nu": s}
 
 
 scale_by_belief = block(ScaleByBelief)
 
 
+@builder
 def adabelief(
     learning_rate: NonNegative,
     *,
@@ -65,4 +62,8 @@ def adabelief(
     Reference:
         Zhuang et al. 2020, Algorithm 2, arXiv:2010.07468.
     """
-    return chain(scale_by_belief(b1, b2, eps), optional_decay(weight_decay, mask), scale_by_learning_rate(learning_rate))
+    return chain(
+        scale_by_belief(b1=b1, b2=b2, eps=eps),
+        optional_decay(weight_decay, mask),
+        scale_by_learning_rate(learning_rate),
+    )

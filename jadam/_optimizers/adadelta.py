@@ -8,24 +8,15 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 
-from jadam._hyper import Decay, NonNegative
-from jadam._learning_rate import scale_by_learning_rate
-from jadam._rule import Rule, Slots, ema, zeros
-from jadam._transformation import GradientTransformation, block, chain
+from jadam._assembly import GradientTransformation, block, chain, scale_by_learning_rate
+from jadam._authoring import Decay, NonNegative, Rule, Slots, builder, zeros
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class ScaleByAdadelta(Rule):
     """Scales gradients by the ratio of two roots, of an average of past updates and one of past gradients.
 
-    `v = rho v + (1-rho) g^2`, `u = sqrt(d + eps) / sqrt(v + eps) g`, `d = rho d + (1-rho) u^2`.
-
-    Args:
-        rho: decay of both averages, in [0, 1).
-        eps: added under both roots, > 0 for the first step to move.
-
-    Reference:
-        Zeiler 2012, Algorithm 1, arXiv:1212.5701.
+    `v = rho v + (1-rho) g^2`, `u = sqrt(d + eps) / sqrt(v + eps) g`, `d = rho d + (1-rho) u^2`. Arguments as in `adadelta`.
     """
 
     rho: Decay = 0.9
@@ -35,23 +26,24 @@ class ScaleByAdadelta(Rule):
         return {"nu": zeros(p), "delta": zeros(p)}
 
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
-        v, d = ema(slots["nu"], g * g, h.rho), slots["delta"]
-        u = jnp.sqrt(d + h.eps) / jnp.sqrt(v + h.eps) * g
-        return u, {"nu": v, "delta": ema(d, u * u, h.rho)}
+        v, d = h.rho.ema(slots["nu"], g * g), slots["delta"]
+        u = jnp.sqrt(d + h.eps) / jnp.sqrt(v + h.eps) * g  # with the d before u: d is an average of past updates
+        return u, {"nu": v, "delta": h.rho.ema(d, u * u)}
 
 
 scale_by_adadelta = block(ScaleByAdadelta)
 
 
+@builder
 def adadelta(learning_rate: NonNegative, *, rho: Decay = 0.9, eps: NonNegative = 1e-6) -> GradientTransformation:
     """Adadelta, as in torch; the paper's algorithm has learning rate 1.
 
     Args:
         learning_rate: a number >= 0 or a schedule.
         rho: decay of both averages, in [0, 1).
-        eps: added under both roots, > 0 for the first step to move.
+        eps: added under both roots, >= 0; at zero nothing ever moves.
 
     Reference:
         Zeiler 2012, Algorithm 1, arXiv:1212.5701.
     """
-    return chain(scale_by_adadelta(rho, eps), scale_by_learning_rate(learning_rate))
+    return chain(scale_by_adadelta(rho=rho, eps=eps), scale_by_learning_rate(learning_rate))

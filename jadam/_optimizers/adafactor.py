@@ -8,30 +8,29 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 from jax import Array
 
-from jadam._hyper import FixedNonNegative, Negative, NonNegative, Positive
-from jadam._learning_rate import scale_by_learning_rate
-from jadam._masks import MaskLike
-from jadam._norm import scaled_norm
-from jadam._rule import Context, DecayRate, Rule, Slots, ema, zeros
-from jadam._transformation import GradientTransformation, block, chain
-from jadam._weight_decay import add_decayed_weights
+from jadam._assembly import GradientTransformation, add_decayed_weights, block, chain, scale_by_learning_rate
+from jadam._authoring import (
+    Context,
+    DecayRate,
+    FixedNonNegative,
+    MaskLike,
+    Negative,
+    NonNegative,
+    Positive,
+    Rule,
+    Slots,
+    builder,
+    scaled_norm,
+    zeros,
+)
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class ScaleByAdafactor(Rule):
     """Divides gradients by the root of a second moment that matrices keep as the means of its rows and columns.
 
-    The average has the weight `t^beta2_decay` for the newest square. `u = g / max(sqrt(v), eps1)`, divided by
-    `max(1, RMS(u)/d)`, times `max(eps2, RMS(p)) min(1, 1/(learning_rate sqrt(t)))`.
-
-    Args:
-        beta2_decay: how the weight of a new square falls, below 0.
-        eps1: the smallest root, >= 0; None is the epsilon of the arithmetic (1.2e-7).
-        eps2: the smallest root mean square of a parameter, >= 0.
-        d: the largest root mean square of the divided gradient, > 0.
-
-    Reference:
-        Shazeer & Stern 2018, Algorithms 4 and 5, arXiv:1804.04235; the last two axes factored, as in torch.
+    The newest square has the weight `t^beta2_decay` in the average `v`. `u = g / max(sqrt(v), eps1)`, divided by
+    `max(1, RMS(u)/d)`, times `max(eps2, RMS(p)) min(1, 1/(learning_rate sqrt(t)))`. Arguments as in `adafactor`.
     """
 
     beta2_decay: Negative = -0.8
@@ -48,20 +47,21 @@ class ScaleByAdafactor(Rule):
     def prepare(self, context: Context) -> dict[str, Any]:
         t = context.t
         return {
-            "b2": DecayRate(t**context.h.beta2_decay),
+            "b2": DecayRate(t**context.h.beta2_decay),  # 1 - b2 itself: 1 - (1 - t^beta2_decay) would lose its digits
+            # The step is min(learning_rate, 1/sqrt(t)); the learning rate, at the end of the chain, cancels its inverse here.
             "relative": jnp.minimum(1, 1 / (context.learning_rate * jnp.sqrt(t))),
         }
 
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
         eps1 = jnp.finfo(g.dtype).eps if self.eps1 is None else self.eps1
         if g.ndim < 2:
-            new = {"nu": ema(slots["nu"], g * g, h.b2)}
+            new = {"nu": h.b2.ema(slots["nu"], g * g)}
             v = new["nu"]
         else:
-            row = ema(slots["nu_row"], (g * g).mean(-1, keepdims=True), h.b2)
-            col = ema(slots["nu_col"], (g * g).mean(-2, keepdims=True), h.b2)
+            row = h.b2.ema(slots["nu_row"], (g * g).mean(-1, keepdims=True))
+            col = h.b2.ema(slots["nu_col"], (g * g).mean(-2, keepdims=True))
             new = {"nu_row": row, "nu_col": col}
-            v = row / jnp.maximum(row.mean(-2, keepdims=True), eps1) * col
+            v = row / jnp.maximum(row.mean(-2, keepdims=True), eps1) * col  # of rank one, with the same row and column means
         u = g / jnp.maximum(jnp.sqrt(v), eps1)
         u = u / jnp.maximum(1, scaled_norm(u, mean=True) / h.d)
         return u * jnp.maximum(h.eps2, scaled_norm(p, mean=True)) * h.relative, new
@@ -70,6 +70,7 @@ class ScaleByAdafactor(Rule):
 scale_by_adafactor = block(ScaleByAdafactor)
 
 
+@builder
 def adafactor(
     learning_rate: NonNegative,
     *,
@@ -84,18 +85,18 @@ def adafactor(
 
     Args:
         learning_rate: a number >= 0 or a schedule, of which `1/sqrt(t)` is used where that is smaller.
-        beta2_decay: how the weight of a new square falls, below 0.
-        eps1: the smallest root, >= 0; None is the epsilon of the arithmetic (1.2e-7).
+        beta2_decay: how the weight of a new square falls, a power of the step, < 0.
+        eps1: the smallest root, >= 0; None is the epsilon of the arithmetic (1.2e-7 in float32).
         eps2: the smallest root mean square of a parameter, >= 0.
         d: the largest root mean square of the divided gradient, > 0.
         weight_decay: a number >= 0 or a schedule.
         mask: which parameters decay; None is all of them.
 
     Reference:
-        Shazeer & Stern 2018, Algorithms 4 and 5, arXiv:1804.04235.
+        Shazeer & Stern 2018, Algorithms 4 and 5, arXiv:1804.04235; the last two axes are factored, as in torch.
     """
     return chain(
-        scale_by_adafactor(beta2_decay, eps1, eps2, d),
+        scale_by_adafactor(beta2_decay=beta2_decay, eps1=eps1, eps2=eps2, d=d),
         add_decayed_weights(weight_decay, mask),
         scale_by_learning_rate(learning_rate),
     )

@@ -8,22 +8,15 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 
-from jadam._hyper import FixedNonNegative, NonNegative
-from jadam._learning_rate import scale_by_learning_rate
-from jadam._rule import Rule, Slots, zeros
-from jadam._transformation import GradientTransformation, block, chain
+from jadam._assembly import GradientTransformation, block, chain, scale_by_learning_rate
+from jadam._authoring import FixedNonNegative, NonNegative, Rule, Slots, builder, zeros
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class ScaleByRss(Rule):
-    """Divides gradients by the root of the sum of all their squares: `u = g / (sqrt(s) + eps)`, `s = s + g^2`.
+    """Divides gradients by the root of the sum of all their squares: `s = s + g^2`, `u = g / (sqrt(s) + eps)`.
 
-    Args:
-        initial_accumulator_value: where the sum begins, >= 0.
-        eps: added to the root, >= 0.
-
-    Reference:
-        Duchi et al. 2011, Adaptive subgradient methods, Figure 1.
+    Arguments as in `adagrad`.
     """
 
     initial_accumulator_value: FixedNonNegative = 0.0
@@ -40,6 +33,7 @@ class ScaleByRss(Rule):
 scale_by_rss = block(ScaleByRss)
 
 
+@builder
 def adagrad(
     learning_rate: NonNegative, *, initial_accumulator_value: FixedNonNegative = 0.0, eps: NonNegative = 1e-10
 ) -> GradientTransformation:
@@ -47,10 +41,11 @@ def adagrad(
 
     Args:
         learning_rate: a number >= 0 or a schedule.
-        initial_accumulator_value: where the sum begins, >= 0.
+        initial_accumulator_value: initial value of the sum, >= 0.
         eps: added to the root, >= 0.
 
     Reference:
         Duchi et al. 2011, Adaptive subgradient methods, Figure 1.
     """
-    return chain(scale_by_rss(initial_accumulator_value, eps), scale_by_learning_rate(learning_rate))
+    direction = scale_by_rss(initial_accumulator_value=initial_accumulator_value, eps=eps)
+    return chain(direction, scale_by_learning_rate(learning_rate))

@@ -8,66 +8,54 @@ from typing import Any, Literal
 import jax.numpy as jnp
 from jax import Array
 
-from jadam._hyper import Decay, NonNegative
-from jadam._learning_rate import peak_of, scale_by_learning_rate
-from jadam._masks import MaskLike
-from jadam._rule import Context, Rule, Slots, debias, ema, zeros
-from jadam._transformation import GradientTransformation, block, chain
-from jadam._weight_decay import DecayScale, add_decayed_weights
+from jadam._assembly import (
+    DecayScale,
+    GradientTransformation,
+    add_decayed_weights,
+    block,
+    chain,
+    peak_of,
+    scale_by_learning_rate,
+)
+from jadam._authoring import Context, Decay, MaskLike, NonNegative, Rule, Slots, builder, zeros
 
 EpsForm = Literal["standard", "eps_hat"]
 
 
-@dataclass(frozen=True, repr=False)
-class Moments(Rule):
-    """What Adam and its kin keep: the average of the gradients, that of their squares, and the bias corrections of both.
+@dataclass(frozen=True)
+class ScaleByAdam(Rule):
+    """Divides an average of the gradients by the root of an average of their squares: `u = mhat / (sqrt(vhat) + eps)`.
 
-    With "eps_hat", eps belongs at the uncorrected root: `eps` is made such that it can be added to the corrected one.
+    `m = b1 m + (1-b1) g`, `v = b2 v + (1-b2) g^2`, `mhat = m / (1-b1^t)`, `vhat = v / (1-b2^t)`.
+    Arguments as in `adam`.
     """
 
     b1: Decay = 0.9
     b2: Decay = 0.999
     eps: NonNegative = 1e-8
-    eps_form = "standard"  # a field of `ScaleByAdam`, fixed for others
+    eps_root: NonNegative = 0.0
+    eps_form: EpsForm = "standard"
 
     def init(self, p: Array) -> Slots:
         return {"mu": zeros(p), "nu": zeros(p)}
 
     def prepare(self, context: Context) -> dict[str, Any]:
-        h, nu_scale = context.h, 1 / debias(context.h.b2, context.t)
-        eps = h.eps if self.eps_form == "standard" else h.eps * jnp.sqrt(nu_scale)
-        return {"mu_scale": 1 / debias(h.b1, context.t), "nu_scale": nu_scale, "eps": eps}
-
-
-@dataclass(frozen=True, repr=False)
-class ScaleByAdam(Moments):
-    """Divides an average of the gradients by the root of an average of their squares: `u = mhat / (sqrt(vhat) + eps)`.
-
-    `m = b1 m + (1-b1) g`, `v = b2 v + (1-b2) g^2`, `mhat = m / (1-b1^t)`, `vhat = v / (1-b2^t)`.
-
-    Args:
-        b1: decay of the average of gradients, in [0, 1).
-        b2: decay of the average of squares, in [0, 1).
-        eps: added to the root, >= 0.
-        eps_root: added under the root, >= 0; above zero, the update can be differentiated at a gradient of zero.
-        eps_form: "standard", or "eps_hat" for the paper's efficient form, in which eps is added to `sqrt(v)`.
-
-    Reference:
-        Kingma & Ba 2015, Algorithm 1, and section 2 for the efficient form, arXiv:1412.6980.
-    """
-
-    eps_root: NonNegative = 0.0
-    eps_form: EpsForm = "standard"  # pyright: ignore[reportIncompatibleVariableOverride]
+        h, t = context.h, context.t
+        nu_scale = 1 / h.b2.debias(t)  # divided once a step, so that elements are only multiplied
+        # "eps_hat" belongs at the uncorrected root: the corrected one is larger by sqrt(nu_scale), and eps must be, too.
+        scaled_eps = h.eps if self.eps_form == "standard" else h.eps * jnp.sqrt(nu_scale)
+        return {"mu_scale": 1 / h.b1.debias(t), "nu_scale": nu_scale, "scaled_eps": scaled_eps}
 
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
-        m = ema(slots["mu"], g, h.b1)
-        v = ema(slots["nu"], g * g, h.b2)
-        return m * h.mu_scale / (jnp.sqrt(v * h.nu_scale + h.eps_root) + h.eps), {"mu": m, "nu": v}
+        m = h.b1.ema(slots["mu"], g)
+        v = h.b2.ema(slots["nu"], g * g)
+        return m * h.mu_scale / (jnp.sqrt(v * h.nu_scale + h.eps_root) + h.scaled_eps), {"mu": m, "nu": v}
 
 
 scale_by_adam = block(ScaleByAdam)
 
 
+@builder
 def adam(
     learning_rate: NonNegative,
     *,
@@ -84,15 +72,19 @@ def adam(
         b1: decay of the average of gradients, in [0, 1).
         b2: decay of the average of squares, in [0, 1).
         eps: added to the root, >= 0.
-        eps_root: added under the root, >= 0.
+        eps_root: added under the root, >= 0; above zero, the update can be differentiated at a gradient of zero.
         eps_form: "standard", or "eps_hat" for the paper's efficient form, in which eps is added to `sqrt(v)`.
 
     Reference:
-        Kingma & Ba 2015, Algorithm 1, arXiv:1412.6980.
+        Kingma & Ba 2015, Algorithm 1, and section 2 for the efficient form, arXiv:1412.6980.
     """
-    return chain(scale_by_adam(b1, b2, eps, eps_root, eps_form), scale_by_learning_rate(learning_rate))
+    return chain(
+        scale_by_adam(b1=b1, b2=b2, eps=eps, eps_root=eps_root, eps_form=eps_form),
+        scale_by_learning_rate(learning_rate),
+    )
 
 
+@builder
 def adamw(
     learning_rate: NonNegative,
     *,
@@ -132,7 +124,7 @@ def adamw(
     if decay != "decoupled" and peak_learning_rate is None:
         peak_learning_rate = peak_of(learning_rate)
     return chain(
-        scale_by_adam(b1, b2, eps, eps_root, eps_form),
+        scale_by_adam(b1=b1, b2=b2, eps=eps, eps_root=eps_root, eps_form=eps_form),
         add_decayed_weights(weight_decay, mask, decay=decay, peak_learning_rate=peak_learning_rate),
         scale_by_learning_rate(learning_rate),
     )

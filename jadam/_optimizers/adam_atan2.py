@@ -8,26 +8,15 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 
-from jadam._hyper import Decay, NonNegative
-from jadam._learning_rate import scale_by_learning_rate
-from jadam._masks import MaskLike
-from jadam._rule import Context, Rule, Slots, debias, ema, zeros
-from jadam._transformation import GradientTransformation, block, chain
-from jadam._weight_decay import add_decayed_weights
+from jadam._assembly import GradientTransformation, add_decayed_weights, block, chain, scale_by_learning_rate
+from jadam._authoring import Context, Decay, MaskLike, NonNegative, Rule, Slots, builder, zeros
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class ScaleByAdamAtan2(Rule):
     """Adam with the division replaced by an angle: `u = a atan2(mhat, b sqrt(vhat))`, which needs no eps and is bounded.
 
-    Args:
-        b1: decay of the average of gradients, in [0, 1).
-        b2: decay of the average of squares, in [0, 1).
-        a: scale of the update, >= 0; 1.27 makes a quarter turn about 2, and `mhat = sqrt(vhat)` about 1.
-        b: scale of the root, >= 0.
-
-    Reference:
-        Everett et al. 2024, section 5, arXiv:2407.05872.
+    `m = b1 m + (1-b1) g`, `v = b2 v + (1-b2) g^2`. Arguments as in `adam_atan2`.
     """
 
     b1: Decay = 0.9
@@ -38,18 +27,19 @@ class ScaleByAdamAtan2(Rule):
     def init(self, p: Array) -> Slots:
         return {"mu": zeros(p), "nu": zeros(p)}
 
-    def prepare(self, context: Context) -> dict[str, Array]:
+    def prepare(self, context: Context) -> dict[str, Any]:
         h, t = context.h, context.t
-        return {"mu_scale": 1 / debias(h.b1, t), "nu_scale": 1 / debias(h.b2, t)}
+        return {"mu_scale": 1 / h.b1.debias(t), "nu_scale": 1 / h.b2.debias(t)}
 
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
-        m, v = ema(slots["mu"], g, h.b1), ema(slots["nu"], g * g, h.b2)
+        m, v = h.b1.ema(slots["mu"], g), h.b2.ema(slots["nu"], g * g)
         return h.a * jnp.arctan2(m * h.mu_scale, h.b * jnp.sqrt(v * h.nu_scale)), {"mu": m, "nu": v}
 
 
 scale_by_adam_atan2 = block(ScaleByAdamAtan2)
 
 
+@builder
 def adam_atan2(
     learning_rate: NonNegative,
     *,
@@ -66,7 +56,7 @@ def adam_atan2(
         learning_rate: a number >= 0 or a schedule.
         b1: decay of the average of gradients, in [0, 1).
         b2: decay of the average of squares, in [0, 1).
-        a: scale of the update, >= 0.
+        a: scale of the update, >= 0; 1.27 makes a quarter turn about 2, and `mhat = sqrt(vhat)` about 1.
         b: scale of the root, >= 0.
         weight_decay: a number >= 0 or a schedule.
         mask: which parameters decay; None is all of them.
@@ -75,5 +65,7 @@ def adam_atan2(
         Everett et al. 2024, section 5, arXiv:2407.05872.
     """
     return chain(
-        scale_by_adam_atan2(b1, b2, a, b), add_decayed_weights(weight_decay, mask), scale_by_learning_rate(learning_rate)
+        scale_by_adam_atan2(b1=b1, b2=b2, a=a, b=b),
+        add_decayed_weights(weight_decay, mask),
+        scale_by_learning_rate(learning_rate),
     )

@@ -3,67 +3,60 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import jax.numpy as jnp
 from jax import Array
 
-from jadam._hyper import Decay, NonNegative
-from jadam._learning_rate import scale_by_learning_rate
-from jadam._masks import MaskLike, PerLeaf
-from jadam._optimizers.adam import Moments
-from jadam._rule import Slots, ema, zeros
-from jadam._transformation import GradientTransformation, block, chain
-from jadam._tree import PyTree
-from jadam._weight_decay import add_decayed_weights
+from jadam._assembly import GradientTransformation, add_decayed_weights, block, chain, scale_by_learning_rate
+from jadam._authoring import BadValue, Context, Decay, GivenByLeaf, MaskLike, NonNegative, PyTree, Rule, Slots, builder, zeros
 
 
-@dataclass(frozen=True, repr=False)
-class ScaleByAdamMini(Moments):
+def _is_counts(node: Any) -> bool:
+    return isinstance(node, tuple) and all(isinstance(count, int) for count in node)
+
+
+@dataclass(frozen=True)
+class ScaleByAdamMini(Rule):
     """Adam with the mean of the squares over a block of weights in place of each square: `v = b2 v + (1-b2) mean(g^2)`.
 
-    Args:
-        b1: decay of the average of gradients, in [0, 1).
-        b2: decay of the average of squares, in [0, 1).
-        eps: added to the root, >= 0.
-        blocks: how many blocks there are along each of the last axes, a tree of tuples; None for one a column of a matrix.
-
-    Reference:
-        Zhang et al. 2024, Algorithm 1, arXiv:2406.16793.
+    `m = b1 m + (1-b1) g`, `u = mhat / (sqrt(vhat) + eps)`. Arguments as in `adam_mini`.
     """
 
-    blocks: Any = None
+    b1: Decay = 0.9
+    b2: Decay = 0.999
+    eps: NonNegative = 1e-8
+    blocks: Annotated[Any, GivenByLeaf(_is_counts)] = None
     elementwise: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.blocks is not None and not isinstance(self.blocks, PerLeaf):
-            object.__setattr__(self, "blocks", PerLeaf.of(self.blocks, is_leaf=_is_counts))
 
     def _counts(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The number of blocks along each axis."""
-        if not (self.blocks is None or isinstance(self.blocks, PerLeaf) or _is_counts(self.blocks)):
-            raise ValueError(f"blocks must be a tuple of integers, one for each of the last axes, not {self.blocks!r}.")
-        own = self.blocks if isinstance(self.blocks, tuple) else shape[-1:] if len(shape) > 1 else ()
-        counts = (1,) * (len(shape) - len(own)) + own
+        if not (self.blocks is None or _is_counts(self.blocks)):
+            raise BadValue(f"blocks must be a tuple of integers, one for each of the last axes, not {self.blocks!r}.")
+        last = self.blocks if isinstance(self.blocks, tuple) else shape[-1:] if len(shape) > 1 else ()
+        counts = (1,) * (len(shape) - len(last)) + last
         if len(counts) != len(shape) or any(count < 1 or length % count for count, length in zip(counts, shape, strict=True)):
-            raise ValueError(f"{own} blocks do not divide its shape {shape}.")
+            raise BadValue(f"{last} blocks do not divide its shape {shape}.")
         return counts
 
     def _mean(self, x: Array) -> Array:
         """The mean over each block, an array with one element a block."""
         counts = self._counts(x.shape)
-        apart = [n for count, length in zip(counts, x.shape, strict=True) for n in (count, length // count)]
-        return x.reshape(apart).mean(tuple(range(1, 2 * x.ndim, 2)))
+        split = [n for count, length in zip(counts, x.shape, strict=True) for n in (count, length // count)]
+        return x.reshape(split).mean(tuple(range(1, 2 * x.ndim, 2)))
 
     def init(self, p: Array) -> Slots:
         return {"mu": zeros(p), "nu": zeros(self._mean(p))}
 
+    def prepare(self, context: Context) -> dict[str, Any]:
+        h, t = context.h, context.t
+        return {"mu_scale": 1 / h.b1.debias(t), "nu_scale": 1 / h.b2.debias(t)}
+
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
-        m, v = ema(slots["mu"], g, h.b1), ema(slots["nu"], self._mean(g * g), h.b2)
-        root = jnp.sqrt(v * h.nu_scale)
+        m, v = h.b1.ema(slots["mu"], g), h.b2.ema(slots["nu"], self._mean(g * g))
+        root = jnp.sqrt(v * h.nu_scale)  # before it is spread: one root a block
         for axis, (count, length) in enumerate(zip(root.shape, g.shape, strict=True)):
-            if 1 < count < length:
+            if 1 < count < length:  # other axes are broadcast by the division
                 root = jnp.repeat(root, length // count, axis)
         return m * h.mu_scale / (root + h.eps), {"mu": m, "nu": v}
 
@@ -71,6 +64,7 @@ class ScaleByAdamMini(Moments):
 scale_by_adam_mini = block(ScaleByAdamMini)
 
 
+@builder
 def adam_mini(
     learning_rate: NonNegative,
     *,
@@ -90,9 +84,9 @@ def adam_mini(
         eps: added to the root, >= 0.
         weight_decay: a number >= 0 or a schedule.
         mask: which parameters decay; None is all of them.
-        blocks: a tree like the parameters, a prefix of one, or a function of the parameters that gives it, with a tuple of
+        blocks: a tree like the parameters, a prefix of one, or a function of the parameters that returns it, with a tuple of
             integers for each: how many blocks there are along the last axes. `(heads,)` cuts the columns of a query kernel
-            `(in, heads * size)` into its heads, `(tokens, 1)` gives each row of an embedding its own, `()` is one block. By
+            `(in, heads * size)` into its heads, `(tokens, 1)` makes a block of each row of an embedding, `()` is one block. By
             default each index of the last axis (an output) is a block, and a vector is one.
 
     Raises:
@@ -106,9 +100,7 @@ def adam_mini(
         >>> tx = jadam.adam_mini(1e-3, blocks={"embed": (1000, 1), "query": (8,), "mlp": (256,), "bias": ()})
     """
     return chain(
-        scale_by_adam_mini(b1, b2, eps, blocks), add_decayed_weights(weight_decay, mask), scale_by_learning_rate(learning_rate)
+        scale_by_adam_mini(b1=b1, b2=b2, eps=eps, blocks=blocks),
+        add_decayed_weights(weight_decay, mask),
+        scale_by_learning_rate(learning_rate),
     )
-
-
-def _is_counts(node: Any) -> bool:
-    return isinstance(node, tuple) and all(isinstance(count, int) for count in node)

@@ -8,28 +8,16 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 
-from jadam._hyper import Decay, NonNegative
-from jadam._learning_rate import scale_by_learning_rate
-from jadam._masks import MaskLike
-from jadam._rule import Context, Rule, Slots, debias, ema, zeros
-from jadam._transformation import GradientTransformation, block, chain
-from jadam._weight_decay import add_decayed_weights, decay_after_step
+from jadam._assembly import GradientTransformation, add_decayed_weights, block, chain, decay_after_step, scale_by_learning_rate
+from jadam._authoring import Context, Decay, MaskLike, NonNegative, Rule, Slots, builder, zeros
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class ScaleByAdan(Rule):
     """Averages of gradients, of their differences and of squares of both: `u = (mhat + b2 what) / (sqrt(nhat) + eps)`.
 
-    `d = g - previous g` (0 at first), `m = b1 m + (1-b1) g`, `w = b2 w + (1-b2) d`, `n = b3 n + (1-b3) (g + b2 d)^2`.
-
-    Args:
-        b1: decay of the average of gradients, in [0, 1).
-        b2: decay of the average of differences, in [0, 1).
-        b3: decay of the average of squares, in [0, 1).
-        eps: added to the root, >= 0.
-
-    Reference:
-        Xie et al. 2022, Algorithm 1, arXiv:2208.06677; the paper's betas are one minus these.
+    `d = g - previous g` (initially 0), `m = b1 m + (1-b1) g`, `w = b2 w + (1-b2) d`, `n = b3 n + (1-b3) (g + b2 d)^2`.
+    Arguments as in `adan`.
     """
 
     b1: Decay = 0.98
@@ -40,19 +28,19 @@ class ScaleByAdan(Rule):
     def init(self, p: Array) -> Slots:
         return {"mu": zeros(p), "delta": zeros(p), "nu": zeros(p), "previous": zeros(p)}
 
-    def prepare(self, context: Context) -> dict[str, Array]:
+    def prepare(self, context: Context) -> dict[str, Any]:
         h, t = context.h, context.t
         return {
             "first": context.count == 0,
-            "mu_scale": 1 / debias(h.b1, t),
-            "delta_scale": h.b2.value / debias(h.b2, t),
-            "nu_scale": 1 / debias(h.b3, t),
+            "mu_scale": 1 / h.b1.debias(t),
+            "delta_scale": h.b2.value / h.b2.debias(t),  # the factor b2 of `what` in the update, and its bias correction
+            "nu_scale": 1 / h.b3.debias(t),
         }
 
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
-        d = jnp.where(h.first, 0, g - slots["previous"])
-        m, w = ema(slots["mu"], g, h.b1), ema(slots["delta"], d, h.b2)
-        n = ema(slots["nu"], (g + h.b2.value * d) ** 2, h.b3)
+        d = jnp.where(h.first, 0, g - slots["previous"])  # no difference to the zeros of `init`
+        m, w = h.b1.ema(slots["mu"], g), h.b2.ema(slots["delta"], d)
+        n = h.b3.ema(slots["nu"], (g + h.b2.value * d) ** 2)
         u = (m * h.mu_scale + w * h.delta_scale) / (jnp.sqrt(n * h.nu_scale) + h.eps)
         return u, {"mu": m, "delta": w, "nu": n, "previous": g}
 
@@ -60,6 +48,7 @@ class ScaleByAdan(Rule):
 scale_by_adan = block(ScaleByAdan)
 
 
+@builder
 def adan(
     learning_rate: NonNegative,
     *,
@@ -86,7 +75,7 @@ def adan(
     Reference:
         Xie et al. 2022, Algorithm 1, arXiv:2208.06677; the paper's betas are one minus these.
     """
-    direction, rate = scale_by_adan(b1, b2, b3, eps), scale_by_learning_rate(learning_rate)
+    direction, rate = scale_by_adan(b1=b1, b2=b2, b3=b3, eps=eps), scale_by_learning_rate(learning_rate)
     if no_prox:
         return chain(direction, add_decayed_weights(weight_decay, mask), rate)
     return chain(direction, rate, decay_after_step(weight_decay, mask, form="proximal"))

@@ -9,39 +9,27 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 
-from jadam._hyper import Count, Decay, NonNegative
-from jadam._learning_rate import scale_by_learning_rate
-from jadam._masks import MaskLike
-from jadam._optimizers.adam import Moments
-from jadam._rule import Context, DecayRate, Slots, ema, zeros
-from jadam._transformation import GradientTransformation, block, chain
-from jadam._weight_decay import add_decayed_weights
+from jadam._assembly import GradientTransformation, add_decayed_weights, block, chain, scale_by_learning_rate
+from jadam._authoring import Context, Count, Decay, DecayRate, MaskLike, NonNegative, Rule, Slots, builder, zeros
 
 
-@dataclass(frozen=True, repr=False)
-class ScaleByAdemamix(Moments):
+@dataclass(frozen=True)
+class ScaleByAdemamix(Rule):
     """Adam with a slow average of gradients added to the fast one: `u = (mhat + alpha m_slow) / (sqrt(vhat) + eps)`.
 
-    Args:
-        b1: decay of the fast average, in [0, 1).
-        b2: decay of the average of squares, in [0, 1).
-        eps: added to the root, >= 0.
-        b3: decay of the slow average, in [0, 1); it is not bias-corrected.
-        alpha: weight of the slow average, >= 0.
-        alpha_warmup: steps in which `alpha` rises from 0 in a line; None for none.
-        b3_warmup: steps in which the half-life of the slow average rises from that of `b1` in a line; None for none.
-
-    Reference:
-        Pagliardini et al. 2024, Algorithm 1, arXiv:2409.03137.
+    `m = b1 m + (1-b1) g`, `m_slow = b3 m_slow + (1-b3) g`, `v = b2 v + (1-b2) g^2`. Arguments as in `ademamix`.
     """
 
+    b1: Decay = 0.9
+    b2: Decay = 0.999
+    eps: NonNegative = 1e-8
     b3: Decay = 0.9999
     alpha: NonNegative = 2.0
     alpha_warmup: Count | None = None
     b3_warmup: Count | None = None
 
     def init(self, p: Array) -> Slots:
-        return super().init(p) | {"mu_slow": zeros(p)}
+        return {"mu": zeros(p), "nu": zeros(p), "mu_slow": zeros(p)}
 
     def prepare(self, context: Context) -> dict[str, Any]:
         h, t = context.h, context.t
@@ -49,16 +37,23 @@ class ScaleByAdemamix(Moments):
         if self.alpha_warmup is not None:
             alpha = alpha * jnp.minimum(t / self.alpha_warmup, 1)
         if self.b3_warmup is not None:
+            # The half-life rises in a line, not b3: of the 6,900 steps of 0.9999, a line in b3 would have reached some 70
+            # after nine tenths of the warm-up.
             done = t / self.b3_warmup
             half_life = (1 - done) * _half_life(h.b1) + done * _half_life(b3)
-            warm = -jnp.expm1(math.log(0.5) / (half_life + 1))
-            b3 = DecayRate(jnp.where(done < 1, warm, b3.complement))
-        return super().prepare(context) | {"alpha": alpha, "b3": b3}
+            warm = -jnp.expm1(math.log(0.5) / (half_life + 1))  # 1 - b3, without its rounding
+            b3 = DecayRate(jnp.where(done < 1, warm, b3.complement))  # in the end exactly the b3 that was asked for
+        return {
+            "mu_scale": 1 / h.b1.debias(t),
+            "nu_scale": 1 / h.b2.debias(t),
+            "slow_weight": alpha,
+            "slow_decay": b3,
+        }
 
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
-        m, v = ema(slots["mu"], g, h.b1), ema(slots["nu"], g * g, h.b2)
-        slow = ema(slots["mu_slow"], g, h.b3)
-        u = (m * h.mu_scale + h.alpha * slow) / (jnp.sqrt(v * h.nu_scale) + h.eps)
+        m, v = h.b1.ema(slots["mu"], g), h.b2.ema(slots["nu"], g * g)
+        slow = h.slow_decay.ema(slots["mu_slow"], g)  # not bias-corrected, as in Algorithm 1
+        u = (m * h.mu_scale + h.slow_weight * slow) / (jnp.sqrt(v * h.nu_scale) + h.eps)
         return u, {"mu": m, "nu": v, "mu_slow": slow}
 
 
@@ -70,6 +65,7 @@ def _half_life(decay: DecayRate) -> Array:
 scale_by_ademamix = block(ScaleByAdemamix)
 
 
+@builder
 def ademamix(
     learning_rate: NonNegative,
     *,
@@ -89,19 +85,21 @@ def ademamix(
         learning_rate: a number >= 0 or a schedule.
         b1: decay of the fast average, in [0, 1).
         b2: decay of the average of squares, in [0, 1).
-        b3: decay of the slow average, in [0, 1).
+        b3: decay of the slow average, in [0, 1); it is not bias-corrected.
         alpha: weight of the slow average, >= 0.
         eps: added to the root, >= 0.
         weight_decay: a number >= 0 or a schedule.
         mask: which parameters decay; None is all of them.
-        alpha_warmup: steps in which `alpha` rises from 0; the authors advise the length of the run. None for none.
-        b3_warmup: steps in which `b3` rises from `b1`; the authors advise the length of the run. None for none.
+        alpha_warmup: steps in which `alpha` rises from 0 in a line, >= 1; the authors advise the length of the run. None for
+            no warm-up.
+        b3_warmup: steps in which the half-life of the slow average rises from that of `b1` in a line, >= 1; the authors advise
+            the length of the run. None for no warm-up.
 
     Reference:
         Pagliardini et al. 2024, Algorithm 1, arXiv:2409.03137.
     """
     return chain(
-        scale_by_ademamix(b1, b2, eps, b3, alpha, alpha_warmup, b3_warmup),
+        scale_by_ademamix(b1=b1, b2=b2, eps=eps, b3=b3, alpha=alpha, alpha_warmup=alpha_warmup, b3_warmup=b3_warmup),
         add_decayed_weights(weight_decay, mask),
         scale_by_learning_rate(learning_rate),
     )

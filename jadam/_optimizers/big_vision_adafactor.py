@@ -8,29 +8,24 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 from jax import Array
 
-from jadam._clipping import clip_by_block_rms
-from jadam._hyper import Count, Decay, NonNegative, Positive
-from jadam._learning_rate import scale_by_learning_rate
-from jadam._masks import MaskLike
-from jadam._rule import Context, DecayRate, Rule, Slots, ema, zeros
-from jadam._transformation import GradientTransformation, block, chain, identity
-from jadam._weight_decay import add_decayed_weights
+from jadam._assembly import (
+    GradientTransformation,
+    add_decayed_weights,
+    block,
+    chain,
+    clip_by_block_rms,
+    identity,
+    scale_by_learning_rate,
+)
+from jadam._authoring import Context, Count, Decay, DecayRate, MaskLike, NonNegative, Positive, Rule, Slots, builder, zeros
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class ScaleByFactoredRms(Rule):
     """Divides gradients by the root of a second moment, kept as means along the two largest axes if both are long enough.
 
-    The average has decay `min(beta2_cap, 1 - t^-decay_rate)`, and is of `g^2 + eps`.
-
-    Args:
-        decay_rate: how fast the decay rises, > 0.
-        beta2_cap: the largest decay, in [0, 1).
-        eps: added to squares, >= 0.
-        min_dim_size_to_factor: from which length of the second largest axis on a second moment is factored.
-
-    Reference:
-        Shazeer & Stern 2018, Algorithm 4, arXiv:1804.04235; Zhai et al. 2022, section 3.4, arXiv:2106.04560.
+    `v = b2 v + (1-b2) (g^2 + eps)` with `b2 = min(beta2_cap, 1 - t^-decay_rate)`, `u = g / sqrt(v)`.
+    Arguments as in `big_vision_adafactor`.
     """
 
     decay_rate: Positive = 0.8
@@ -54,20 +49,22 @@ class ScaleByFactoredRms(Rule):
 
     def prepare(self, context: Context) -> dict[str, Any]:
         newest = context.t**-context.h.decay_rate
+        # The larger complement is the smaller decay; decays near one would lose their digits.
         return {"b2": DecayRate(jnp.maximum(context.h.beta2_cap.complement, newest))}
 
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
         axes, squares = self._axes(g.shape), g * g + h.eps
         if axes is None:
-            v = ema(slots["nu"], squares, h.b2)
+            v = h.b2.ema(slots["nu"], squares)
             return g / jnp.sqrt(v), {"nu": v}
-        row = ema(slots["nu_row"], squares.mean(axes[0], keepdims=True), h.b2)
-        col = ema(slots["nu_col"], squares.mean(axes[1], keepdims=True), h.b2)
+        row = h.b2.ema(slots["nu_row"], squares.mean(axes[0], keepdims=True))
+        col = h.b2.ema(slots["nu_col"], squares.mean(axes[1], keepdims=True))
+        # A row without gradients has eps alone: beside a large mean its ratio underflows, and nothing may be divided by zero.
         relative = jnp.maximum(row / row.mean(axes[1], keepdims=True), jnp.finfo(g.dtype).tiny)
         return g / jnp.sqrt(relative) / jnp.sqrt(col), {"nu_row": row, "nu_col": col}
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class AverageUpdates(Rule):
     """The average of the updates so far, from zero and without bias correction: `m = momentum m + (1-momentum) u`.
 
@@ -81,7 +78,7 @@ class AverageUpdates(Rule):
         return {"mu": zeros(p)}
 
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
-        m = ema(slots["mu"], g, h.momentum)
+        m = h.momentum.ema(slots["mu"], g)
         return m, {"mu": m}
 
 
@@ -89,6 +86,7 @@ scale_by_factored_rms = block(ScaleByFactoredRms)
 average_updates = block(AverageUpdates)
 
 
+@builder
 def big_vision_adafactor(
     learning_rate: NonNegative,
     *,
@@ -109,18 +107,21 @@ def big_vision_adafactor(
         beta2_cap: the largest decay, in [0, 1).
         momentum: decay of the average of divided gradients, in [0, 1).
         eps: added to squares, >= 0.
-        min_dim_size_to_factor: from which length of the second largest axis on a second moment is factored.
+        min_dim_size_to_factor: from which length of the second largest axis on a second moment is factored, >= 1.
         clipping_threshold: the largest root mean square of the divided gradient of an array, > 0; None for any.
         weight_decay: a number >= 0 or a schedule.
         mask: which parameters decay; None is all of them.
 
     Reference:
-        Zhai et al. 2022, section 3.4, arXiv:2106.04560.
+        Zhai et al. 2022, section 3.4, arXiv:2106.04560; Shazeer & Stern 2018, Algorithm 4, arXiv:1804.04235.
     """
+    direction = scale_by_factored_rms(
+        decay_rate=decay_rate, beta2_cap=beta2_cap, eps=eps, min_dim_size_to_factor=min_dim_size_to_factor
+    )
     return chain(
-        scale_by_factored_rms(decay_rate, beta2_cap, eps, min_dim_size_to_factor),
+        direction,
         identity() if clipping_threshold is None else clip_by_block_rms(clipping_threshold),
-        average_updates(momentum),
+        average_updates(momentum=momentum),
         add_decayed_weights(weight_decay, mask),
         scale_by_learning_rate(learning_rate),
     )

@@ -8,35 +8,30 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 from jax import Array
 
-from jadam._hyper import Decay, NonNegative
-from jadam._learning_rate import scale_by_learning_rate
-from jadam._masks import MaskLike
-from jadam._norm import scaled_norm
+from jadam._assembly import GradientTransformation, add_decayed_weights, block, chain, scale_by_learning_rate
+from jadam._authoring import Decay, MaskLike, NonNegative, Rule, Slots, builder, scaled_norm
 from jadam._optimizers.adam import scale_by_adam
-from jadam._rule import Rule, Slots
-from jadam._transformation import GradientTransformation, block, chain
-from jadam._weight_decay import add_decayed_weights
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class ScaleByTrustRatio(Rule):
     """Scales the update of each parameter to the norm of the parameter: `u = |p| / |g| g`, and `u = g` where a norm is 0.
 
-    Reference:
-        You et al. 2020, section 3, arXiv:1904.00962.
+    `|p| / |g|` is the trust ratio of `lamb`.
     """
 
     elementwise: ClassVar[bool] = False
 
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
-        norm, own = scaled_norm(p), scaled_norm(g)
-        known = (norm > 0) & (own > 0)
-        return g * jnp.where(known, norm / jnp.where(known, own, 1), 1), slots
+        p_norm, g_norm = scaled_norm(p), scaled_norm(g)
+        both = (p_norm > 0) & (g_norm > 0)  # a parameter at zero must be able to leave it
+        return g * jnp.where(both, p_norm / jnp.where(both, g_norm, 1), 1), slots
 
 
 scale_by_trust_ratio = block(ScaleByTrustRatio)
 
 
+@builder
 def lamb(
     learning_rate: NonNegative,
     *,
@@ -60,7 +55,7 @@ def lamb(
         You et al. 2020, Algorithm 2, arXiv:1904.00962.
     """
     return chain(
-        scale_by_adam(b1, b2, eps),
+        scale_by_adam(b1=b1, b2=b2, eps=eps),
         add_decayed_weights(weight_decay, mask),
         scale_by_trust_ratio(),
         scale_by_learning_rate(learning_rate),

@@ -8,54 +8,48 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 
-from jadam._hyper import Decay, NonNegative
-from jadam._learning_rate import scale_by_learning_rate
-from jadam._masks import MaskLike
-from jadam._optimizers.adam import Moments
-from jadam._rule import Context, Slots, debias, ema
-from jadam._transformation import GradientTransformation, block, chain
-from jadam._weight_decay import decay_after_step
+from jadam._assembly import GradientTransformation, block, chain, decay_after_step, scale_by_learning_rate
+from jadam._authoring import Context, Decay, MaskLike, NonNegative, Rule, Slots, builder, zeros
 
 
-@dataclass(frozen=True, repr=False)
-class ScaleByLaprop(Moments):
+@dataclass(frozen=True)
+class ScaleByLaprop(Rule):
     """An average of divided gradients: `m = b1 m + (1-b1) lr g / (sqrt(vhat) + eps)`, `u = m / c`.
 
     `c` is the same average of the learning rates, so that a change of the learning rate does not rescale past steps.
-
-    Args:
-        b1: decay of the average of divided gradients, in [0, 1).
-        b2: decay of the average of squares, in [0, 1).
-        eps: added to the root, >= 0.
-
-    Reference:
-        Ziyin et al. 2020, Algorithm 1, arXiv:2002.04839.
+    Arguments as in `laprop`.
     """
 
+    b1: Decay = 0.9
+    b2: Decay = 0.999
     eps: NonNegative = 1e-15
+
+    def init(self, p: Array) -> Slots:
+        return {"mu": zeros(p), "nu": zeros(p)}
 
     def scalars(self) -> dict[str, float]:
         return {"average_learning_rate": 0.0}
 
     def prepare(self, context: Context) -> dict[str, Any]:
         h, rate = context.h, context.learning_rate
-        average = ema(context.scalars["average_learning_rate"], rate, h.b1)
+        average = h.b1.ema(context.scalars["average_learning_rate"], rate)  # with a constant rate, rate (1 - b1^t)
         return {
             "average_learning_rate": average,
             "learning_rate": rate,
-            "mu_scale": jnp.where(average > 0, 1 / jnp.where(average > 0, average, 1), 0),
-            "nu_scale": 1 / debias(h.b2, context.t),
+            "mu_scale": jnp.where(average > 0, 1 / jnp.where(average > 0, average, 1), 0),  # a warm-up may begin at zero
+            "nu_scale": 1 / h.b2.debias(context.t),
         }
 
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
-        v = ema(slots["nu"], g * g, h.b2)
-        m = ema(slots["mu"], h.learning_rate * g / (jnp.sqrt(v * h.nu_scale) + h.eps), h.b1)
+        v = h.b2.ema(slots["nu"], g * g)
+        m = h.b1.ema(slots["mu"], h.learning_rate * g / (jnp.sqrt(v * h.nu_scale) + h.eps))
         return m * h.mu_scale, {"mu": m, "nu": v}
 
 
 scale_by_laprop = block(ScaleByLaprop)
 
 
+@builder
 def laprop(
     learning_rate: NonNegative,
     *,
@@ -79,7 +73,7 @@ def laprop(
         Ziyin et al. 2020, Algorithm 1, arXiv:2002.04839.
     """
     return chain(
-        scale_by_laprop(b1, b2, eps),
+        scale_by_laprop(b1=b1, b2=b2, eps=eps),
         scale_by_learning_rate(learning_rate),
         decay_after_step(weight_decay, mask, form="constant"),
     )

@@ -8,24 +8,15 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 
-from jadam._hyper import Decay, NonNegative
-from jadam._learning_rate import scale_by_learning_rate
-from jadam._masks import MaskLike
-from jadam._rule import Rule, Slots, ema, zeros
-from jadam._transformation import GradientTransformation, block, chain
-from jadam._weight_decay import add_decayed_weights
+from jadam._assembly import GradientTransformation, add_decayed_weights, block, chain, scale_by_learning_rate
+from jadam._authoring import Decay, MaskLike, NonNegative, Rule, Slots, builder, zeros
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class ScaleByLion(Rule):
     """Sign of a two-speed momentum: `u = sign(b1 m + (1-b1) g)`, `m = b2 m + (1-b2) g`.
 
-    Args:
-        b1: weight of the momentum in the update, in [0, 1).
-        b2: decay of the momentum, in [0, 1).
-
-    Reference:
-        Chen et al. 2023, Algorithm 2, arXiv:2302.06675.
+    Arguments as in `lion`.
     """
 
     b1: Decay = 0.9
@@ -35,13 +26,14 @@ class ScaleByLion(Rule):
         return {"mu": zeros(p)}
 
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
-        m = slots["mu"]
-        return jnp.sign(ema(m, g, h.b1)), {"mu": ema(m, g, h.b2)}
+        m = slots["mu"]  # the update weighs the newest gradient more than the average that is stored
+        return jnp.sign(h.b1.ema(m, g)), {"mu": h.b2.ema(m, g)}
 
 
 scale_by_lion = block(ScaleByLion)
 
 
+@builder
 def lion(
     learning_rate: NonNegative,
     *,
@@ -62,4 +54,8 @@ def lion(
     Reference:
         Chen et al. 2023, Algorithm 2, arXiv:2302.06675.
     """
-    return chain(scale_by_lion(b1, b2), add_decayed_weights(weight_decay, mask), scale_by_learning_rate(learning_rate))
+    return chain(
+        scale_by_lion(b1=b1, b2=b2),
+        add_decayed_weights(weight_decay, mask),
+        scale_by_learning_rate(learning_rate),
+    )

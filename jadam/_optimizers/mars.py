@@ -3,56 +3,52 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import jax.numpy as jnp
 from jax import Array
 
-from jadam._hyper import Decay, NonNegative
-from jadam._learning_rate import scale_by_learning_rate
-from jadam._masks import MaskLike
-from jadam._norm import scaled_norm
-from jadam._optimizers.adam import ScaleByAdam
-from jadam._rule import Slots, zeros
-from jadam._transformation import GradientTransformation, block, chain
-from jadam._weight_decay import add_decayed_weights
+from jadam._assembly import GradientTransformation, add_decayed_weights, block, chain, scale_by_learning_rate
+from jadam._authoring import Context, Decay, MaskLike, NonNegative, Rule, Slots, builder, scaled_norm, zeros
 
 
-@dataclass(frozen=True, repr=False)
-class ScaleByMars(ScaleByAdam):
+@dataclass(frozen=True)
+class ScaleByMars(Rule):
     """Adam on gradients corrected by their change: `c = g + gamma b1/(1-b1) (g - previous g)`, then `c / max(1, |c|)`.
 
-    The norm is that of each array.
-
-    Args:
-        b1: decay of the average of gradients, in [0, 1).
-        b2: decay of the average of squares, in [0, 1).
-        eps: added to the root, >= 0.
-        eps_root: added under the root, >= 0.
-        eps_form: "standard", or "eps_hat", in which eps is added to `sqrt(v)`.
-        gamma: strength of the correction, >= 0.
-
-    Reference:
-        Yuan et al. 2024, Algorithm 2, arXiv:2411.10438.
+    The norm is that of each array. Arguments as in `mars_adamw`; `eps_root` and `eps_form` as in `adam`.
     """
 
     b1: Decay = 0.95
     b2: Decay = 0.99
+    eps: NonNegative = 1e-8
+    eps_root: NonNegative = 0.0
+    eps_form: Literal["standard", "eps_hat"] = "standard"
     gamma: NonNegative = 0.025
     elementwise: ClassVar[bool] = False
 
     def init(self, p: Array) -> Slots:
-        return super().init(p) | {"previous": zeros(p)}
+        return {"mu": zeros(p), "nu": zeros(p), "previous": zeros(p)}
+
+    def prepare(self, context: Context) -> dict[str, Any]:
+        h, t = context.h, context.t
+        nu_scale = 1 / h.b2.debias(t)
+        scaled_eps = h.eps if self.eps_form == "standard" else h.eps * jnp.sqrt(nu_scale)  # of the uncorrected root
+        return {"mu_scale": 1 / h.b1.debias(t), "nu_scale": nu_scale, "scaled_eps": scaled_eps}
 
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
+        # The approximate form; the exact one takes the gradient at the previous parameters anew, on the present batch.
         c = g + h.gamma * h.b1.value / h.b1.complement * (g - slots["previous"])
-        u, moments = super().update(c / jnp.maximum(1, scaled_norm(c)), slots, p, h)
-        return u, moments | {"previous": g}
+        c = c / jnp.maximum(1, scaled_norm(c))
+        m, v = h.b1.ema(slots["mu"], c), h.b2.ema(slots["nu"], c * c)
+        u = m * h.mu_scale / (jnp.sqrt(v * h.nu_scale + h.eps_root) + h.scaled_eps)
+        return u, {"mu": m, "nu": v, "previous": g}
 
 
 scale_by_mars = block(ScaleByMars)
 
 
+@builder
 def mars_adamw(
     learning_rate: NonNegative,
     *,
@@ -80,7 +76,7 @@ def mars_adamw(
         Yuan et al. 2024, Algorithm 2, arXiv:2411.10438.
     """
     return chain(
-        scale_by_mars(b1, b2, eps, gamma=gamma),
+        scale_by_mars(b1=b1, b2=b2, eps=eps, gamma=gamma),
         add_decayed_weights(weight_decay, mask),
         scale_by_learning_rate(learning_rate),
     )

@@ -9,17 +9,20 @@ from typing import Any, ClassVar, Literal
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jadam._groups import masked, partition
-from jadam._hyper import Count, Decay, NonNegative
-from jadam._learning_rate import scale as scale_updates
-from jadam._learning_rate import scale_by_learning_rate
-from jadam._masks import MaskLike, as_mask, ndim_at_least
-from jadam._norm import scaled_norm
+from jadam._assembly import (
+    GradientTransformation,
+    Scale,
+    add_decayed_weights,
+    as_mask,
+    block,
+    chain,
+    masked,
+    ndim_at_least,
+    partition,
+    scale_by_learning_rate,
+)
+from jadam._authoring import BadValue, Count, Decay, MaskLike, NonNegative, Rule, Slots, builder, cast, scaled_norm, zeros
 from jadam._optimizers.adam import scale_by_adam
-from jadam._rule import Rule, Slots, ema, zeros
-from jadam._storage import cast
-from jadam._transformation import GradientTransformation, block, chain
-from jadam._weight_decay import add_decayed_weights
 
 
 def orthogonalize(x: Array, steps: int = 5, eps: Any = 1e-7, dtype: str | None = None) -> Array:
@@ -29,7 +32,8 @@ def orthogonalize(x: Array, steps: int = 5, eps: Any = 1e-7, dtype: str | None =
     """
     a, b, c = 3.4445, -4.7750, 2.0315  # steepest at zero that stays near one (Jordan et al. 2024)
     r, tall = partial(rounded, dtype=dtype), x.shape[-2] > x.shape[-1]
-    x = r(x.mT if tall else x)
+    x = r(x.mT if tall else x)  # wide, so that x x^T is the smaller of the two Gram matrices
+    # The Frobenius norm bounds all singular values; the iteration diverges from those above 1.26.
     x = r(x / r(r(scaled_norm(x, (x.ndim - 2, x.ndim - 1))) + jnp.asarray(eps, x.dtype)))
 
     def product(left: Array, right: Array) -> Array:
@@ -43,33 +47,18 @@ def orthogonalize(x: Array, steps: int = 5, eps: Any = 1e-7, dtype: str | None =
 
 
 def rounded(x: Array, dtype: str | None) -> Array:
-    """`x` at the precision of `dtype`, as torch's operations give it: XLA may leave out a cast there and back."""
+    """`x` at the precision of `dtype`, as torch's operations return it; XLA may drop a cast there and back."""
     if dtype is None:
         return x
     limits = jnp.finfo(dtype)
     return lax.reduce_precision(cast(x, jnp.float32), limits.nexp, limits.nmant)
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class ScaleByMuon(Rule):
     """Momentum with its singular values made equal: `m = momentum m + (1-momentum) g`, `u = orthogonalize(m)`.
 
-    Args:
-        momentum: in [0, 1).
-        nesterov: whether the momentum is looked at one step ahead.
-        ns_steps: steps of Newton-Schulz.
-        scale: "keller" multiplies by `sqrt(max(1, outputs/inputs))`, "moonlight" by `0.2 sqrt(max(rows, columns))`, the size of
-            an update of Adam.
-        ns_dtype: of Newton-Schulz, "bfloat16" in the authors' code; None is that of the arithmetic.
-        ns_eps: added to the norm, >= 0.
-        momentum_form: "lerp", or "sum" for `m = momentum m + g`, which differs only by `ns_eps`.
-        output_axis: -1 where the last axis is the output, as in JAX's kernels; -2 for torch's.
-
-    Raises:
-        ValueError: a parameter has fewer than two axes.
-
-    Reference:
-        Jordan et al. 2024, Muon: an optimizer for hidden layers; Liu et al. 2025, arXiv:2502.16982.
+    Arguments as in `muon`.
     """
 
     momentum: Decay = 0.95
@@ -84,26 +73,28 @@ class ScaleByMuon(Rule):
 
     def init(self, p: Array) -> Slots:
         if p.ndim < 2:
-            raise ValueError(f"an array of shape {p.shape} cannot be orthogonalised; say with matrices= what can.")
+            raise BadValue(f"an array of shape {p.shape} cannot be orthogonalised; say with matrices= what can.")
         return {"mu": zeros(p)}
 
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
         if self.momentum_form == "lerp":
-            m = ema(slots["mu"], g, h.momentum)
-            u = ema(m, g, h.momentum) if self.nesterov else m
+            m = h.momentum.ema(slots["mu"], g)
+            u = h.momentum.ema(m, g) if self.nesterov else m
         else:
             m = h.momentum.value * slots["mu"] + g
             u = g + h.momentum.value * m if self.nesterov else m
         outputs, inputs = g.shape[self.output_axis], g.shape[-3 - self.output_axis]
         size = max(1, outputs / inputs) ** 0.5 if self.scale == "keller" else 0.2 * max(outputs, inputs) ** 0.5
         u = orthogonalize(u, self.ns_steps, h.ns_eps, self.ns_dtype)
-        scaled = rounded(size * u, self.ns_dtype) if self.scale == "keller" else size * u  # where the authors scale
+        # "keller" scales the matrix in the dtype of Newton-Schulz, "moonlight" the learning rate: where their authors do.
+        scaled = rounded(size * u, self.ns_dtype) if self.scale == "keller" else size * u
         return cast(scaled, g.dtype), {"mu": m}
 
 
 scale_by_muon = block(ScaleByMuon)
 
 
+@builder
 def muon(
     learning_rate: NonNegative,
     *,
@@ -127,22 +118,22 @@ def muon(
 
     Args:
         learning_rate: of the matrices, a number >= 0 or a schedule; about 0.02 for "keller", as for AdamW for "moonlight".
-        momentum: in [0, 1).
-        nesterov: whether the momentum is looked at one step ahead.
-        ns_steps: steps of Newton-Schulz.
+        momentum: decay of the momentum, in [0, 1).
+        nesterov: whether the momentum is that of one step ahead.
+        ns_steps: iterations of Newton-Schulz, >= 1.
         scale: "keller" multiplies by `sqrt(max(1, outputs/inputs))`, "moonlight" by `0.2 sqrt(max(rows, columns))`, the size of
             an update of Adam.
-        ns_dtype: of Newton-Schulz, "bfloat16" in the authors' code; None is that of the arithmetic.
-        ns_eps: added to the norm, >= 0.
+        ns_dtype: precision of Newton-Schulz, "bfloat16" in the authors' code; None is that of the arithmetic.
+        ns_eps: added to the norm by which Newton-Schulz divides at its start, >= 0.
         momentum_form: "lerp", or "sum" for `m = momentum m + g`, which differs only by `ns_eps`.
         output_axis: -1 where the last axis is the output, as in JAX's kernels; -2 for torch's.
         weight_decay: decoupled, a number >= 0 or a schedule.
         mask: which parameters decay; None is all of them.
-        matrices: which parameters are orthogonalised; by default those with two axes. Leave embeddings and the last layer
-            out. Axes before the last two are stacked matrices.
-        adam_b1: b1 of the other parameters.
-        adam_b2: b2 of the other parameters.
-        adam_eps: eps of the other parameters.
+        matrices: which parameters are orthogonalised; by default those with two axes. Exclude embeddings and the last
+            layer. Axes before the last two are stacked matrices.
+        adam_b1: b1 of the other parameters, in [0, 1).
+        adam_b2: b2 of the other parameters, in [0, 1).
+        adam_eps: eps of the other parameters, >= 0.
         adam_ratio: learning rate of the other parameters, divided by that of the matrices, >= 0; None is 0.015 for "keller"
             (3e-4 for 0.02, as the authors have it) and 1 for "moonlight".
 
@@ -152,12 +143,21 @@ def muon(
     Reference:
         Jordan et al. 2024, Muon: an optimizer for hidden layers; Liu et al. 2025, arXiv:2502.16982.
     """
-    chosen = ndim_at_least(2) & ~ndim_at_least(3) if matrices is None else as_mask("muon", matrices)
+    of_matrices = ndim_at_least(2) & ~ndim_at_least(3) if matrices is None else as_mask(matrices)
+    orthogonal = scale_by_muon(
+        momentum=momentum,
+        nesterov=nesterov,
+        ns_steps=ns_steps,
+        scale=scale,
+        ns_dtype=ns_dtype,
+        ns_eps=ns_eps,
+        momentum_form=momentum_form,
+        output_axis=output_axis,
+    )
     ratio = adam_ratio if adam_ratio is not None else 0.015 if scale == "keller" else 1.0
-    own = scale_by_muon(momentum, nesterov, ns_steps, scale, ns_dtype, ns_eps, momentum_form, output_axis)
     return chain(
-        partition([(chosen, own), (True, scale_by_adam(adam_b1, adam_b2, adam_eps))]),
+        partition([(of_matrices, orthogonal), (True, scale_by_adam(b1=adam_b1, b2=adam_b2, eps=adam_eps))]),
         add_decayed_weights(weight_decay, mask),
-        masked(scale_updates(ratio), ~chosen),
+        masked(chain(Scale(ratio)), ~of_matrices),  # after the decay, which the ratio scales too
         scale_by_learning_rate(learning_rate),
     )

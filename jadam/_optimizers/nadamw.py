@@ -8,36 +8,38 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 
-from jadam._hyper import Decay, NonNegative
-from jadam._learning_rate import scale_by_learning_rate
-from jadam._masks import MaskLike
-from jadam._optimizers.adam import Moments
-from jadam._rule import Slots, ema
-from jadam._transformation import GradientTransformation, block, chain
-from jadam._weight_decay import add_decayed_weights
+from jadam._assembly import GradientTransformation, add_decayed_weights, block, chain, scale_by_learning_rate
+from jadam._authoring import Context, Decay, MaskLike, NonNegative, Rule, Slots, builder, zeros
 
 
-@dataclass(frozen=True, repr=False)
-class ScaleByNadamw(Moments):
+@dataclass(frozen=True)
+class ScaleByNadamw(Rule):
     """Adam one step of momentum ahead: `u = (b1 m + (1-b1) g) / (1-b1^t) / (sqrt(vhat) + eps)`.
 
-    Args:
-        b1: decay of the average of gradients, in [0, 1).
-        b2: decay of the average of squares, in [0, 1).
-        eps: added to the root, >= 0.
-
-    Reference:
-        Choi et al. 2019, arXiv:1910.05446; as in AlgoPerf's baseline.
+    `m = b1 m + (1-b1) g`, `v = b2 v + (1-b2) g^2`. Arguments as in `nadamw`.
     """
 
+    b1: Decay = 0.9
+    b2: Decay = 0.999
+    eps: NonNegative = 1e-8
+
+    def init(self, p: Array) -> Slots:
+        return {"mu": zeros(p), "nu": zeros(p)}
+
+    def prepare(self, context: Context) -> dict[str, Any]:
+        h, t = context.h, context.t
+        return {"mu_scale": 1 / h.b1.debias(t), "nu_scale": 1 / h.b2.debias(t)}
+
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
-        m, v = ema(slots["mu"], g, h.b1), ema(slots["nu"], g * g, h.b2)
-        return ema(m, g, h.b1) * h.mu_scale / (jnp.sqrt(v * h.nu_scale) + h.eps), {"mu": m, "nu": v}
+        m, v = h.b1.ema(slots["mu"], g), h.b2.ema(slots["nu"], g * g)
+        ahead = h.b1.ema(m, g)  # corrected as m is, by t and not by t + 1, as in AlgoPerf's code
+        return ahead * h.mu_scale / (jnp.sqrt(v * h.nu_scale) + h.eps), {"mu": m, "nu": v}
 
 
 scale_by_nadamw = block(ScaleByNadamw)
 
 
+@builder
 def nadamw(
     learning_rate: NonNegative,
     *,
@@ -58,6 +60,10 @@ def nadamw(
         mask: which parameters decay; None is all of them.
 
     Reference:
-        Choi et al. 2019, arXiv:1910.05446.
+        Choi et al. 2019, arXiv:1910.05446; as in AlgoPerf's baseline.
     """
-    return chain(scale_by_nadamw(b1, b2, eps), add_decayed_weights(weight_decay, mask), scale_by_learning_rate(learning_rate))
+    return chain(
+        scale_by_nadamw(b1=b1, b2=b2, eps=eps),
+        add_decayed_weights(weight_decay, mask),
+        scale_by_learning_rate(learning_rate),
+    )

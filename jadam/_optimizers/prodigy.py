@@ -4,41 +4,37 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import jax.numpy as jnp
 from jax import Array
 
-from jadam._hyper import Decay, FixedPositive, NonNegative, Option, Positive
-from jadam._learning_rate import scale_by_learning_rate
-from jadam._masks import EVERYTHING, MaskLike
-from jadam._rule import Context, DecayRate, Rule, Slots, debias, ema, zeros
-from jadam._storage import cast
-from jadam._transformation import GradientTransformation, block, chain
+from jadam._assembly import GradientTransformation, block, chain, scale_by_learning_rate
+from jadam._authoring import (
+    EVERYTHING,
+    BadValue,
+    Context,
+    Decay,
+    DecayRate,
+    FixedPositive,
+    MaskLike,
+    NonNegative,
+    Option,
+    Positive,
+    Rule,
+    Slots,
+    builder,
+    cast,
+    zeros,
+)
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class ScaleByProdigy(Rule):
     """Adam times an estimate `d` of the distance to the solution, which takes the place of the learning rate.
 
     `r = b3 r + d/d0 dlr <g, p0 - p>`, `s = b3 s + d/d0 dlr g`, `d = max(d, d_coef r / |s|_1)`, where `dlr` is `d` times the
-    learning rate, and inner product and norm are over all parameters.
-
-    Args:
-        b1: decay of the average of gradients, in [0, 1).
-        b2: decay of the average of squares, in [0, 1).
-        b3: decay of the averages that `d` is estimated from, in [0, 1).
-        eps: added to the root, times `d`, >= 0.
-        weight_decay: a number >= 0 or a schedule, multiplied by `dlr`.
-        mask: which parameters decay.
-        use_bias_correction: whether `dlr` has Adam's bias correction.
-        safeguard_warmup: whether the learning rate is left out of `s`.
-        d0: the first estimate, > 0.
-        d_coef: factor of the estimate, > 0.
-        growth_rate: the largest growth of `d` in a step, >= 1; None for any.
-
-    Reference:
-        Mishchenko & Defazio 2024, Algorithm 4, arXiv:2306.06101.
+    learning rate, and inner product and norm are over all parameters. Arguments as in `prodigy`.
     """
 
     b1: Decay = 0.9
@@ -52,6 +48,7 @@ class ScaleByProdigy(Rule):
     d0: FixedPositive = 1e-6
     d_coef: Positive = 1.0
     growth_rate: Annotated[float, Option("a number >= 1", lambda x: x >= 1)] | None = None
+    positions: ClassVar[tuple[str, ...]] = ("p0",)
 
     def init(self, p: Array) -> Slots:
         return {"mu": zeros(p), "nu": zeros(p), "s": zeros(p), "p0": jnp.copy(p)}
@@ -63,41 +60,56 @@ class ScaleByProdigy(Rule):
         h, rate = context.h, context.learning_rate
         d, d_max, r = (context.scalars[name] for name in ("d", "d_max", "r"))
         t = context.scalars["taken"] + 1  # steps of a learning rate of zero, or of gradients that always were, do not count
-        size = d * jnp.sqrt(debias(h.b2, t)) / debias(h.b1, t) if self.use_bias_correction else d
+        # `size` times the learning rate is the paper's dlr; the learning rate itself stands at the end of the chain.
+        size = d * jnp.sqrt(h.b2.debias(t)) / h.b1.debias(t) if self.use_bias_correction else d
         moving = rate > 0
+        # At a learning rate of zero nothing is averaged: the complements of all decays are zero, and so is the gain of s.
         b1, b2, b3 = (DecayRate(jnp.where(moving, b.complement, 0)) for b in (h.b1, h.b2, h.b3))
         gain = jnp.where(moving, d / self.d0 * (d if self.safeguard_warmup else size * rate), 0)
 
-        starts, sums = context.slot("p0"), context.slot("s")
-        leaves = list(zip(context.updates, context.params, starts, sums, strict=True))
+        # d needs the norm of the new s of all leaves: s is computed here, and once more in `update`, which finds in h only what
+        # all leaves share. Sums are of the dtype of d, since leaves may differ in theirs.
+        leaves = list(zip(context.updates, context.params, context.slot("p0"), context.slot("s"), strict=True))
         product = sum((cast(jnp.sum(g * (p0 - p)), d.dtype) for g, p, p0, _ in leaves), jnp.zeros_like(d))
-        news = (cast(b3.value, g.dtype) * s + cast(gain, g.dtype) * g for g, _, _, s in leaves)
-        norm = sum((cast(jnp.sum(jnp.abs(s)), d.dtype) for s in news), jnp.zeros_like(d))
+        new_s = (cast(b3.value, g.dtype) * s + cast(gain, g.dtype) * g for g, _, _, s in leaves)
+        norm = sum((cast(jnp.sum(jnp.abs(s)), d.dtype) for s in new_s), jnp.zeros_like(d))
+
         r = b3.value * r + d / self.d0 * size * rate * product
-        known = moving & (norm > 0)
-        d_hat = jnp.where(known, h.d_coef * r / jnp.where(known, norm, 1), d)
+        defined = moving & (norm > 0)
+        d_hat = jnp.where(defined, h.d_coef * r / jnp.where(defined, norm, 1), d)
         d_max = jnp.maximum(d_max, d_hat)
-        new = d_max
-        if self.growth_rate is not None:
-            new = jnp.minimum(d_max, self.growth_rate * jnp.where(d <= self.d0, jnp.maximum(d, d_hat), d))
-        new = jnp.where(known, new, d)
+        new_d = d_max
+        if self.growth_rate is not None:  # of the first estimate on: d0 is but a guess
+            new_d = jnp.minimum(d_max, self.growth_rate * jnp.where(d <= self.d0, jnp.maximum(d, d_hat), d))
+        new_d = jnp.where(defined, new_d, d)
         return {
-            **{"d": new, "d_max": d_max, "r": r, "taken": jnp.where(known, t, t - 1), "eps": new * h.eps},
-            **{"b1": b1, "b2": b2, "b3": b3, "old_d": d, "gain": gain, "size": jnp.where(known, size, 0)},
-            "m_d": jnp.where(b1.complement == 1, new, d),  # without momentum, the authors step by the new estimate
+            "d": new_d,
+            "d_max": d_max,
+            "r": r,
+            "taken": jnp.where(defined, t, t - 1),
+            "mu_decay": b1,
+            "nu_decay": b2,
+            "s_decay": b3,
+            "gain": gain,
+            "mu_d": jnp.where(b1.complement == 1, new_d, d),  # without momentum, the authors step by the new estimate
+            "nu_d": d,
+            "scaled_eps": new_d * h.eps,
+            "size": jnp.where(defined, size, 0),  # where nothing is estimated, the authors do not step
         }
 
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
-        m = ema(slots["mu"], h.m_d * g, h.b1)
-        v = ema(slots["nu"], (h.old_d * g) ** 2, h.b2)
-        s = h.b3.value * slots["s"] + h.gain * g
-        u = m / (jnp.sqrt(v) + h.eps) + (h.weight_decay * p if self.mask else 0)
+        # Gradients are averaged times d, which makes `m / sqrt(v)` the same, but lets those of a small d fade as d grows.
+        m = h.mu_decay.ema(slots["mu"], h.mu_d * g)
+        v = h.nu_decay.ema(slots["nu"], (h.nu_d * g) ** 2)
+        s = h.s_decay.value * slots["s"] + h.gain * g
+        u = m / (jnp.sqrt(v) + h.scaled_eps) + (h.weight_decay * p if self.mask else 0)
         return h.size * u, {"mu": m, "nu": v, "s": s, "p0": slots["p0"]}
 
 
 scale_by_prodigy = block(ScaleByProdigy)
 
 
+@builder
 def prodigy(
     learning_rate: NonNegative = 1.0,
     *,
@@ -127,22 +139,30 @@ def prodigy(
         weight_decay: decoupled, a number >= 0 or a schedule.
         mask: which parameters decay; None is all of them.
         use_bias_correction: whether the step has Adam's bias correction.
-        safeguard_warmup: whether the learning rate is left out of the estimate's divisor; set it with a warm-up.
-        d0: the first estimate, > 0.
+        safeguard_warmup: whether the estimate's divisor omits the learning rate; set it with a warm-up.
+        d0: the initial estimate, > 0.
         d_coef: factor of the estimate, > 0: the one to tune.
         growth_rate: the largest growth of `d` in a step, >= 1; None for any.
 
     Raises:
-        ValueError: `b2` is no number, and `b3` is not given.
+        ValueError: `b2` is not a number, and `b3` is not given.
 
     Reference:
         Mishchenko & Defazio 2024, Algorithm 4, arXiv:2306.06101.
     """
     if b3 is None and (callable(b2) or isinstance(b2, Array)):
-        raise ValueError(f"prodigy(b2={b2!r}): give b3 too; only of a number is it the root.")
-    b3 = math.sqrt(max(b2, 0)) if b3 is None else b3  # pyright: ignore[reportArgumentType]
+        raise BadValue("give b3 too; only of a number is it the root.", b2=b2)
     rule = scale_by_prodigy(
-        *(b1, b2, b3, eps, weight_decay, mask),
-        *(use_bias_correction, safeguard_warmup, d0, d_coef, growth_rate),
+        b1=b1,
+        b2=b2,
+        b3=math.sqrt(max(b2, 0)) if b3 is None else b3,  # pyright: ignore[reportArgumentType]
+        eps=eps,
+        weight_decay=weight_decay,
+        mask=mask,
+        use_bias_correction=use_bias_correction,
+        safeguard_warmup=safeguard_warmup,
+        d0=d0,
+        d_coef=d_coef,
+        growth_rate=growth_rate,
     )
     return chain(rule, scale_by_learning_rate(learning_rate))

@@ -8,30 +8,23 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 
-from jadam._hyper import Decay, NonNegative, public_caller
-from jadam._learning_rate import scale_by_learning_rate
+from jadam._assembly import GradientTransformation, block, chain, identity, scale_by_learning_rate
+from jadam._authoring import BadValue, Context, Decay, NonNegative, Rule, Slots, builder, zeros
 from jadam._optimizers.sgd import trace
-from jadam._rule import Context, Rule, Slots, debias, ema, zeros
-from jadam._transformation import GradientTransformation, block, chain, identity
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class ScaleByRms(Rule):
     """Divides gradients by the root of an average of their squares: `u = g / (sqrt(v) + eps)`.
 
     `v = decay v + (1-decay) g^2`; with `centered`, `u = g / (sqrt(v - m^2) + eps)` with the average gradient `m`.
+    Other arguments as in `rmsprop`.
 
     Args:
-        decay: of the averages, in [0, 1).
-        eps: added to the root, >= 0.
-        centered: whether to divide by the deviation from the average gradient.
         bias_correction: whether `v` is divided by `1 - decay^t`, as in Adam; not with `centered`.
 
     Raises:
         ValueError: both `centered` and `bias_correction`.
-
-    Reference:
-        Tieleman & Hinton 2012, lecture 6.5; centered: Graves 2013, arXiv:1308.0850.
     """
 
     decay: Decay = 0.99
@@ -42,21 +35,21 @@ class ScaleByRms(Rule):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.centered and self.bias_correction:
-            raise ValueError(f"{public_caller(self.block)}(centered=True, bias_correction=True): choose one of them.")
+            raise BadValue("choose one of them.", centered=True, bias_correction=True)
 
     def init(self, p: Array) -> Slots:
         return {"nu": zeros(p)} | ({"mu": zeros(p)} if self.centered else {})
 
     def prepare(self, context: Context) -> dict[str, Any]:
-        return {"nu_scale": 1 / debias(context.h.decay, context.t)} if self.bias_correction else {}
+        return {"nu_scale": 1 / context.h.decay.debias(context.t)} if self.bias_correction else {}
 
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
-        v = ema(slots["nu"], g * g, h.decay)
+        v = h.decay.ema(slots["nu"], g * g)
         if self.bias_correction:
             return g / (jnp.sqrt(v * h.nu_scale) + h.eps), {"nu": v}
         if not self.centered:
             return g / (jnp.sqrt(v) + h.eps), {"nu": v}
-        m = ema(slots["mu"], g, h.decay)
+        m = h.decay.ema(slots["mu"], g)
         variance = jnp.maximum(v - m * m, 0)  # rounding may put it below zero
         return g / (jnp.sqrt(variance) + h.eps), {"nu": v, "mu": m}
 
@@ -64,6 +57,7 @@ class ScaleByRms(Rule):
 scale_by_rms = block(ScaleByRms)
 
 
+@builder
 def rmsprop(
     learning_rate: NonNegative,
     *,
@@ -76,13 +70,16 @@ def rmsprop(
 
     Args:
         learning_rate: a number >= 0 or a schedule.
-        decay: of the average of squares, in [0, 1); torch's `alpha`.
+        decay: of the averages, in [0, 1); torch's `alpha`.
         eps: added to the root, >= 0.
         centered: whether to divide by the deviation from the average gradient.
-        momentum: in [0, 1); sums the divided gradients up. None keeps no state for it.
+        momentum: decay of a sum of the divided gradients, in [0, 1); None keeps no state for it.
 
     Reference:
         Tieleman & Hinton 2012, lecture 6.5; centered: Graves 2013, arXiv:1308.0850.
     """
-    sums = identity() if momentum is None else trace(momentum)
-    return chain(scale_by_rms(decay, eps, centered), sums, scale_by_learning_rate(learning_rate))
+    return chain(
+        scale_by_rms(decay=decay, eps=eps, centered=centered),
+        identity() if momentum is None else trace(momentum),
+        scale_by_learning_rate(learning_rate),
+    )

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from jadam._hyper import Decay, NonNegative
-from jadam._learning_rate import scale_by_learning_rate
-from jadam._masks import MaskLike
+from jadam._assembly import GradientTransformation, ScheduleFree, add_decayed_weights, chain, identity, scale_by_learning_rate
+from jadam._authoring import Decay, MaskLike, NonNegative, builder
 from jadam._optimizers.rmsprop import scale_by_rms
-from jadam._schedule_free import ScheduleFree
-from jadam._transformation import GradientTransformation, chain, identity
-from jadam._weight_decay import add_decayed_weights
 
 
+@builder
 def schedule_free_adamw(
     learning_rate: NonNegative,
     *,
@@ -35,7 +32,7 @@ def schedule_free_adamw(
         eps: added to the root, >= 0.
         weight_decay: a number >= 0 or a schedule.
         mask: which parameters decay; None is all of them.
-        warmup_steps: steps in which the learning rate rises from 0 in a line.
+        warmup_steps: steps in which the learning rate rises from 0 in a line, >= 0.
         r: power of the step number in the weights of the average, >= 0.
         weight_lr_power: power of the largest learning rate so far in the weights, >= 0.
         decay_at_z: whether the iterate `z` decays by itself instead of by the parameters.
@@ -43,9 +40,17 @@ def schedule_free_adamw(
     Reference:
         Defazio et al. 2024, Algorithm 1, arXiv:2405.15682.
     """
+    average = ScheduleFree(
+        b1=b1,
+        warmup_steps=warmup_steps,
+        r=r,
+        weight_lr_power=weight_lr_power,
+        weight_decay_at_z=weight_decay if decay_at_z else 0.0,
+        mask=mask,
+    )
     return chain(
-        scale_by_rms(b2, eps, bias_correction=True),
+        scale_by_rms(decay=b2, eps=eps, bias_correction=True),  # Adam without its momentum, whose place the average takes
         identity() if decay_at_z else add_decayed_weights(weight_decay, mask),
         scale_by_learning_rate(learning_rate),
-        ScheduleFree(b1, warmup_steps, r, weight_lr_power, weight_decay if decay_at_z else 0.0, mask),
+        average,
     )

@@ -8,13 +8,11 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 
-from jadam._hyper import Decay, NonNegative, public_caller
-from jadam._learning_rate import scale_by_learning_rate
-from jadam._rule import Context, Rule, Slots, zeros
-from jadam._transformation import GradientTransformation, chain, identity
+from jadam._assembly import GradientTransformation, chain, identity, scale_by_learning_rate
+from jadam._authoring import BadValue, Context, Decay, NonNegative, Rule, Slots, builder, zeros
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class Trace(Rule):
     """A decaying sum of updates: `m = momentum m + (1-dampening) g`; the update is `m`, or `g + momentum m` (Nesterov)."""
 
@@ -25,14 +23,15 @@ class Trace(Rule):
     def init(self, p: Array) -> Slots:
         return {"trace": zeros(p)}
 
-    def prepare(self, context: Context) -> dict[str, Array]:
-        return {"weight": jnp.where(context.count == 0, 1, 1 - context.h.dampening)}
+    def prepare(self, context: Context) -> dict[str, Any]:
+        return {"weight": jnp.where(context.count == 0, 1, 1 - context.h.dampening)}  # as torch begins with g itself
 
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
         m = h.momentum.value * slots["trace"] + h.weight * g
         return (g + h.momentum.value * m if self.nesterov else m), {"trace": m}
 
 
+@builder
 def trace(decay: Decay, nesterov: bool = False, *, dampening: NonNegative = 0.0) -> GradientTransformation:
     """A decaying sum of updates, the momentum of SGD: `m = decay m + (1-dampening) g`; the first `m` is `g`.
 
@@ -40,13 +39,11 @@ def trace(decay: Decay, nesterov: bool = False, *, dampening: NonNegative = 0.0)
         decay: in [0, 1), or a schedule.
         nesterov: whether the update is `g + decay m` instead of `m`.
         dampening: what updates after the first are weighted down by, >= 0.
-
-    Reference:
-        Sutskever et al. 2013, On the importance of initialization and momentum in deep learning.
     """
-    return chain(Trace(decay, nesterov, dampening))
+    return chain(Trace(momentum=decay, nesterov=nesterov, dampening=dampening))
 
 
+@builder
 def sgd(
     learning_rate: NonNegative,
     *,
@@ -58,7 +55,7 @@ def sgd(
 
     Args:
         learning_rate: a number >= 0 or a schedule.
-        momentum: in [0, 1), or a schedule; None keeps no state.
+        momentum: decay of the sum of gradients, in [0, 1), or a schedule; None keeps no state.
         dampening: what gradients after the first are weighted down by, >= 0.
         nesterov: whether the step is along `g + momentum m`.
 
@@ -69,6 +66,6 @@ def sgd(
         Sutskever et al. 2013, On the importance of initialization and momentum in deep learning.
     """
     if momentum is None and nesterov:
-        raise ValueError(f"{public_caller('sgd')}(nesterov=True): nesterov needs a momentum.")
-    direction = identity() if momentum is None else trace(momentum, nesterov, dampening=dampening)
+        raise BadValue("nesterov needs a momentum.", nesterov=True)
+    direction = identity() if momentum is None else trace(momentum, nesterov=nesterov, dampening=dampening)
     return chain(direction, scale_by_learning_rate(learning_rate))

@@ -2,44 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jadam._hyper import Count, Decay, NonNegative
-from jadam._learning_rate import hold_first, scale_by_learning_rate
-from jadam._masks import MaskLike
-from jadam._optimizers.adam import Moments
-from jadam._rule import Context, Slots, ema
-from jadam._transformation import GradientTransformation, block, chain
-from jadam._weight_decay import decay_after_step
+from jadam._assembly import GradientTransformation, block, chain, decay_after_step, hold_first, scale_by_learning_rate
+from jadam._authoring import Context, Count, Decay, MaskLike, NonNegative, Rule, Slots, builder, zeros
 
 
-@dataclass(frozen=True, repr=False)
-class ScaleBySoap(Moments):
+@dataclass(frozen=True)
+class ScaleBySoap(Rule):
     """Adam on gradients turned, along each axis, into the eigenvectors of the average of `G G^T`, and turned back.
 
     `u = Q (Q^T m / (sqrt(v) + eps))` with Adam's bias corrections and `v` of the turned gradients. The first step only finds
     the eigenvectors; every `precondition_frequency` steps a power iteration and a QR decomposition renew them.
-
-    Args:
-        b1: decay of the average of gradients, in [0, 1).
-        b2: decay of the averages of squares and of `G G^T`, in [0, 1).
-        eps: added to the uncorrected root, >= 0.
-        precondition_frequency: steps from one renewal to the next.
-        max_precondition_size: axes longer than this are not turned.
-
-    Reference:
-        Vyas et al. 2024, Algorithm 3, arXiv:2409.11321.
+    Arguments as in `soap`.
     """
 
     b1: Decay = 0.95
     b2: Decay = 0.95
+    eps: NonNegative = 1e-8
     precondition_frequency: Count = 10
     max_precondition_size: Count = 10000
-    eps_form = "eps_hat"
     elementwise: ClassVar[bool] = False
 
     def _axes(self, p: Array) -> list[int]:
@@ -47,25 +33,32 @@ class ScaleBySoap(Moments):
         return [axis for axis, length in enumerate(p.shape) if p.ndim > 1 and length <= self.max_precondition_size]
 
     def init(self, p: Array) -> Slots:
-        kept = [(kind, axis) for kind in ("gram", "basis") for axis in self._axes(p)]
-        return super().init(p) | {f"{kind}_{axis}": jnp.zeros((p.shape[axis],) * 2, p.dtype) for kind, axis in kept}
+        matrices = [(kind, axis) for kind in ("gram", "basis") for axis in self._axes(p)]
+        square = {f"{kind}_{axis}": jnp.zeros((p.shape[axis],) * 2, p.dtype) for kind, axis in matrices}
+        return {"mu": zeros(p), "nu": zeros(p)} | square
 
     def prepare(self, context: Context) -> dict[str, Any]:
-        scales = super().prepare(replace(context, t=jnp.maximum(context.t - 1, 1)))
-        due = (context.count > 0) & (context.count % self.precondition_frequency == 0)
-        return scales | {"first": context.count == 0, "due": due}
+        h, t = context.h, jnp.maximum(context.t - 1, 1)  # the averages begin one step late
+        nu_scale = 1 / h.b2.debias(t)
+        return {
+            "mu_scale": 1 / h.b1.debias(t),
+            "nu_scale": nu_scale,
+            "scaled_eps": h.eps * jnp.sqrt(nu_scale),  # of the uncorrected root, as in the authors' code
+            "first": context.count == 0,
+            "due": (context.count > 0) & (context.count % self.precondition_frequency == 0),
+        }
 
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
         axes, first = self._axes(g), h.first
         bases = {axis: slots[f"basis_{axis}"] for axis in axes}
-        grams = {axis: ema(slots[f"gram_{axis}"], _gram(g, axis), h.b2) for axis in axes}
-        m = jnp.where(first, slots["mu"], ema(slots["mu"], g, h.b1))
-        v = jnp.where(first, slots["nu"], ema(slots["nu"], _turned(g, bases) ** 2, h.b2))
-        u = _turned(m, bases) * h.mu_scale / (jnp.sqrt(v * h.nu_scale) + h.eps)
+        grams = {axis: h.b2.ema(slots[f"gram_{axis}"], _gram(g, axis)) for axis in axes}
+        m = jnp.where(first, slots["mu"], h.b1.ema(slots["mu"], g))
+        v = jnp.where(first, slots["nu"], h.b2.ema(slots["nu"], _turned(g, bases) ** 2))
+        u = _turned(m, bases) * h.mu_scale / (jnp.sqrt(v * h.nu_scale) + h.scaled_eps)
         u = _turned(u, {axis: basis.T for axis, basis in bases.items()})
-        if axes:
+        if axes:  # after the step: `v` is still averaged in the bases so far
             case = jnp.where(first, 1, jnp.where(h.due, 2, 0))
-            bases, v = lax.switch(case, [_kept, _found, _renewed], grams, bases, v)
+            bases, v = lax.switch(case, [_keep, _decompose, _renew], grams, bases, v)  # a select would run all three
         new = {f"gram_{axis}": gram for axis, gram in grams.items()} | {f"basis_{axis}": q for axis, q in bases.items()}
         return u, {"mu": m, "nu": v} | new
 
@@ -85,21 +78,21 @@ def _turned(x: Array, bases: Matrices) -> Array:
     return x
 
 
-def _kept(grams: Matrices, bases: Matrices, v: Array) -> tuple[Matrices, Array]:
+def _keep(grams: Matrices, bases: Matrices, v: Array) -> tuple[Matrices, Array]:
     return bases, v
 
 
-def _found(grams: Matrices, bases: Matrices, v: Array) -> tuple[Matrices, Array]:
-    """All eigenvectors, from the largest eigenvalue down."""
+def _decompose(grams: Matrices, bases: Matrices, v: Array) -> tuple[Matrices, Array]:
+    """All eigenvectors, from the largest eigenvalue down; `eigh` returns them the other way round."""
     return {axis: jnp.linalg.eigh(gram)[1][:, ::-1] for axis, gram in grams.items()}, v
 
 
-def _renewed(grams: Matrices, bases: Matrices, v: Array) -> tuple[Matrices, Array]:
+def _renew(grams: Matrices, bases: Matrices, v: Array) -> tuple[Matrices, Array]:
     """One power iteration from the eigenvectors so far, sorted by their eigenvalues; `v` is sorted alike."""
     new = {}
     for axis, gram in grams.items():
         powered = gram @ bases[axis]
-        order = jnp.argsort(-jnp.sum(bases[axis] * powered, axis=0))
+        order = jnp.argsort(-jnp.sum(bases[axis] * powered, axis=0))  # q^T A q, an estimate of the eigenvalue of q
         v = jnp.take(v, order, axis)
         new[axis] = jnp.linalg.qr(powered[:, order])[0]
     return new, v
@@ -108,6 +101,7 @@ def _renewed(grams: Matrices, bases: Matrices, v: Array) -> tuple[Matrices, Arra
 scale_by_soap = block(ScaleBySoap)
 
 
+@builder
 def soap(
     learning_rate: NonNegative,
     *,
@@ -128,15 +122,17 @@ def soap(
         eps: added to the uncorrected root, >= 0.
         weight_decay: a number >= 0 or a schedule; the decay follows the step.
         mask: which parameters decay; None is all of them.
-        precondition_frequency: steps from one renewal of the eigenvectors to the next.
-        max_precondition_size: axes longer than this are not turned.
+        precondition_frequency: steps from one renewal of the eigenvectors to the next, >= 1.
+        max_precondition_size: axes longer than this are not turned, >= 1.
 
     Reference:
         Vyas et al. 2024, Algorithm 3, arXiv:2409.11321.
     """
-    return chain(
-        scale_by_soap(b1, b2, eps, precondition_frequency, max_precondition_size),
-        scale_by_learning_rate(learning_rate),
-        decay_after_step(weight_decay, mask),
-        hold_first(),
+    direction = scale_by_soap(
+        b1=b1,
+        b2=b2,
+        eps=eps,
+        precondition_frequency=precondition_frequency,
+        max_precondition_size=max_precondition_size,
     )
+    return chain(direction, scale_by_learning_rate(learning_rate), decay_after_step(weight_decay, mask), hold_first())

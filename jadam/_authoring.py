@@ -1,0 +1,25 @@
+"""What a rule is written with. An optimizer's file imports from here and from `_assembly` alone."""
+
+from __future__ import annotations
+
+from jadam._chain import builder as builder
+from jadam._dtypes import cast as cast
+from jadam._errors import BadValue as BadValue
+from jadam._hyper import Count as Count
+from jadam._hyper import Decay as Decay
+from jadam._hyper import FixedNonNegative as FixedNonNegative
+from jadam._hyper import FixedPositive as FixedPositive
+from jadam._hyper import Negative as Negative
+from jadam._hyper import NonNegative as NonNegative
+from jadam._hyper import Option as Option
+from jadam._hyper import Positive as Positive
+from jadam._masks import EVERYTHING as EVERYTHING
+from jadam._masks import GivenByLeaf as GivenByLeaf
+from jadam._masks import MaskLike as MaskLike
+from jadam._norm import scaled_norm as scaled_norm
+from jadam._rule import Context as Context
+from jadam._rule import DecayRate as DecayRate
+from jadam._rule import Rule as Rule
+from jadam._rule import Slots as Slots
+from jadam._rule import zeros as zeros
+from jadam._tree import PyTree as PyTree
