@@ -1,4 +1,4 @@
-"""jadam: optimizers for JAX that lose nothing without a word, with Adam at their heart."""
+"""jadam: optimizers for JAX that never lose an update silently, with Adam at their heart."""
 
 # Optimizers: a chain that is ready to use
 from jadam._optimizers.sgd import sgd as sgd
@@ -45,7 +45,7 @@ from jadam._learning_rate import scale_by_schedule as scale_by_schedule
 from jadam._learning_rate import hold_first as hold_first
 from jadam._weight_decay import add_decayed_weights as add_decayed_weights
 from jadam._weight_decay import decay_after_step as decay_after_step
-from jadam._transformation import identity as identity
+from jadam._chain import identity as identity
 from jadam._optimizers.sgd import trace as trace
 from jadam._optimizers.big_vision_adafactor import average_updates as average_updates
 from jadam._optimizers.rmsprop import scale_by_rms as scale_by_rms
@@ -77,25 +77,26 @@ from jadam._optimizers.muon import scale_by_muon as scale_by_muon
 from jadam._optimizers.soap import scale_by_soap as scale_by_soap
 
 # Combinators: which rules, in which order, on which parameters, stored how
-from jadam._transformation import chain as chain
+from jadam._chain import chain as chain
 from jadam._groups import masked as masked
 from jadam._groups import partition as partition
 from jadam._groups import freeze as freeze
 from jadam._masks import match as match
 from jadam._masks import ndim_at_least as ndim_at_least
 from jadam._precision import with_precision as with_precision
-from jadam._loss_scale import loss_scale as loss_scale
+from jadam._wrappers.loss_scale import loss_scale as loss_scale
 from jadam._cautious import cautious as cautious
 from jadam._weight_decay import cautious_weight_decay as cautious_weight_decay
 from jadam._schedule_free import schedule_free as schedule_free
 
 # Steps and states
 from jadam._transformation import GradientTransformation as GradientTransformation
-from jadam._transformation import apply_updates as apply_updates
+from jadam._transformation import GradientTransformationExtraArgs as GradientTransformationExtraArgs
+from jadam._apply_updates import apply_updates as apply_updates
 from jadam._state import OptState as OptState
-from jadam._state import hyperparams as hyperparams
+from jadam._hyperparams import hyperparams as hyperparams
 from jadam._schedule_free import schedule_free_params as schedule_free_params
-from jadam._loss_scale import current_loss_scale as current_loss_scale
+from jadam._wrappers.loss_scale import current_loss_scale as current_loss_scale
 from jadam._describe import describe as describe
 from jadam._precision import check_precision as check_precision
 from jadam._sharding import state_shardings as state_shardings
@@ -119,14 +120,15 @@ from jadam._schedules.cycles import sgdr_schedule as sgdr_schedule
 from jadam._schedules.cycles import linear_onecycle_schedule as linear_onecycle_schedule
 from jadam._schedules.cycles import cosine_onecycle_schedule as cosine_onecycle_schedule
 
-# For an algorithm of your own
+# For an algorithm or a wrapper of your own
 from jadam._rule import Rule as Rule
 from jadam._hyper import Hyper as Hyper
 from jadam._hyper import NonNegative as NonNegative
 from jadam._hyper import Positive as Positive
 from jadam._hyper import Decay as Decay
 from jadam._rule import Context as Context
-from jadam._rule import ema as ema
-from jadam._rule import debias as debias
 from jadam._rule import zeros as zeros
-from jadam._transformation import block as block
+from jadam._chain import block as block
+from jadam._wrapper import Wrapper as Wrapper
+from jadam._wrapper import Inside as Inside
+from jadam._chain import wrap as wrap

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
+from itertools import takewhile
 from operator import or_
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from jax import Array
 
-from jadam._hyper import FixedPositive, public_caller
+from jadam._chain import builder
+from jadam._errors import BadType
+from jadam._hyper import FixedPositive
 from jadam._learning_rate import ScaleByLearningRate
-from jadam._part import Opaque, Part
+from jadam._recipe import Pair, Part, Recipe, Scope, mask_of, masked_by
 from jadam._rule import Rule, Slots
 from jadam._transformation import GradientTransformation
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class CautiousMask(Rule):
     """Keeps the update where it has the sign of the gradient, scaled up for what is lost: `u mask / max(mean(mask), floor)`."""
 
@@ -30,18 +34,20 @@ class CautiousMask(Rule):
         return g * agrees / jnp.maximum(agrees.mean(), self.floor), slots
 
 
+@builder
 def cautious(tx: GradientTransformation) -> GradientTransformation:
     """The same transformation with its direction masked: no element moves against its present gradient.
 
-    The mask stands behind the last rule that keeps slots ahead of the learning rate. The update becomes
-    `u mask / max(mean(mask), 1e-3)`, with the mean over each array. It is compared with the gradient as it came: to maximize,
-    negate the loss, and not the gradient.
+    The mask is placed after the last part that keeps slots before the learning rate; inside a wrapper, where that part is.
+    The update becomes `u mask / max(mean(mask), 1e-3)`, with the mean over each array. It is compared with the raw gradient:
+    to maximize, negate the loss, and not the gradient.
 
     Args:
-        tx: a transformation of jadam: an optimizer, or a block such as `scale_by_lion()`.
+        tx: a transformation of jadam: an optimizer, or a block such as `scale_by_lion()`. A pair from elsewhere in it must
+            come before a learning rate of jadam's.
 
     Raises:
-        TypeError: `tx` has a transformation from elsewhere in it.
+        TypeError: the direction comes from a pair from elsewhere that no learning rate follows: it may point down already.
 
     Reference:
         Liang et al. 2024, Algorithm 1, arXiv:2411.16085.
@@ -52,23 +58,31 @@ def cautious(tx: GradientTransformation) -> GradientTransformation:
         chain(scale_by_lion(b1=0.9, b2=0.99), cautious_mask(), add_decayed_weights(weight_decay=0.0),
               scale_by_learning_rate(learning_rate=0.0001))
     """
+    return GradientTransformation.of(Recipe(tuple(_masked_row(tx.recipe.parts)), tx.recipe.landings))
+
+
+def _masked_row(row: Sequence[Part]) -> list[Part]:
     parts: list[Part] = []
     segment: list[Part] = []  # up to a learning rate: an optimizer, of which a partition has several
-    for part in tx.parts:
-        if isinstance(part.rule, Opaque):
-            raise TypeError(f"cautious: {part.rule!r} is no transformation of jadam.")
-        segment.append(part)
+    for part in row:
+        segment.append(replace(part, inner=tuple(_masked_row(part.inner))))
         if isinstance(part.rule, ScaleByLearningRate):
-            parts += _masked_direction(segment)
+            parts += _masked_direction(segment, descends=True)
             segment = []
-    if segment and not parts:
-        parts, segment = _masked_direction(segment), []
-    return GradientTransformation((*parts, *segment), public_caller("cautious"))
+    return parts + (segment if parts else _masked_direction(segment, descends=False))
 
 
-def _masked_direction(segment: list[Part]) -> list[Part]:
-    keeping = [number for number, part in enumerate(segment) if type(part.rule).init is not Rule.init]
+def _masked_direction(segment: list[Part], descends: bool) -> list[Part]:
+    """The parts with the mask after the last of them that keeps slots."""
+    keeping = [number for number, part in enumerate(segment) if part.keeps_slots]
+    if not segment or any(part.inner for part in segment):  # it is masked inside
+        return segment
+    if keeping and isinstance(rule := segment[keeping[-1]].rule, Pair) and not descends:
+        raise BadType(f"{rule!r} makes the direction, and may have a learning rate; put scale_by_learning_rate after it.")
     at = keeping[-1] + 1 if keeping else 0
-    masks = [segment[number].mask for number in keeping] or [segment[-1].mask]
-    direction = replace(segment[0], rule=CautiousMask(), mask=reduce(or_, masks), storage=())
+    scopes = [segment[number].scope for number in keeping or [-1]]
+    alike = takewhile(lambda level: all(scope == level[0] for scope in level), zip(*scopes, strict=False))
+    shared: tuple[Scope, ...] = tuple(level[0] for level in alike)
+    mask = reduce(or_, [mask_of(scope[len(shared) :]) for scope in scopes])
+    direction = Part(CautiousMask(), shared if shared in scopes else (*shared, masked_by(mask)))
     return [*segment[:at], direction, *segment[at:]]

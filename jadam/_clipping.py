@@ -8,10 +8,11 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 from jax import Array
 
+from jadam._chain import block
+from jadam._errors import BadValue
 from jadam._hyper import Positive
 from jadam._norm import scaled_norm
 from jadam._rule import Context, Rule, Slots
-from jadam._transformation import block
 
 
 def _root_of_factor(bound: Array, norm: Array) -> Array:
@@ -19,7 +20,7 @@ def _root_of_factor(bound: Array, norm: Array) -> Array:
     return jnp.sqrt(bound) / jnp.sqrt(jnp.maximum(norm, bound))
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class Clip(Rule):
     """Cuts every element of the updates to [-max_delta, max_delta].
 
@@ -33,7 +34,7 @@ class Clip(Rule):
         return jnp.clip(g, -h.max_delta, h.max_delta), slots
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class ClipByGlobalNorm(Rule):
     """Scales all updates by one factor so that their global norm is at most `max_norm`: `u = min(1, max_norm/(norm + eps)) g`.
 
@@ -56,7 +57,7 @@ class ClipByGlobalNorm(Rule):
         return g * h.root * h.root, slots
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class ClipByBlockRms(Rule):
     """Scales the update of each parameter so that its root mean square is at most `threshold`.
 
@@ -75,17 +76,17 @@ class ClipByBlockRms(Rule):
         return g * root * root, slots
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class AdaptiveGradClip(Rule):
     """Scales the gradient of each unit so that its norm is at most `clipping` times the norm of the unit's weights.
 
-    A unit is an output: its weights lie along all axes but the last in kernels of 4 axes (HWIO), along the first axis in
+    A unit is an output: its weights extend along all axes but the last in kernels of 4 axes (HWIO), along the first axis in
     those of 2 and 3; vectors, and what has at most one axis longer than 1, are one unit.
 
     Args:
         clipping: the largest ratio, > 0.
-        eps: the norm that weights of zero are taken to have, > 0.
-        axis: the axes along which the weights of a unit lie, instead of those above.
+        eps: the norm that weights of zero are assumed to have, > 0.
+        axis: the axes along which the weights of a unit extend, instead of those above.
 
     Raises:
         ValueError: a parameter has more than 4 axes, and `axis` is not given.
@@ -111,7 +112,7 @@ class AdaptiveGradClip(Rule):
         if sum(length > 1 for length in shape) <= 1:
             return tuple(range(len(shape)))
         if len(shape) > 4:
-            raise ValueError(f"adaptive_grad_clip: a parameter has shape {shape}; with more than 4 axes, give axis=.")
+            raise BadValue(f"a parameter has shape {shape}; with more than 4 axes, give axis= to adaptive_grad_clip.")
         return (0, 1, 2) if len(shape) == 4 else (0,)
 
 

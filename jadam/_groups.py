@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
 from jax import Array
 
-from jadam._hyper import public_caller
-from jadam._masks import Mask, MaskLike, PerLeaf, as_mask
+from jadam._chain import block, builder, chain
+from jadam._errors import BadType, BadValue
+from jadam._masks import EVERYTHING, Mask, MaskLike, PerLeaf, as_mask
+from jadam._recipe import Groups, Recipe, Scope, masked_by
 from jadam._rule import Rule, Slots
-from jadam._transformation import GradientTransformation, block, chain
+from jadam._transformation import GradientTransformation
 from jadam._tree import Leaves, PyTree, quoted
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class SetToZero(Rule):
     """Replaces updates by zeros, whatever they were."""
 
@@ -27,33 +29,25 @@ class SetToZero(Rule):
 set_to_zero = block(SetToZero)
 
 
+@builder
 def masked(inner: Any, mask: MaskLike) -> GradientTransformation:
     """Applies a transformation to some parameters; the updates of the others pass untouched, and it keeps no slots for them.
 
     Args:
         inner: a transformation, or any `(init, update)` pair.
-        mask: a tree of bools like the parameters, or a prefix of one; a function of the parameters that gives such a tree;
+        mask: a tree of bools like the parameters, or a prefix of one; a function of the parameters that returns such a tree;
             `match(...)`, `ndim_at_least(...)`, or a combination of these with `~ | &`.
 
     Raises:
         TypeError: the mask is a string or a schedule.
     """
-    chosen = as_mask(public_caller("masked"), mask)
-    return GradientTransformation(
-        tuple(replace(part, mask=part.mask & chosen) for part in chain(inner).parts), public_caller("masked")
-    )
+    chosen, recipe = as_mask(mask), chain(inner).recipe
+    return GradientTransformation.of(recipe if chosen == EVERYTHING else recipe.within(masked_by(chosen)))
 
 
-def _group(tx: Any, mask: Mask, prefix: str = "") -> GradientTransformation:
-    parts = []
-    for part in masked(tx, mask).parts:
-        group = " > ".join(filter(None, [repr(mask), part.group]))
-        parts.append(replace(part, group=group, prefix=".".join(filter(None, [prefix, part.prefix]))))
-    return GradientTransformation(tuple(parts))
-
-
+@builder
 def freeze(mask: MaskLike = True) -> GradientTransformation:
-    """Gives zero updates to the parameters of `mask`, and keeps no state for them.
+    """Replaces the updates of the parameters in `mask` by zeros, and keeps no state for them.
 
     In a `partition` it is the group of what is not trained. At the end of a chain it stops what came before it, but the
     rules before it keep their slots.
@@ -61,6 +55,7 @@ def freeze(mask: MaskLike = True) -> GradientTransformation:
     return masked(set_to_zero(), mask)
 
 
+@builder
 def partition(
     transforms: Sequence[tuple[MaskLike, Any]] | Mapping[Any, Any],
     param_labels: PyTree | Callable[[PyTree], PyTree] | None = None,
@@ -70,7 +65,7 @@ def partition(
     Args:
         transforms: `(mask, transformation)` pairs in order, of which the first that matches a parameter gets it, the last
             mask often being True; or transformations by label.
-        param_labels: with labels, a tree of labels like the parameters, or a prefix of one, or a function that gives it.
+        param_labels: with labels, a tree of labels like the parameters, or a prefix of one, or a function that returns it.
 
     Raises:
         ValueError: a parameter that no mask covers, or whose label has no transformation; the message names it.
@@ -86,52 +81,70 @@ def partition(
     """
     if isinstance(transforms, Mapping):
         if param_labels is None:
-            raise TypeError("partition: transformations by label need param_labels, a tree of labels or a function.")
-        labels, known = PerLeaf.of(param_labels), tuple(transforms)
-        return chain(*(_group(tx, _Labelled(labels, known, own), str(own)) for own, tx in transforms.items()))
-    if param_labels is not None:
-        raise TypeError("partition: param_labels goes with transformations by label, not with (mask, transformation) pairs.")
-    masks = tuple(as_mask("partition", mask) for mask, _ in transforms)
-    return chain(*(_group(tx, _FirstMatch(masks, number)) for number, (_, tx) in enumerate(transforms)))
+            raise BadType("transformations by label need param_labels, a tree of labels or a function.")
+        groups = ByLabel(tuple(map(str, transforms)), tuple(transforms), PerLeaf.of(param_labels, "param_labels"))
+        recipes = [_group(groups, n, tx, str(label)) for n, (label, tx) in enumerate(transforms.items())]
+    else:
+        if param_labels is not None:
+            raise BadType("param_labels goes with transformations by label, not with (mask, transformation) pairs.")
+        masks = tuple(as_mask(mask) for mask, _ in transforms)
+        groups = FirstMatch(tuple(map(repr, masks)), masks)
+        recipes = [_group(groups, n, tx) for n, (_, tx) in enumerate(transforms)]
+    return GradientTransformation.of(sum(recipes, Recipe()))
+
+
+def _group(groups: Groups, number: int, tx: Any, label: str = "") -> Recipe:
+    scope = Scope(groups, _InGroup(groups, number), number=number, label=label, group=groups.names[number])
+    return chain(tx).recipe.within(scope)
 
 
 @dataclass(frozen=True)
-class _FirstMatch(Mask):
-    """The parameters that one of several masks is the first to select."""
+class FirstMatch(Groups):
+    """Each parameter belongs to the first mask that selects it."""
 
     masks: tuple[Mask, ...]
+
+    def divide(self, leaves: Leaves) -> list[int]:
+        columns = list(zip(*(mask.by_leaf(leaves) for mask in self.masks), strict=True))
+        for path, column in zip(leaves.paths, columns, strict=True):
+            if not any(column):
+                raise BadValue(f"no mask covers the parameter at {quoted(path)}; add a last pair (True, transformation).")
+        return [column.index(True) for column in columns]
+
+    def show(self, transforms: list[str]) -> str:
+        masks = ("True" if mask == EVERYTHING else repr(mask) for mask in self.masks)
+        return f"partition([{', '.join(f'({mask}, {tx})' for mask, tx in zip(masks, transforms, strict=True))}])"
+
+
+@dataclass(frozen=True)
+class ByLabel(Groups):
+    """Each parameter has a label."""
+
+    known: tuple[Hashable, ...]
+    labels: PerLeaf
+
+    def divide(self, leaves: Leaves) -> list[int]:
+        found, numbers = self.labels.by_leaf(leaves), {label: number for number, label in enumerate(self.known)}
+        for path, label in zip(leaves.paths, found, strict=True):
+            if label not in numbers:
+                raise BadValue(
+                    f"the parameter at {quoted(path)} has the label {label!r}, but the transformations "
+                    f"are for {', '.join(map(repr, self.known))}."
+                )
+        return [numbers[label] for label in found]
+
+    def show(self, transforms: list[str]) -> str:
+        pairs = ", ".join(f"{label!r}: {tx}" for label, tx in zip(self.known, transforms, strict=True))
+        return f"partition({{{pairs}}}, {self.labels!r})"
+
+
+@dataclass(frozen=True)
+class _InGroup(Mask):
+    groups: Groups
     number: int
 
     def select(self, leaves: Leaves) -> list[bool]:
-        columns = list(zip(*(mask.select(leaves) for mask in self.masks), strict=True))
-        for path, column in zip(leaves.paths, columns, strict=True):
-            if not any(column):
-                raise ValueError(
-                    f"partition: no mask covers the parameter at {quoted(path)}; add a last pair (True, transformation)."
-                )
-        return [column.index(True) == self.number for column in columns]
+        return [number == self.number for number in leaves.ask(self.groups, self.groups.divide)]
 
     def __repr__(self) -> str:
-        return repr(self.masks[self.number])
-
-
-@dataclass(frozen=True)
-class _Labelled(Mask):
-    """The parameters with one label."""
-
-    labels: PerLeaf
-    known: tuple[Hashable, ...]
-    label: Hashable
-
-    def select(self, leaves: Leaves) -> list[bool]:
-        found = self.labels.read(leaves, "partition: param_labels")
-        for path, label in zip(leaves.paths, found, strict=True):
-            if label not in self.known:
-                raise ValueError(
-                    f"partition: the parameter at {quoted(path)} has the label {label!r}, but the transformations "
-                    f"are for {', '.join(map(repr, self.known))}."
-                )
-        return [label == self.label for label in found]
-
-    def __repr__(self) -> str:
-        return str(self.label)
+        return self.groups.names[self.number]

@@ -8,13 +8,14 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 
+from jadam._chain import block, builder, chain
 from jadam._hyper import Count, Hyper, NonNegative
 from jadam._rule import Context, Rule, Slots
 from jadam._schedules.schedule import ScheduleLike
-from jadam._transformation import GradientTransformation, block, chain
+from jadam._transformation import GradientTransformation
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class Scale(Rule):
     """Multiplies updates by `step_size`, a number of any sign or a schedule: `u = step_size * g`."""
 
@@ -24,7 +25,7 @@ class Scale(Rule):
         return h.step_size * g, slots
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class ScaleByLearningRate(Rule):
     """Multiplies updates by minus the learning rate, the last step of an optimizer: `u = -learning_rate * g`.
 
@@ -54,9 +55,9 @@ def peak_of(learning_rate: Any) -> float | None:
         return None
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class HoldFirst(Rule):
-    """Gives zero updates for the first `steps` steps, while the rules before it collect what they need.
+    """Replaces updates by zeros for the first `steps` steps, while the rules before it collect what they need.
 
     Args:
         steps: how many, >= 1.
@@ -74,6 +75,7 @@ class HoldFirst(Rule):
 hold_first = block(HoldFirst)
 
 
+@builder
 def scale_by_schedule(step_size_fn: ScheduleLike) -> GradientTransformation:
     """Multiplies updates by the value of a schedule, with its sign: `u = step_size_fn(count) * g`."""
     return chain(Scale(step_size_fn))

@@ -10,10 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jadam._storage import cast, compute_dtype, decode
+from jadam._dtypes import cast, compute_dtype, decode
+from jadam._errors import door
 from jadam._tree import PyTree, arrays, is_trained
 
 
+@door
 def global_norm(updates: PyTree) -> Array:
     """The Euclidean norm of all leaves together, right from 1e-36 to 1e38 in float32.
 
@@ -25,12 +27,14 @@ def global_norm(updates: PyTree) -> Array:
     Returns:
         A float32 scalar, float64 as soon as one leaf computes in it.
     """
-    leaves = [jnp.asarray(x) for x in jax.tree.leaves(arrays("global_norm", "updates", updates))]
+    leaves = [jnp.asarray(x) for x in jax.tree.leaves(arrays("updates", updates))]
     leaves = [x for x in leaves if is_trained(x)]
     wide = any(compute_dtype(x.dtype) == jnp.float64 for x in leaves)
     return _norm(leaves, jnp.float64 if wide else jnp.float32)
 
 
+# Compiled: outside `jit`, a `lax.cond` of new functions is compiled anew at every call.
+@functools.partial(jax.jit, static_argnames="dtype")
 def _norm(leaves: list[Array], dtype: Any) -> Array:
     if not leaves:
         return jnp.zeros((), dtype)

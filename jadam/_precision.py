@@ -6,28 +6,28 @@ import math
 import operator
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import replace
 from itertools import product
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jax.core import Tracer
 
+from jadam._chain import builder
+from jadam._dtypes import decode, encode
+from jadam._engine.plan import Plan, without_numbers
+from jadam._errors import BadType, BadValue, door
 from jadam._groups import SetToZero
-from jadam._hyper import public_caller
-from jadam._landing import PARAM_STORAGE, Nearest
-from jadam._layout import Layout
 from jadam._learning_rate import ScaleByLearningRate, peak_of
-from jadam._part import Opaque, Part, named
-from jadam._rule import Rule
-from jadam._storage import SLOT_STORAGE, decode, encode
+from jadam._recipe import Landing, Pair, Recipe, Scope
+from jadam._storage.params import PARAM_STORAGE, Nearest
+from jadam._storage.slots import SLOT_STORAGE, SlotStorage
 from jadam._transformation import GradientTransformation
-from jadam._tree import PyTree, arrays, slashed
+from jadam._tree import PyTree, slashed, strong
 
 
+@builder
 def with_precision(
     tx: GradientTransformation,
     state: str | Mapping[str, str] | None = None,
@@ -42,8 +42,9 @@ def with_precision(
     Which to choose, what it costs and what it risks is in a table of docs/precision.md.
 
     Args:
-        tx: a transformation of jadam. What was said inside it, of one of its groups, holds there. Slots of optimizers from
-            elsewhere in it stay as they are. Within `optax.chain` it must come last, since parameters land on its updates.
+        tx: a transformation of jadam. Storage chosen inside `tx`, or for one of its groups, takes precedence. Slots of
+            optimizers from elsewhere in it stay as they are. Within `optax.chain` it must come last, since parameters land on
+            its updates.
         state: storage of all slots that are averages, or by slot: `{"mu": "bfloat16", "nu": "int8"}`. "float32" (4 bytes
             an element), "bfloat16" (2) or "int8" (1.125: blocks of 32 along the last axis with a scale). Slots that begin
             as copies of the parameters (`z` and `x` of schedule-free, `p0` of Prodigy) change only by name. Slots of
@@ -52,8 +53,8 @@ def with_precision(
             lost. "stochastic": rounded so that they are right on average; no bytes. "kahan": what rounding took away is
             kept beside them; 2 bytes a parameter. "remainder": an int16 beside a bfloat16 makes a float32, exactly; 2 bytes.
             Rules see, and updates move, the sum of what is stored.
-        rounding: of slots, "stochastic" or "nearest"; nearest is no chance, but freezes what changes by less than the
-            format resolves.
+        rounding: of slots, "stochastic" or "nearest"; nearest is deterministic, but freezes slots that change by less than one
+            step of the format.
         min_size: slots with fewer elements stay float32.
         seed: of the random bits, a hash of it, the step, the leaf, the slot and the index: the same on any devices and for
             every model under `vmap`.
@@ -70,41 +71,42 @@ def with_precision(
         >>> sum(x.nbytes for x in jax.tree.leaves(state.slots)) / 4096
         2.25
     """
-    where = public_caller("with_precision")
-    parts_of(where, tx)
-    chosen = dict(state) if isinstance(state, Mapping) else {} if state is None else {"": state}
-    for storage in chosen.values():
-        _check(f"{where}(state={state!r})", storage, SLOT_STORAGE)
+    if not isinstance(tx, GradientTransformation):
+        raise not_ours(tx)
+    by_name = dict(state) if isinstance(state, Mapping) else {}
+    for storage in by_name.values() if isinstance(state, Mapping) else [state] * (state is not None):
+        _check("state", state, storage, SLOT_STORAGE)
     if params is not None:
-        _check(f"{where}(params={params!r})", params, PARAM_STORAGE)
-    _check(f"{where}(rounding={rounding!r})", rounding, ("stochastic", "nearest"))
-    min_size, seed = _integer(where, "min_size", min_size), _integer(where, "seed", seed)
+        _check("params", params, params, PARAM_STORAGE)
+    _check("rounding", rounding, rounding, ("stochastic", "nearest"))
+    min_size, seed = _integer(min_size=min_size), _integer(seed=seed)
     if min_size < 0:
-        raise ValueError(f"{where}(min_size={min_size!r}): min_size must be an integer >= 0.")
-    kept = [_slots(part.structure.rule) if isinstance(part.rule, Rule) else {} for part in tx.parts]
-    known = set().union(*kept)
-    if unknown := set(chosen) - known - ({""} if isinstance(state, str) else set()):
-        raise ValueError(f"{where}: no rule keeps {unknown.pop()!r}; there are {', '.join(sorted(known)) or 'no slots'}.")
-    if chosen and not known and any(isinstance(part.rule, Opaque) for part in tx.parts):
-        raise ValueError(f"{where}: the slots of {tx!r} come from elsewhere; use an optimizer of jadam for another storage.")
+        raise BadValue("{name} must be an integer >= 0.", min_size=min_size)
+    rules = [place.part.rule for place in tx.recipe.all]
+    known = {slot for rule in rules if not isinstance(rule, Pair) for slot in _slots(without_numbers(rule))}
+    if unknown := set(by_name) - known:
+        raise BadValue(f"no rule keeps {unknown.pop()!r}; there are {', '.join(sorted(known)) or 'no slots'}.")
+    if state is not None and not known and any(isinstance(rule, Pair) for rule in rules):
+        raise BadValue(f"the slots of {tx!r} come from elsewhere; use an optimizer of jadam for another storage.")
 
-    parts = []
-    for part, slots in zip(tx.parts, kept, strict=True):
-        codecs = []
-        for slot, is_position in sorted(slots.items()):
-            storage = chosen.get(slot, None if is_position else chosen.get(""))
-            if storage is not None:
-                codecs.append((slot, SLOT_STORAGE[storage](rounding, min_size, seed)))  # pyright: ignore[reportArgumentType]
-        parts.append(replace(part, storage=part.storage + tuple(codecs)))
-    if params is not None:
-        parts.append(Part(PARAM_STORAGE[params](**{"seed": seed} if params == "stochastic" else {})))
-    return GradientTransformation(tuple(parts), where)
+    def codec(storage: str) -> SlotStorage:
+        return SLOT_STORAGE[storage](rounding, min_size, seed)  # pyright: ignore[reportArgumentType]
+
+    landing = None if params is None else PARAM_STORAGE[params](**{"seed": seed} if params == "stochastic" else {})
+    formats = tuple((slot, codec(storage)) for slot, storage in ({"": state} if isinstance(state, str) else by_name).items())
+    said = [f"{name}={value!r}" for name, value in (("state", state), ("params", params)) if value is not None]
+    storages = [*(codec for _, codec in formats), *([landing] if landing else [])]
+    options = dict.fromkeys(option for storage in storages for option in storage.options)
+    scope = Scope(("with_precision(", f", {', '.join([*said, *options])})"), formats=formats)
+    recipe = tx.recipe.within(scope)
+    return GradientTransformation.of(recipe + Recipe(landings=(Landing(landing, (scope,)),)) if landing else recipe)
 
 
+@door
 def check_precision(
     tx: GradientTransformation, params: PyTree, learning_rate: float | Callable[..., Any] | None = None
 ) -> list[str]:
-    """Which parameters such steps are too small for: a sentence for each array, none if all is well.
+    """Lists the parameters whose updates would be lost to rounding, one sentence each; empty if there are none.
 
     A bfloat16 has 8 bits: rounded to nearest, a weight of 1.0 stays where it is under steps below 0.002.
 
@@ -118,7 +120,7 @@ def check_precision(
 
     Raises:
         ValueError: a mask does not fit the parameters, the rate is out of range, or the schedule has no `peak_value`.
-        TypeError: `tx` is no transformation of jadam.
+        TypeError: `tx` is not a jadam transformation.
 
     Example:
         >>> import jadam, jax.numpy as jnp
@@ -126,33 +128,38 @@ def check_precision(
         >>> print(words.split(";")[0])
         scale: steps of 0.0001 move 0% of its elements, which are bfloat16 rounded to nearest
     """
-    where = "check_precision"
-    parts = parts_of(where, tx)
+    if not isinstance(tx, GradientTransformation):
+        raise not_ours(tx)
     given = None if learning_rate is None else peak_of(learning_rate)
     if learning_rate is not None and not (given is not None and 0 <= given < math.inf):
-        raise ValueError(f"{where}: the learning rate must be a finite number >= 0, or a schedule with such a peak_value.")
-    layout = Layout.of(arrays(where, "params", params))
-    landings = layout.landings(where, parts)
-    chosen = [(part.rule, set(layout.selected(where, part))) for part in parts.values()]
-    found = []
-    for i in layout.trained:
-        p, rules = layout.leaves.values[i], [rule for rule, leaves in chosen if i in leaves]
-        own = [peak_of(rule.learning_rate) for rule in rules if isinstance(rule, ScaleByLearningRate)]
-        rate = max(filter(None, own), default=None) if given is None else given
-        nearest = isinstance(landings[i][1], Nearest) if i in landings else jnp.dtype(p.dtype).itemsize <= 2
-        unknown = rate is None or isinstance(p, jax.ShapeDtypeStruct | Tracer)
-        if unknown or not nearest or any(isinstance(rule, SetToZero) for rule in rules):
+        raise BadValue("the learning rate must be a finite number >= 0, or a schedule with such a peak_value.")
+    _, values, treedef = strong("params", params)
+    plan = Plan.of(tx.recipe, values, treedef)
+    # A plan has no numbers: they are read off the recipe, whose parts are in the same order.
+    rates = [
+        (set(placed.at), peak_of(place.part.rule.learning_rate))
+        for place, placed in zip(tx.recipe.all, plan.all, strict=True)
+        if isinstance(place.part.rule, ScaleByLearningRate)
+    ]
+    frozen = {i for placed in plan.all if isinstance(placed.rule, SetToZero) for i in placed.at}
+    sentences = []
+    for i in plan.trained:
+        p = values[i]
+        rate = max((rate for at, rate in rates if i in at and rate), default=None) if given is None else given
+        nearest = isinstance(plan.storage(i), Nearest) and (i in plan.landings or jnp.dtype(p.dtype).itemsize <= 2)
+        # Of abstract parameters no value is known, and a rate of 0 moves nothing on purpose.
+        if rate is None or isinstance(p, jax.ShapeDtypeStruct | Tracer) or not nearest or i in frozen:
             continue
         if (moved := float(_moved(p, rate))) < 0.99:
             better = [name for name, kind in PARAM_STORAGE.items() if kind is not Nearest and p.dtype in kind.dtypes]
             advice = (
                 f"use with_precision(tx, params=...) of {' or '.join(map(repr, better))}" if better else "keep it in float32"
             )
-            found.append(
-                f"{slashed(layout.leaves.paths[i]) or 'the parameter'}: steps of {rate:g} move {moved:.0%} of its elements, "
+            sentences.append(
+                f"{slashed(plan.paths[i]) or 'the parameter'}: steps of {rate:g} move {moved:.0%} of its elements, "
                 f"which are {p.dtype} rounded to nearest; {advice}."
             )
-    return found
+    return sentences
 
 
 @jax.jit
@@ -162,38 +169,27 @@ def _moved(p: Array, rate: float) -> Array:
     return jnp.mean(moves[0] | moves[1], dtype=jnp.float32)
 
 
-def parts_of(where: str, tx: Any) -> dict[str, Part]:
-    """The parts of a transformation by their names in the state."""
-    if not isinstance(tx, GradientTransformation):
-        kind = type(tx).__name__
-        raise TypeError(
-            f"{where}: a {kind} is no transformation of jadam; write jadam.adam(...), or jadam.chain(...) around it."
-        )
-    return named(tx.parts)
+def not_ours(tx: Any) -> BadType:
+    kind = type(tx).__name__
+    return BadType(f"a {kind} is not a jadam transformation; write jadam.adam(...), or jadam.chain(...) around it.")
 
 
-def _integer(where: str, name: str, value: Any) -> int:
+def _integer(**argument: Any) -> int:
+    ((name, value),) = argument.items()
     if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise ValueError(f"{where}({name}={value!r}): {name} must be an integer{' >= 0' * (name == 'min_size')}.")
+        raise BadValue(f"{{name}} must be an integer{' >= 0' * (name == 'min_size')}.", **argument)
     return operator.index(value)
 
 
-def _check(where: str, value: Any, allowed: Any) -> None:
+def _check(argument: str, given: Any, value: Any, allowed: Any) -> None:
     if not isinstance(value, str) or value not in allowed:
-        raise ValueError(f"{where}: {value!r} must be one of {', '.join(allowed)}.")
+        raise BadValue(f"{value!r} must be one of {', '.join(allowed)}.", **{argument: given})
 
 
-def _slots(rule: Any) -> dict[str, bool]:
-    """All slots that a rule keeps, and whether they begin as copies of the parameter.
-
-    Vectors and matrices may have their own, and some rules take only one of them.
-    """
-    found: dict[str, bool] = {}
+def _slots(rule: Any) -> set[str]:
+    """The names of all slots that a rule keeps. Vectors and matrices may have their own, and some rules refuse a rank."""
+    names: set[str] = set()
     for length, ndim in product((2, 64, 4096), range(5)):
         with suppress(Exception):  # what `init` refuses there, it will refuse
-            found |= dict.fromkeys(jax.eval_shape(rule.init, jax.ShapeDtypeStruct((length,) * ndim, jnp.float32)), False)
-    for ndim in range(5):
-        with suppress(Exception), jax.ensure_compile_time_eval():
-            p = jnp.arange(2**ndim, dtype=jnp.float32).reshape((2,) * ndim) + 0.7310586  # no value that a slot begins with
-            found |= {slot: True for slot, value in rule.init(p).items() if np.array_equal(value, p)}
-    return found
+            names |= set(jax.eval_shape(rule.init, jax.ShapeDtypeStruct((length,) * ndim, jnp.float32)))
+    return names

@@ -1,50 +1,51 @@
-"""What the author of an algorithm sees: a rule for one array, what it may see of a step, and a few formulas."""
+"""What the author of an algorithm sees: a rule for one array, what it may see of a step, and the decay of an average."""
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jadam._hyper import hyper_fields, options, public_caller
-from jadam._masks import as_mask
+from jadam._dtypes import cast, compute_dtype, decode
+from jadam._errors import naming
+from jadam._hyper import Declared, HyperField
 from jadam._norm import global_norm
-from jadam._storage import cast, compute_dtype, decode
 
 Slots = dict[str, Array]
+Self = TypeVar("Self", bound="Block")
 
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["complement"], meta_fields=[])
 @dataclass(frozen=True)
 class DecayRate:
-    """A `Decay` as a rule meets it in `h`. Use it through `ema` and `debias`; `value` is the rate itself."""
+    """A `Decay` as a rule meets it in `h`: the average that it makes, and that average's bias."""
 
     complement: Array
 
     @property
     def value(self) -> Array:
+        """The rate itself, which float32 rounds."""
         return 1 - self.complement
 
+    def ema(self, average: Array, x: Array) -> Array:
+        """The next exponential moving average, `m + (1-b) (x-m)`: its weights sum to one exactly."""
+        return average + self.complement * (x - average)
 
-def ema(average: Array, x: Array, decay: DecayRate) -> Array:
-    """The next exponential moving average, `m + (1-b) (x-m)`: its weights sum to one exactly."""
-    return average + decay.complement * (x - average)
+    def debias(self, t: Array) -> Array:
+        """`1 - b**t`, by which a zero-initialised average after `t` steps is divided (Kingma & Ba 2015, section 3).
 
-
-def debias(decay: DecayRate, t: Array) -> Array:
-    """`1 - b**t`, what a zero-initialised average after `t` steps must be divided by (Kingma & Ba 2015, section 3).
-
-    In float32 the plain formula is off by 7e-4 for b = 0.99999; this one by an ulp or two.
-    """
-    return -jnp.expm1(t * jnp.log1p(-decay.complement))
+        In float32 the plain formula is off by 7e-4 for b = 0.99999; this one by an ulp or two.
+        """
+        return -jnp.expm1(t * jnp.log1p(-self.complement))
 
 
 def zeros(p: Array) -> Array:
@@ -62,11 +63,8 @@ class Context:
         t: the number of this update, from 1, in the dtype of the hyperparameters.
         scalars: what `prepare` kept in the last step.
         extra: the keyword arguments of `tx.update`.
-        read_updates: gives the updates that reach this rule, as stored; runs the rules before it.
-        bound: what the engine does to an update before this rule's `update`.
-        read_params: gives the parameters this rule acts on, in the dtype of the arithmetic.
-        read_slot: gives a slot of this rule by name.
-        read_learning_rate: gives the learning rate of this rule's parameters.
+        reader: the engine, which reads leaves for the rule `of` when they are asked for.
+        of: the rule in its place.
     """
 
     h: Any
@@ -74,11 +72,8 @@ class Context:
     t: Array
     scalars: Mapping[str, Array]
     extra: Mapping[str, Any]
-    read_updates: Callable[[], list[Array]]
-    bound: Callable[[Array], Array]
-    read_params: Callable[[], list[Array]]
-    read_slot: Callable[[str], list[Array]]
-    read_learning_rate: Callable[[], Array]
+    reader: Any
+    of: Any
 
     @property
     def learning_rate(self) -> Array:
@@ -87,18 +82,17 @@ class Context:
         Raises:
             ValueError: the chain has none that acts on all of them.
         """
-        return self.read_learning_rate()
+        return self.reader.learning_rate(self.of)
 
     @property
     def updates(self) -> list[Array]:
-        """The updates that reach this rule, leaf by leaf, as its `update` sees them."""
-        return [self.bound(decode(u)) for u in self.read_updates()]
+        """The updates that reach this rule, leaf by leaf, as its `update` sees them. The rules before it run first."""
+        return [self.reader.bound(self.of, decode(u)) for u in self.reader.read(self.of)]
 
     @property
     def finite(self) -> Array:
         """Whether there is neither NaN nor inf in the updates that reach this rule."""
-        each = [jnp.isfinite(u).all() for u in self.read_updates()]
-        return functools.reduce(lax.bitwise_and, each, jnp.asarray(True))
+        return all_finite(self.reader.read(self.of))
 
     @property
     def params(self) -> list[Array]:
@@ -107,89 +101,116 @@ class Context:
         Raises:
             ValueError: `tx.update` was called without them.
         """
-        return self.read_params()
+        return self.reader.params(self.of)
 
     def slot(self, name: str) -> list[Array]:
         """A slot of this rule, in the order of `updates`."""
-        return self.read_slot(name)
+        return self.reader.slot(self.of, name)
 
     @property
     def norm(self) -> Array:
-        """The global norm of `updates`. It reads them as stored: XLA writes a cast of bfloat16 to memory first."""
-        return cast(global_norm(self.read_updates()), self.t.dtype)
+        """The global norm of `updates`."""
+        # Of the updates as they are stored: XLA would write a cast of bfloat16 to memory first.
+        return cast(global_norm(self.reader.read(self.of)), self.t.dtype)
+
+
+def all_finite(updates: list[Array]) -> Array:
+    """Whether there is neither NaN nor inf in any of them."""
+    return functools.reduce(lax.bitwise_and, [jnp.isfinite(u).all() for u in updates], jnp.asarray(True))
 
 
 @dataclass(frozen=True)
-class Rule(ABC):
-    """One algorithm for one array: float32 in (float64 where the parameter is), float32 out.
+class Block(ABC):  # noqa: B024 (what is built are rules and wrappers)
+    """What stands in a chain: a frozen dataclass of hyperparameters and options, which may keep slots and scalars.
 
-    A rule knows nothing of trees, dtypes, masks, schedules, sharding or jit. Subclass it as a frozen dataclass. Fields
-    annotated `Hyper`, `NonNegative`, `Positive` or `Decay` are hyperparameters, which `update` reads from `h`, never from
+    Fields annotated `Hyper`, `NonNegative`, `Positive` or `Decay` are hyperparameters, which are read from `h`, never from
     `self`; all other fields are static options and must be hashable.
 
     Raises:
         ValueError: a hyperparameter is out of its range.
-        TypeError: a hyperparameter is no number, scalar array or schedule.
+        TypeError: a hyperparameter is not a number, scalar array or schedule; the class has fields and is not a dataclass.
     """
 
-    elementwise: ClassVar[bool] = True
-    """Whether every element is treated alone. Only then can it act on complex parameters, as pairs of real numbers."""
-
-    reads_gradient: ClassVar[bool] = False
-    """Whether `update` finds in `h.gradient` the gradient as it came, before the rules ahead of this one."""
+    positions: ClassVar[tuple[str, ...]] = ()
+    """Slots that begin as a copy of the parameter; a storage for all slots leaves them in float32."""
 
     def init(self, p: Array) -> Slots:
         """Slots of one parameter `p`, arrays by name."""
         return {}
 
     def scalars(self) -> dict[str, float]:
-        """Scalars that `prepare` keeps from step to step, with their first values."""
+        """Scalars that stay from step to step, with their initial values."""
         return {}
+
+    def __new__(cls, *_: Any, **__: Any) -> Any:
+        Declared.by(cls)  # here, since without @dataclass `__init__` would complain of arguments first
+        return super().__new__(cls)
+
+    def __post_init__(self) -> None:
+        with naming(self.name):
+            vars(self).update({name: check(name, getattr(self, name)) for name, check in Declared.by(type(self)).checks})
+
+    @property
+    def hypers(self) -> tuple[HyperField, ...]:
+        """Its hyperparameters."""
+        return Declared.by(type(self)).hypers
+
+    def bound(self: Self, values: Mapping[str, Any]) -> Self:
+        """The same with other values, which are not checked: those of one leaf, or marks for numbers that the state has."""
+        new = copy.copy(self)
+        vars(new).update(values)
+        return new
+
+    @property
+    def name(self) -> str:
+        """How it is called in a chain: `scale_by_adam` for `ScaleByAdam`."""
+        return snake_case(type(self).__name__)
+
+    @property
+    def key(self) -> str:
+        """How it is called in the state: `adam` for `ScaleByAdam`."""
+        return self.name.removeprefix("scale_by_")
+
+    def arguments(self) -> str:
+        """All hyperparameters, and the options that are not the defaults, as one would write them."""
+        hypers = {hyper.name for hyper in self.hypers}
+        values = ((field.name, getattr(self, field.name), field.default) for field in dataclasses.fields(self))
+        return ", ".join(f"{name}={value!r}" for name, value, default in values if name in hypers or value != default)
+
+    def __repr__(self) -> str:
+        return f"{self.name}({self.arguments()})"
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "__repr__" not in vars(cls):
+            cls.__repr__ = Block.__repr__  # before @dataclass, which then writes none of its own
+
+
+@functools.cache
+def snake_case(name: str) -> str:
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
+
+
+@dataclass(frozen=True)
+class Rule(Block):
+    """One algorithm for one array: float32 in (float64 where the parameter is), float32 out.
+
+    A rule knows nothing of trees, dtypes, masks, schedules, sharding or jit. Subclass it as a frozen dataclass.
+    """
+
+    elementwise: ClassVar[bool] = True
+    """Whether every element is treated alone. Only then can it act on complex parameters, as pairs of real numbers."""
+
+    reads_gradient: ClassVar[bool] = False
+    """Whether `update` finds in `h.gradient` the raw gradient, before the rules ahead of this one."""
 
     def prepare(self, context: Context) -> dict[str, Any]:
         """Constants of a step, computed once before the leaves; `update` finds them in `h` under these names.
 
-        Those with a name that `scalars` has are kept for the next step. Where the bool `accept` is among them and False, the
-        whole step is left out: updates are zero, and of the state only these scalars change.
+        Those with a name that `scalars` has are kept for the next step. None may be called like a hyperparameter.
         """
         return {}
 
     @abstractmethod
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
         """The update and the new slots of one array; `g`, the slots and `p` are float32 of one shape."""
-
-    def __post_init__(self) -> None:
-        if "mask" in vars(self):
-            object.__setattr__(self, "mask", as_mask(public_caller(self.block), vars(self)["mask"]))
-        for hyper in hyper_fields(type(self)):
-            value = getattr(self, hyper.name)
-            where = f"{public_caller(self.block)}({hyper.name}={value!r})"
-            object.__setattr__(self, hyper.name, hyper.check(where, value))
-        for name, option in options(type(self)):
-            value = getattr(self, name)
-            try:
-                allowed = value is None or option.holds(value)
-            except TypeError:
-                allowed = False
-            if not allowed:
-                raise ValueError(f"{public_caller(self.block)}({name}={value!r}): {name} must be {option.words}.")
-
-    @property
-    def block(self) -> str:
-        """The rule's name as a block: `scale_by_adam` for `ScaleByAdam`."""
-        return re.sub(r"(?<!^)(?=[A-Z])", "_", type(self).__name__).lower()
-
-    @property
-    def key(self) -> str:
-        """The rule's name in the state: `adam` for `ScaleByAdam`."""
-        return self.block.removeprefix("scale_by_")
-
-    def __repr__(self) -> str:
-        hypers = {hyper.name for hyper in hyper_fields(type(self))}
-        values = ((field.name, getattr(self, field.name), field.default) for field in dataclasses.fields(self))
-        shown = (f"{name}={value!r}" for name, value, default in values if name in hypers or value != default)
-        return f"{self.block}({', '.join(shown)})"
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        cls.__repr__ = Rule.__repr__  # before @dataclass, which then leaves it alone

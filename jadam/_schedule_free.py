@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jadam._hyper import Decay, FixedNonNegative, NonNegative, public_caller
+from jadam._chain import builder, chain
+from jadam._dtypes import encode
+from jadam._errors import BadValue, door
+from jadam._hyper import Decay, FixedNonNegative, NonNegative
 from jadam._masks import EVERYTHING, MaskLike
 from jadam._rule import Context, Rule, Slots
-from jadam._state import OptState
-from jadam._storage import Blocks, decode, encode
-from jadam._transformation import GradientTransformation, chain
+from jadam._state import states
+from jadam._storage.blocks import Int8Blocks
+from jadam._storage.slots import decode_slot
+from jadam._transformation import GradientTransformation
 from jadam._tree import PyTree
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class ScheduleFree(Rule):
     """Applies updates to an iterate `z`, averages it to `x`, and moves the parameters to `y = b1 x + (1-b1) z`.
 
@@ -33,6 +36,8 @@ class ScheduleFree(Rule):
     weight_lr_power: NonNegative = 2.0
     weight_decay_at_z: NonNegative = 0.0
     mask: MaskLike = EVERYTHING
+
+    positions: ClassVar[tuple[str, ...]] = ("z", "x")
 
     def init(self, p: Array) -> Slots:
         return {"z": jnp.copy(p), "x": jnp.copy(p)}
@@ -65,6 +70,7 @@ class ScheduleFree(Rule):
         return x + h.b1.complement * (z - x) - p, {"z": z, "x": x}
 
 
+@builder
 def schedule_free(
     tx: GradientTransformation,
     *,
@@ -98,11 +104,10 @@ def schedule_free(
         >>> jadam.schedule_free_params(state, params)["w"]
         Array([0.5, 0.5], dtype=float32)
     """
-    return GradientTransformation(
-        chain(tx, ScheduleFree(b1, warmup_steps, r, weight_lr_power)).parts, public_caller("schedule_free")
-    )
+    return chain(tx, ScheduleFree(b1=b1, warmup_steps=warmup_steps, r=r, weight_lr_power=weight_lr_power))
 
 
+@door
 def schedule_free_params(state: PyTree, params: PyTree) -> PyTree:
     """The averaged parameters of `schedule_free` or `schedule_free_adamw`: those to evaluate and to keep.
 
@@ -113,20 +118,16 @@ def schedule_free_params(state: PyTree, params: PyTree) -> PyTree:
     Raises:
         ValueError: the state is not of a schedule-free optimizer.
     """
-    found = list(_averages(state))
+    found = [
+        inner.slots[rule]["x"]
+        for inner in states(state)
+        for rule, _, name in (key.rpartition(".") for key in inner.hyperparams)
+        if name == "weight_lr_power"
+    ]
     if not found:
-        raise ValueError("schedule_free_params: the state is not of a schedule-free optimizer.")
+        raise BadValue("the state is not of a schedule-free optimizer.")
     leaves, treedef = jax.tree.flatten(params, is_leaf=lambda x: x is None)
     for average in found:
-        own = jax.tree.leaves(average, is_leaf=lambda x: x is None or isinstance(x, Blocks))
-        leaves = [p if x is None else encode(decode(x), p.dtype) for x, p in zip(own, leaves, strict=True)]
+        own = jax.tree.leaves(average, is_leaf=lambda x: x is None or isinstance(x, Int8Blocks))
+        leaves = [p if x is None else encode(decode_slot(x), p.dtype) for x, p in zip(own, leaves, strict=True)]
     return treedef.unflatten(leaves)
-
-
-def _averages(state: PyTree) -> Iterator[PyTree]:
-    """The trees of averages in a state."""
-    for inner in jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, OptState)):
-        if isinstance(inner, OptState):
-            own = {key for key, values in inner.hyperparams.items() if "weight_lr_power" in values}
-            yield from (inner.slots[key]["x"] for key in own)
-            yield from _averages([slots for key, slots in inner.slots.items() if key not in own])

@@ -1,23 +1,25 @@
-"""Where the state lies on a mesh of devices."""
+"""Where the state is placed on a mesh of devices."""
 
 from __future__ import annotations
 
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jadam._layout import slot_sharding
+from jadam._engine.placement import slot_sharding
+from jadam._errors import BadValue, door
 from jadam._state import OptState
 from jadam._transformation import GradientTransformation
 from jadam._tree import PyTree, flatten, owners
 
 
+@door
 def state_shardings(tx: GradientTransformation, params: PyTree) -> OptState:
-    """The shardings of `tx.init(params)`: slots lie like their parameters, everything else is replicated.
+    """The shardings of `tx.init(params)`: slots like their parameters, everything else replicated.
 
-    A slot of another shape (a row or column of Adafactor) lies like its parameter along the axes that are as long.
+    A slot of another shape (a row or column of Adafactor) is placed like its parameter along axes of equal length.
 
     For `jax.jit(tx.init, out_shardings=jadam.state_shardings(tx, params))(params)`, and to restore a checkpoint. Outside
-    `jit`, `tx.init` places its state so by itself.
+    `jit`, `tx.init` places its state like that by itself.
 
     Args:
         tx: a transformation, of jadam or any other with `init`.
@@ -31,7 +33,7 @@ def state_shardings(tx: GradientTransformation, params: PyTree) -> OptState:
     meshes = [sharding.mesh for sharding in shardings if isinstance(sharding, NamedSharding)]
     alone = NamedSharding(meshes[0], PartitionSpec()) if meshes else next(filter(None, shardings), None)
     if alone is None:
-        raise ValueError("state_shardings: no parameter has a sharding; pass jax arrays, or ShapeDtypeStructs with one.")
+        raise BadValue("no parameter has a sharding; pass jax arrays, or ShapeDtypeStructs with one.")
     state = jax.eval_shape(tx.init, params)
     found = []
     for number, leaf in zip(owners(state, leaves), jax.tree.leaves(state), strict=True):

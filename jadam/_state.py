@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections import Counter
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
 from jax import Array
 
+from jadam._errors import BadType
 from jadam._tree import PyTree
 
 COMPLEMENT = "one_minus_"
+GIVEN = ".given"
+SET = -math.inf
+"""Stands for the number that the code gave where a hyperparameter was set by hand, whatever the code says."""
 
 
 class OptState(NamedTuple):
@@ -19,65 +24,42 @@ class OptState(NamedTuple):
 
     Attributes:
         count: int32 scalar, updates done. It saturates and never wraps.
-        hyperparams: by rule and name, scalars in float32 (float64 as soon as one parameter is). A `Decay` such as `b2` is
-            kept as `one_minus_b2`. What a schedule gave last is written here. Read them with `jadam.hyperparams`, set them
-            with `tx.set_hyperparams`.
+        hyperparams: scalars in float32 (float64 as soon as one parameter is) by `rule.name`, such as `adam.eps`, or the bare
+            name where both are alike: `learning_rate`. A `Decay` such as `b2` is kept as `one_minus_b2`. Each is what the
+            last update used; what is assigned to one acts from the next update on, unless a schedule drives it.
         slots: by rule and slot, trees like the parameters, with None where the rule keeps nothing; the whole state of a
             transformation from elsewhere.
         scalars: by rule, what it keeps for all parameters together.
+        given: by the names of `hyperparams` and `.given`, the numbers that the code gave. A hyperparameter that differs from
+            it was set by hand and stays; one that does not follows the code, also when a run resumes with another number.
+            `-inf` where `set_hyperparams` set it.
     """
 
     count: Array  # pyright: ignore[reportIncompatibleMethodOverride] (optax's name; no one counts items of a state)
-    hyperparams: dict[str, dict[str, Array]]
+    hyperparams: dict[str, Array]
     slots: dict[str, Any]
     scalars: dict[str, dict[str, Array]]
+    given: dict[str, Array]
 
 
-def check_is_state(where: str, place: str, state: Any) -> None:
+def check_is_state(place: str, state: Any) -> None:
     if not isinstance(state, OptState):
         order = "; the order is (grads, state, params)" if place == "second" else ""
-        raise TypeError(f"{where}: the {place} argument is a {type(state).__name__}, not the state that init gave{order}.")
+        raise BadType(f"the {place} argument is a {type(state).__name__}, not the state that init returned{order}.")
 
 
-def readable_names(state: OptState) -> dict[str, tuple[str, str]]:
-    """The hyperparameters of one state: `(rule, name in the state)` by the name that users see.
-
-    That is the bare name (`b2`) where only one rule has it, else with the rule before it (`adam_1.b2`), or the rule alone
-    where it is called like its hyperparameter (`learning_rate_1`).
-    """
-    places = [(rule, stored) for rule, values in state.hyperparams.items() for stored in values]
-    bare = Counter(stored.removeprefix(COMPLEMENT) for _, stored in places)
-    names = {}
-    for rule, stored in places:
-        name = stored.removeprefix(COMPLEMENT)
-        alike = re.fullmatch(rf"(.*\.)?{name}(_\d+)?", rule)
-        names[name if bare[name] == 1 else rule if alike else f"{rule}.{name}"] = rule, stored
-    return names
+def stored_name(rule: str, name: str) -> str:
+    """The key of a hyperparameter in the state: the rule's alone where it is called like its hyperparameter."""
+    # Also after a label and with a number: `head.learning_rate`, `learning_rate_1`.
+    return rule if re.fullmatch(rf"(.*\.)?{name}(_\d+)?", rule) else f"{rule}.{name}"
 
 
-def hyperparams(state: PyTree) -> dict[str, Array]:
-    """The hyperparameters in a state, by name: `hyperparams(state)["learning_rate"]`.
-
-    Args:
-        state: an `OptState`, or any tree with such inside (of `optax.chain`, `optax.MultiSteps`, a train state).
-
-    Returns:
-        Scalars, float32 or float64. What a schedule drives is the value that the last update used; before the first
-        update, the value that it will use. A name that several rules have comes with the rule's: `adam_1.b2`; one that
-        several states have is numbered: `b2_1`.
-    """
-    found: dict[str, Array] = {}
-    for inner in jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, OptState)):
-        if not isinstance(inner, OptState):
-            continue
-        own = {
-            name: 1 - value if stored.startswith(COMPLEMENT) else value
-            for name, (rule, stored) in readable_names(inner).items()
-            for value in jax.tree.leaves(inner.hyperparams[rule][stored])  # one, which flax.nnx has put in a box
-        }
-        for name, value in (*own.items(), *hyperparams(inner.slots).items()):
-            found[numbered(name, found)] = value
-    return found
+def states(tree: PyTree) -> Iterator[OptState]:
+    """All states in a tree: of `optax.chain`, a train state, and those in the slots of others."""
+    for inner in jax.tree.leaves(tree, is_leaf=lambda x: isinstance(x, OptState)):
+        if isinstance(inner, OptState):
+            yield inner
+            yield from states(inner.slots)
 
 
 def numbered(name: str, taken: Any) -> str:

@@ -1,113 +1,92 @@
-"""Gradient transformations: rules in a row, and what can be done with them."""
+"""Gradient transformations: parts in a row, and what can be done with them."""
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from functools import lru_cache, update_wrapper
-from types import MethodType
-from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, TypeVar
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-from jax import Array, lax
-from jax.core import Tracer
-
-from jadam import _engine, _init
-from jadam._hyper import Driven, public_caller
-from jadam._masks import EVERYTHING
-from jadam._part import Opaque, Part, named, slot_codec
-from jadam._rule import Rule
-from jadam._state import OptState, check_is_state, readable_names
-from jadam._storage import compute_dtype, decode, encode
-from jadam._tree import PyTree, arrays, difference, flatten, is_trained, quoted
-
-P = ParamSpec("P")
-R = TypeVar("R")
+from jadam._engine.init import init
+from jadam._engine.step import update
+from jadam._errors import BadType, BadValue, naming
+from jadam._hyperparams import set_hyperparams
+from jadam._recipe import Pair, Part, Recipe
+from jadam._state import OptState
+from jadam._tree import PyTree
 
 
-@lru_cache(maxsize=4096)
-def _bound(function: Callable[..., Any], owner: Any, _name: str) -> Any:
-    return MethodType(function, owner)
-
-
-class _method(Generic[P, R]):
-    """A method that is the same object for equal objects: `jax.jit(tx.update)` finds the program of an equal `tx`.
-
-    Python's own methods are equal only if their objects are identical.
-    """
-
-    def __init__(self, function: Callable[Concatenate[Any, P], R]):
-        self.function = function
-
-    def __get__(self, owner: Any, kind: Any = None) -> Callable[P, R]:
-        if owner is None:
-            return self.function  # pyright: ignore[reportReturnType]
-        try:
-            return _bound(self.function, owner, owner.name)
-        except TypeError:  # not hashable: built with a tracer
-            return MethodType(self.function, owner)
-
-
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, init=False)
 class GradientTransformation:
     """A pure `(init, update)` pair over pytrees: frozen, hashable, and equal to another that was built alike.
 
-    `init, update = tx` gives the two functions; optax, flax, equinox and haiku take it wherever they take optax's.
+    `init, update = tx` returns the two functions; optax, flax, equinox and haiku accept it wherever they accept optax's.
+    `GradientTransformation(init, update)` makes one of two functions of your own, as in optax: it may stand in chains, under
+    masks and in wrappers. Its `update` receives the keyword arguments of `tx.update` that it has parameters for.
+
+    Outside `jit` a transformation compiles its steps itself; functions of your own run outside of what it compiles, so that
+    their Python may look at values.
+
+    Args:
+        init: a function of the parameters that returns a state, any pytree of arrays.
+        update: a function `(updates, state, params=None)` that returns updates and the next state.
 
     Attributes:
-        parts: the rules in order, each with its mask.
-        name: the function that built it, for error messages; not part of the comparison.
+        recipe: the parts in a row, each in its scope.
+        name: of the function that built it, for error messages; not part of the comparison.
     """
 
-    parts: tuple[Part, ...]
-    name: str = field(default="tx", compare=False)
+    recipe: Recipe
+    name: str
 
-    @_method
-    def init(self, params: PyTree) -> OptState:
-        """The state before the first update.
+    def __init__(self, init: Callable[..., Any], update: Callable[..., Any]):
+        if not (callable(init) and callable(update)):
+            raise BadType(f"GradientTransformation: init and update must be functions, not {init!r} and {update!r}.")
+        vars(self).update(recipe=Recipe((Part(Pair(init, update)),)), name="tx")
 
-        Args:
-            params: a tree of arrays. Real and complex floating-point leaves are trained; integers, bools, PRNG keys and
-                None are passed over.
+    @classmethod
+    def of(cls, recipe: Recipe, name: str = "tx") -> GradientTransformation:
+        """A transformation by its recipe."""
+        made = object.__new__(cls)
+        vars(made).update(recipe=recipe, name=name)
+        return made
 
-        Raises:
-            TypeError: a leaf is no array.
-            ValueError: a mask does not fit the parameters.
-        """
-        return _init.init(f"{self.name}.init", self.parts, params)
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, GradientTransformation) and self.recipe == other.recipe
 
-    @_method
-    def update(self, updates: PyTree, state: OptState, params: PyTree | None = None, **extra: Any) -> tuple[PyTree, OptState]:
-        """The updates to add to the parameters, and the next state.
+    def __hash__(self) -> int:
+        return hash(self.recipe)
 
-        Args:
-            updates: the gradients, a tree like `params`; every leaf has its parameter's shape and any float dtype.
-            state: what `init` or the last `update` gave.
-            params: the parameters; None only where no rule uses them.
-            **extra: values for rules that ask for them (`value=loss`).
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The rules, wrappers and pairs in a row."""
+        return self.recipe.parts
 
-        Returns:
-            Updates with the structure, shapes and dtypes of the parameters, and the new state. Outside `jit` the call
-            compiles itself, once for each transformation and type of tree.
+    @property
+    def init(self) -> Init:
+        """The function that makes the state before the first update."""
+        return self._function(Init)
 
-        Raises:
-            ValueError: structures or shapes differ, or the state belongs to another transformation or tree.
-            TypeError: a leaf is no array, real meets complex, or the arguments are in another order.
-        """
-        return _engine.update(f"{self.name}.update", self.parts, updates, state, params, extra, apply=False)
+    @property
+    def update(self) -> Update:
+        """The function that computes updates and the next state."""
+        return self._function(Update)
 
-    @_method
-    def step(self, updates: PyTree, state: OptState, params: PyTree, **extra: Any) -> tuple[PyTree, OptState]:
-        """`update` and `apply_updates` as one: the new parameters and the new state, in one pass over memory."""
-        if params is None:
-            raise ValueError(f"{self.name}.step: params is None; call step(grads, state, params).")
-        return _engine.update(f"{self.name}.step", self.parts, updates, state, params, extra, apply=True)
+    @property
+    def step(self) -> Step:
+        """The function that computes new parameters and the next state."""
+        return self._function(Step)
+
+    def _function(self, kind: type[F]) -> F:
+        """One object for as long as this is one: `jax.jit` keeps its programs as long as the function lives."""
+        if kind.__name__ not in vars(self):
+            vars(self)[kind.__name__] = (_shared if self.recipe.of_numbers else _own)(kind, self.recipe, self.name)
+        return vars(self)[kind.__name__]
 
     def set_hyperparams(self, state: OptState, **values: Any) -> OptState:
         """The state with other hyperparameters; nothing is traced or compiled again.
+
+        What is set stays, also when the state is restored under code with another number.
 
         Args:
             state: a state of this transformation.
@@ -117,31 +96,8 @@ class GradientTransformation:
         Raises:
             ValueError: an unknown name, a value out of range or of another shape, or one that a schedule drives.
         """
-        where = f"{self.name}.set_hyperparams"
-        check_is_state(where, "first", state)
-        places = readable_names(state)
-        parts = named(self.parts)
-        content = {key: dict(values) for key, values in state.hyperparams.items()}
-        for name, value in values.items():
-            if name not in places:
-                raise ValueError(f"{where}: there is no {name!r}; there are {', '.join(sorted(places))}.")
-            key, stored = places[name]
-            if key not in parts:
-                raise ValueError(f"{where}: the state belongs to another transformation, one with {key}.")
-            hyper = next(field for field in parts[key].hypers if field.stored == stored)
-            driver = getattr(parts[key].rule, hyper.name)
-            if callable(driver) or isinstance(driver, Driven):
-                raise ValueError(f"{where}: {name} is driven by {driver!r}; build the transformation with a number to set it.")
-            if callable(value):
-                raise ValueError(f"{where}: {name} must be a number here; build the transformation with the schedule.")
-            if np.ndim(value) == 0:
-                hyper.check(f"{where}({name}={value!r})", value)
-            (old,) = jax.tree.leaves(content[key][stored])  # flax.nnx keeps it in a box, which stays
-            if jnp.shape(value) not in ((), old.shape):
-                raise ValueError(f"{where}: {name} has shape {jnp.shape(value)}, in the state it has {old.shape}.")
-            new = _like(old, hyper.store(value))
-            content[key][stored] = jax.tree.structure(content[key][stored]).unflatten([new])
-        return state._replace(hyperparams=content)
+        with naming(f"{self.name}.set_hyperparams"):
+            return set_hyperparams(self.recipe, state, values)
 
     def __iter__(self) -> Iterator[Callable[..., Any]]:
         return iter((self.init, self.update))
@@ -153,111 +109,99 @@ class GradientTransformation:
         return 2
 
     def __repr__(self) -> str:
-        shown = []
-        for part in self.parts:
-            text = repr(part.rule)
-            if part.storage:
-                storage = {slot: slot_codec(part.storage, slot) for slot, _ in part.storage}
-                text = f"with_precision({text}, {', '.join(f'{slot}={codec!r}' for slot, codec in storage.items())})"
-            shown.append(text if part.mask == EVERYTHING else f"masked({text}, {part.mask!r})")
-        return shown[0] if len(shown) == 1 else f"chain({', '.join(shown)})"
+        return repr(self.recipe)
 
 
-def _like(old: Array, value: Any) -> Array:
-    """The value with the dtype, shape and placement of an array of the state, so that no call compiles again."""
-    if isinstance(value, Tracer) or isinstance(old, Tracer):
-        return jnp.broadcast_to(jnp.asarray(value, old.dtype), jnp.shape(value) or old.shape)
-    new = np.broadcast_to(np.asarray(value, old.dtype), old.shape)
-    return jax.device_put(new, old.sharding if old.committed else None)
+GradientTransformationExtraArgs = GradientTransformation
+"""The same: every transformation accepts keyword arguments, and passes them on to whoever asks."""
 
 
-def chain(*transformations: Any) -> GradientTransformation:
-    """Applies transformations one after another; `chain()` is the identity, and chains in chains are flat.
+@dataclass(frozen=True, eq=False)
+class _Function:
+    """A function of a transformation, equal to that of an equal one: `jax.jit(tx.update)` finds the program of its like.
 
-    Args:
-        *transformations: of jadam, rules, or any `(init, update)` pairs such as optax's.
-
-    Raises:
-        TypeError: something else.
-
-    Example:
-        >>> import jadam
-        >>> jadam.chain(jadam.clip_by_global_norm(1.0), jadam.sgd(0.1))
-        chain(clip_by_global_norm(max_norm=1.0), scale_by_learning_rate(learning_rate=0.1))
-    """
-    parts: list[Part] = []
-    for number, item in enumerate(transformations):
-        if isinstance(item, GradientTransformation):
-            parts += item.parts
-        elif isinstance(item, Rule):
-            parts.append(Part(item))
-        else:
-            try:
-                parts.append(Part(Opaque(*item)))
-            except TypeError:
-                raise TypeError(
-                    f"chain: argument {number} is {item!r}, which is no transformation; give one of jadam's, or an "
-                    "(init, update) pair."
-                ) from None
-    return GradientTransformation(tuple(parts), public_caller("chain"))
-
-
-def identity() -> GradientTransformation:
-    """Leaves updates as they are: the empty chain."""
-    return chain()
-
-
-def block(rule: Callable[P, Rule]) -> Callable[P, GradientTransformation]:
-    """Makes the function that builds a rule as a transformation of its own.
-
-    Example:
-        >>> import jadam
-        >>> class ScaleByTwo(jadam.Rule):
-        ...     def update(self, g, slots, p, h):
-        ...         return 2 * g, slots
-        >>> scale_by_two = jadam.block(ScaleByTwo)
-        >>> jadam.chain(scale_by_two(), jadam.scale(0.5))
-        chain(scale_by_two(), scale(step_size=0.5))
+    Python's own methods are equal only if their objects are identical.
     """
 
-    def _build(*args: P.args, **kwargs: P.kwargs) -> GradientTransformation:
-        built = rule(*args, **kwargs)
-        return GradientTransformation((Part(built),), public_caller(built.block))
+    recipe: Recipe  # and not the transformation, which could not be freed while it refers to itself
+    name: str
 
-    update_wrapper(_build, rule, assigned=("__module__", "__doc__"), updated=())
-    _build.__signature__ = inspect.signature(rule).replace(return_annotation=GradientTransformation)  # pyright: ignore
-    return _build
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and (self.recipe is other.recipe or self.recipe == other.recipe)
 
-
-def apply_updates(params: PyTree, updates: PyTree) -> PyTree:
-    """Adds updates to parameters, leaf by leaf, in the dtypes of the parameters; compiled.
-
-    Args:
-        params: a tree of arrays.
-        updates: a tree like it, each leaf of its parameter's shape. None, and leaves that are not trained, leave the
-            parameter as it is.
-
-    Raises:
-        ValueError: structures or shapes differ; nothing is broadcast.
-    """
-    return _apply(arrays("apply_updates", "params", params), arrays("apply_updates", "updates", updates))
+    def __hash__(self) -> int:
+        try:
+            return hash(self.recipe)
+        except TypeError:  # a schedule that cannot be hashed: only itself is like it
+            return id(self.recipe)
 
 
-@jax.jit
-def _apply(params: PyTree, updates: PyTree) -> PyTree:
-    leaves = flatten(params)
-    try:
-        deltas = leaves.treedef.flatten_up_to(updates)
-    except (ValueError, TypeError):
-        words = f"apply_updates: the updates do not have the structure of the parameters: {difference(updates, leaves)}."
-        raise ValueError(words) from None
-    new = []
-    for path, p, u in zip(leaves.paths, leaves.values, deltas, strict=True):
-        if u is None or not is_trained(p):
-            new.append(p)
-            continue
-        if jnp.shape(u) != p.shape:
-            raise ValueError(f"apply_updates: the update at {quoted(path)} has shape {jnp.shape(u)}, its parameter {p.shape}.")
-        same = u.dtype == p.dtype
-        new.append(lax.add(p, u) if same else encode(decode(p) + decode(u).astype(compute_dtype(p.dtype)), p.dtype))
-    return leaves.treedef.unflatten(new)
+F = TypeVar("F", bound=_Function)
+
+
+def _own(kind: type[F], recipe: Recipe, name: str) -> F:
+    return kind(recipe, name)
+
+
+_shared = lru_cache(maxsize=1024)(_own)
+"""One function for all transformations that are built alike, of numbers and nothing of the user's: a cell of a notebook that
+builds one again, and compiles `tx.update`, finds the program."""
+
+
+class Init(_Function):
+    """`tx.init`."""
+
+    __name__ = "init"  # in traces and profiles
+
+    def __call__(self, params: PyTree) -> OptState:
+        """The state before the first update.
+
+        Args:
+            params: a tree of arrays. Real and complex floating-point leaves are trained; integers, bools, PRNG keys and
+                None are passed over.
+
+        Raises:
+            TypeError: a leaf is not an array.
+            ValueError: a mask does not fit the parameters.
+        """
+        with naming(f"{self.name}.init"):
+            return init(self.recipe, params)
+
+
+class Update(_Function):
+    """`tx.update`."""
+
+    __name__ = "update"  # in traces and profiles
+
+    def __call__(self, updates: PyTree, state: OptState, params: PyTree | None = None, **extra: Any) -> tuple[PyTree, OptState]:
+        """The updates to add to the parameters, and the next state.
+
+        Args:
+            updates: the gradients, a tree like `params`; every leaf has its parameter's shape and any float dtype.
+            state: what `init` or the last `update` returned.
+            params: the parameters; None only where no rule uses them.
+            **extra: values for rules that ask for them (`value=loss`).
+
+        Returns:
+            Updates with the structure, shapes and dtypes of the parameters, and the new state. Outside `jit` the call
+            compiles itself, once for each transformation and type of tree.
+
+        Raises:
+            ValueError: structures or shapes differ, or the state belongs to another transformation or tree.
+            TypeError: a leaf is not an array, real meets complex, or the arguments are in another order.
+        """
+        with naming(f"{self.name}.update"):
+            return update(self.recipe, "update", updates, state, params, extra)
+
+
+class Step(_Function):
+    """`tx.step`."""
+
+    __name__ = "step"  # in traces and profiles
+
+    def __call__(self, updates: PyTree, state: OptState, params: PyTree, **extra: Any) -> tuple[PyTree, OptState]:
+        """`update` and `apply_updates` as one: the new parameters and the new state, in one pass over memory."""
+        with naming(f"{self.name}.step"):
+            if params is None:
+                raise BadValue("params is None; call step(grads, state, params).")
+            return update(self.recipe, "step", updates, state, params, extra)

@@ -2,22 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, field, is_dataclass
 from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.tree_util import GetAttrKey, KeyPath, keystr, tree_flatten_with_path
 
+from jadam._errors import BadType
+
 PyTree = Any
+T = TypeVar("T")
 
 
-class Leaves(NamedTuple):
-    """A flattened tree. `paths` are JAX's key paths, in the order of `values`."""
+@dataclass(frozen=True)
+class Leaves:
+    """A flattened tree.
+
+    Attributes:
+        paths: JAX's key paths, in the order of `values`.
+        values: the leaves.
+        treedef: of the tree.
+        answers: what was asked of these leaves before, by the identity of who asked.
+    """
 
     paths: tuple[KeyPath, ...]
     values: list[Any]
     treedef: Any  # jax.tree_util.PyTreeDef, which JAX exports as a variable
+    answers: dict[int, tuple[Any, Any]] = field(default_factory=dict)
+
+    def ask(self, who: Any, answer: Callable[[Leaves], T]) -> T:
+        """`answer(self)`, computed once for each `who`: the rules of a group, and all groups, ask one mask."""
+        if id(who) not in self.answers:
+            self.answers[id(who)] = who, answer(self)  # with `who`, so that its identity is not given to another
+        return self.answers[id(who)][1]
 
 
 def flatten(tree: PyTree) -> Leaves:
@@ -33,7 +54,7 @@ def quoted(path: KeyPath) -> str:
 def slashed(path: KeyPath) -> str:
     """A path as `match` and `describe` write it: `dense/kernel`.
 
-    The box that flax puts around an array (`nnx.Param`, linen's `Partitioned`) is no part of it.
+    The box that flax puts around an array (`nnx.Param`, linen's `Partitioned`) is not part of it.
     """
     while path and isinstance(path[-1], GetAttrKey) and path[-1].name in ("value", "raw_value"):
         path = path[:-1]
@@ -45,26 +66,32 @@ def is_trained(leaf: Any) -> bool:
     return jnp.issubdtype(leaf.dtype, jnp.inexact)
 
 
-def arrays(where: str, argument: str, tree: PyTree) -> PyTree:
+def arrays(argument: str, tree: PyTree) -> PyTree:
     """The tree with every leaf a strongly typed array: a Python number or a weak type would cause a second trace.
 
     Raises:
         TypeError: a leaf is neither an array nor a number; the message names its path.
     """
+    return strong(argument, tree)[0]
+
+
+def strong(argument: str, tree: PyTree) -> tuple[PyTree, list[Any], Any]:
+    """`arrays(argument, tree)`, with its leaves and structure."""
     leaves, treedef = jax.tree.flatten(tree)
     if _are_strong(leaves):
-        return tree
+        return tree, leaves, treedef
     if not all(map(is_array, leaves)):
         path, leaf = next((path, leaf) for path, leaf in tree_flatten_with_path(tree)[0] if not is_array(leaf))
-        raise TypeError(
-            f"{where}: {argument} has {leaf!r}, a {type(leaf).__name__}, at {quoted(path)}, which is no array; "
+        raise BadType(
+            f"{argument} has {leaf!r}, a {type(leaf).__name__}, at {quoted(path)}, which is not an array; "
             "take it out of the tree, or put None in its place."
         )
-    return treedef.unflatten([_strong(leaf) for leaf in leaves])
+    leaves = [_strong(leaf) for leaf in leaves]
+    return treedef.unflatten(leaves), leaves, treedef
 
 
 def _are_strong(leaves: list[Any]) -> bool:
-    """The quick answer for what nearly all trees are: it is asked of every leaf at every step outside jit."""
+    """The quick answer for nearly all trees: it is asked of every leaf at every step outside `jit`."""
     try:
         kinds = set(map(type, leaves))
         return all(issubclass(kind, jax.Array) for kind in kinds) and not any(map(attrgetter("weak_type"), leaves))
@@ -73,13 +100,17 @@ def _are_strong(leaves: list[Any]) -> bool:
 
 
 def is_array(leaf: Any) -> bool:
-    """Whether this is an array, or a number that can be one."""
+    """Whether this is an array, or a number that can become one."""
     if isinstance(leaf, jax.Array | bool | int | float | complex):
         return True
     return hasattr(leaf, "shape") and getattr(getattr(leaf, "dtype", None), "kind", "O") not in "OSU"
 
 
 def _strong(leaf: Any) -> Any:
+    if isinstance(leaf, np.ndarray | np.generic):
+        return (
+            leaf if leaf.dtype == jax.dtypes.float0 else jnp.asarray(leaf)
+        )  # in the dtype that JAX has for it: float32 for float64, unless x64 is enabled
     if isinstance(leaf, bool | int | float | complex) or getattr(leaf, "weak_type", False):
         return jax.lax.convert_element_type(leaf, jnp.result_type(leaf))
     return leaf
@@ -105,7 +136,7 @@ def owners(tree: PyTree, params: Leaves) -> list[int | None]:
     numbers = {path: number for number, path in enumerate(params.paths)}
 
     def owner(path: KeyPath, leaf: Any) -> int | None:
-        if path and path[-1] in (GetAttrKey("codes"), GetAttrKey("scales")):  # of `Blocks`, which stands for one array
+        if path and path[-1] in (GetAttrKey("codes"), GetAttrKey("scales")):  # of `Int8Blocks`, which stands for one array
             path = path[:-1]
         for start in range(len(path) + 1):
             number = numbers.get(path[start:])
@@ -117,3 +148,10 @@ def owners(tree: PyTree, params: Leaves) -> list[int | None]:
         return None
 
     return [owner(path, leaf) for path, leaf in tree_flatten_with_path(tree)[0]]
+
+
+def of_numbers(value: Any) -> bool:
+    """Whether a value is made of numbers and words, in tuples and dataclasses: a cache with it holds nothing of the user's."""
+    if isinstance(value, tuple):
+        return all(map(of_numbers, value))
+    return isinstance(value, int | float | str | None) or (is_dataclass(value) and all(map(of_numbers, vars(value).values())))

@@ -8,17 +8,23 @@ from typing import Any, Literal
 import jax.numpy as jnp
 from jax import Array
 
+from jadam._chain import builder, chain, identity
+from jadam._errors import BadValue
 from jadam._groups import masked
-from jadam._hyper import FixedPositive, NonNegative, public_caller
+from jadam._hyper import FixedPositive, NonNegative
 from jadam._masks import MaskLike
+from jadam._recipe import Part
 from jadam._rule import Context, Rule, Slots
-from jadam._transformation import GradientTransformation, chain, identity
+from jadam._transformation import GradientTransformation
 
 DecayScale = Literal["decoupled", "independent", "corrected"]
 DecayForm = Literal["decoupled", "constant", "proximal"]
 
+DECAYS = ("weight_decay", "weight_decay_at_z")
+"""How rules that decay by themselves call it."""
 
-@dataclass(frozen=True, repr=False)
+
+@dataclass(frozen=True)
 class AddDecayedWeights(Rule):
     """Adds `rate * p` to the update; if `cautious`, only where the two have the same sign.
 
@@ -34,8 +40,8 @@ class AddDecayedWeights(Rule):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.decay != "decoupled" and self.peak_learning_rate is None:
-            where = f"{public_caller('add_decayed_weights')}(decay={self.decay!r})"
-            raise ValueError(f"{where}: give peak_learning_rate; the learning rate is no number, and has no peak_value.")
+            words = "give peak_learning_rate; the learning rate is not a number, and has no peak_value."
+            raise BadValue(words, decay=self.decay)
 
     def prepare(self, context: Context) -> dict[str, Array]:
         rate = context.h.weight_decay
@@ -48,6 +54,7 @@ class AddDecayedWeights(Rule):
         return g + (jnp.where(jnp.sign(g) * jnp.sign(p) >= 0, decayed, 0) if self.cautious else decayed), slots
 
 
+@builder
 def add_decayed_weights(
     weight_decay: NonNegative = 0.0,
     mask: MaskLike = None,
@@ -81,7 +88,7 @@ def optional_decay(weight_decay: NonNegative | None, mask: MaskLike) -> Gradient
     return identity() if weight_decay is None else add_decayed_weights(weight_decay, mask)
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class DecayAfterStep(Rule):
     """Takes `rate` times the parameter that the step reaches off it: `u = u - rate (p + u)`."""
 
@@ -98,6 +105,7 @@ class DecayAfterStep(Rule):
         return g - h.rate * (p + g), slots
 
 
+@builder
 def decay_after_step(
     weight_decay: NonNegative, mask: MaskLike = None, *, form: DecayForm = "decoupled"
 ) -> GradientTransformation:
@@ -117,6 +125,7 @@ def decay_after_step(
     return masked(chain(DecayAfterStep(weight_decay, form)), mask)
 
 
+@builder
 def cautious_weight_decay(tx: GradientTransformation) -> GradientTransformation:
     """The same transformation with weight decay only where the direction and the parameter have the same sign.
 
@@ -135,13 +144,14 @@ def cautious_weight_decay(tx: GradientTransformation) -> GradientTransformation:
         >>> import jadam
         >>> tx = jadam.cautious_weight_decay(jadam.lion(1e-4, weight_decay=0.1))
     """
-    others = [part.rule for part in tx.parts if not isinstance(part.rule, AddDecayedWeights)]
-    decaying = [rule.key for rule in others if any(getattr(rule, n, 0) != 0 for n in ("weight_decay", "weight_decay_at_z"))]
-    if len(others) == len(tx.parts) or decaying:
-        reason = f"{decaying[0]} decays by itself" if decaying else "it has no add_decayed_weights"
-        raise ValueError(f"cautious_weight_decay: of {tx!r} the decay cannot be masked: {reason}.")
-    parts = (
-        replace(part, rule=replace(part.rule, cautious=True)) if isinstance(part.rule, AddDecayedWeights) else part
-        for part in tx.parts
-    )
-    return GradientTransformation(tuple(parts), public_caller("cautious_weight_decay"))
+    rules = [place.part.rule for place in tx.recipe.all]
+    others = [rule for rule in rules if not isinstance(rule, AddDecayedWeights)]
+    decaying = [rule for rule in others for hyper in rule.hypers if hyper.name in DECAYS and getattr(rule, hyper.name) != 0]
+    if len(others) == len(rules) or decaying:
+        reason = f"{decaying[0].key} decays by itself" if decaying else "it has no add_decayed_weights"
+        raise BadValue(f"of {tx!r} the decay cannot be masked: {reason}.")
+
+    def masked_decay(part: Part) -> Part:
+        return replace(part, rule=replace(part.rule, cautious=True)) if isinstance(part.rule, AddDecayedWeights) else part
+
+    return GradientTransformation.of(tx.recipe.map(masked_decay))

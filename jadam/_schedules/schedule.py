@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
@@ -12,6 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.core import Tracer
+
+from jadam._tree import of_numbers
 
 ScheduleLike = Callable[[Array], Any]
 
@@ -24,8 +29,8 @@ class Schedule:
     two that are built alike are equal, so that nothing is compiled twice.
 
     Raises:
-        ValueError: a number of steps is negative, or no integer.
-        TypeError: a value is no finite number.
+        ValueError: a number of steps is negative, or not an integer.
+        TypeError: a value is not a finite number.
     """
 
     is_schedule: ClassVar[bool] = True
@@ -52,11 +57,21 @@ class Schedule:
 
     def __call__(self, count: Any) -> Any:
         """The value after `count` updates, float32 (float64 under x64), of the shape of `count`."""
-        return self.at(jnp.asarray(count))
+        count = jnp.asarray(count)
+        if isinstance(count, Tracer) or not of_numbers(self):
+            return self.at(count)
+        # As one program: its dozen small operations would cost as much as the step of a small model. Of a copy, which holds
+        # a few numbers: the caller's object is not kept.
+        return _program(copy.copy(self))(count)
 
     @abstractmethod
     def at(self, count: Array) -> Any:
         """The value for an integer array of counts."""
+
+
+@functools.lru_cache(maxsize=16)
+def _program(schedule: Schedule) -> Callable[[Array], Any]:
+    return jax.jit(schedule.at)
 
 
 def fraction(count: Array, begin: int, steps: int) -> Array:

@@ -44,7 +44,7 @@ def _mixed(x: Any) -> Any:
 
 @dataclass(frozen=True)
 class Noise:
-    """The random bits of one array at one step: a hash of (seed, step, leaf, slot, index), whatever lies on which device.
+    """The random bits of one array at one step: a hash of (seed, step, leaf, slot, index), whichever device an element is on.
 
     Attributes:
         key: of the step and the leaf, uint32 of shape (2,).

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, ClassVar
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jadam._hyper import Count, FixedPositive, Option, public_caller
-from jadam._rule import Context, Rule, Slots
-from jadam._state import OptState
-from jadam._transformation import GradientTransformation, chain
+from jadam._chain import builder, wrap
+from jadam._errors import BadValue, door
+from jadam._hyper import Count, FixedPositive, Option
+from jadam._rule import all_finite
+from jadam._state import states
+from jadam._transformation import GradientTransformation
 from jadam._tree import PyTree
+from jadam._wrapper import Inside, Outcome, Wrapper
 
 
-@dataclass(frozen=True, repr=False)
-class LossScale(Rule):
-    """Divides gradients by the scale of their loss, and leaves out steps in which they are not finite."""
+@dataclass(frozen=True)
+class LossScale(Wrapper):
+    """Divides gradients by the scale of their loss, and skips steps in which they are not finite."""
 
+    outermost: ClassVar[bool] = True
     init_scale: FixedPositive = 2.0**15
     growth_interval: Count = 2000
     growth_factor: Annotated[float, Option("a number > 1", lambda x: x > 1)] = 2.0
@@ -32,31 +35,31 @@ class LossScale(Rule):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.min_scale <= self.init_scale <= self.max_scale:
-            raise ValueError(
-                f"loss_scale: init_scale must lie between min_scale and max_scale: {self.min_scale:g} <= {self.init_scale:g} "
-                f"<= {self.max_scale:g} does not hold."
+            raise BadValue(
+                f"init_scale must be between min_scale and max_scale: {self.min_scale:g} <= {self.init_scale:g} "
+                f"<= {self.max_scale:g} is not true."
             )
 
     def scalars(self) -> dict[str, float]:
         return {"scale": self.init_scale, "good_steps": 0.0, "skipped": 0.0}
 
-    def prepare(self, context: Context) -> dict[str, Any]:
-        finite, scale = context.finite, context.scalars["scale"]
-        good = jnp.where(finite, context.scalars["good_steps"] + 1, 0)
+    def around(self, inside: Inside) -> tuple[Outcome, dict[str, list[Array]], dict[str, Array]]:
+        old, scale = inside.scalars, inside.scalars["scale"]
+        finite = all_finite(inside.updates)
+        good = jnp.where(finite, old["good_steps"] + 1, 0)
         grows = good >= self.growth_interval
         grown = jnp.where(grows, jnp.minimum(scale * self.growth_factor, self.max_scale), scale)
-        return {
+        scalars = {
             "scale": jnp.where(finite, grown, jnp.maximum(scale * self.backoff_factor, self.min_scale)),
             "good_steps": jnp.where(grows, 0, good),
-            "skipped": context.scalars["skipped"] + jnp.where(finite, 0, 1),
-            "unscale": 1 / scale,
-            "accept": finite,
+            "skipped": old["skipped"] + jnp.where(finite, 0, 1),
         }
+        unscale = 1 / scale
+        # A select, since nearly every step counts: it is fused into the loops that write the state, which read the old one.
+        return inside.when(finite, [u * unscale.astype(u.dtype) for u in inside.updates], how="select"), {}, scalars
 
-    def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
-        return h.unscale * g, slots
 
-
+@builder
 def loss_scale(
     tx: GradientTransformation,
     *,
@@ -67,16 +70,16 @@ def loss_scale(
     min_scale: float = 1.0,
     max_scale: float = 2.0**24,
 ) -> GradientTransformation:
-    """Takes the gradients of a scaled loss, whose scale adapts: float16 loses those below 6e-8, and has none above 65504.
+    """Accepts the gradients of a scaled loss, whose scale adapts: float16 loses those below 6e-8, and has none above 65504.
 
     Multiply the loss by `current_loss_scale(state)` before it is differentiated. The gradients are divided by it before `tx`
-    sees them. If one is NaN or inf, the step is left out: updates are zero, the state of `tx` stays as it is, its count
+    sees them. If one is NaN or inf, the step is skipped: updates are zero, the state of `tx` stays as it is, its count
     and schedules too, and the scale falls. After `growth_interval` good steps in a row it rises. The scale is a power of
     two as long as the arguments are, so that no digit is lost.
 
     Args:
-        tx: a transformation. All of it is left out, so `loss_scale` must be around everything else.
-        init_scale: the first scale, > 0.
+        tx: a transformation. All of it is skipped, so `loss_scale` must be around everything else.
+        init_scale: the initial scale, > 0.
         growth_interval: good steps in a row after which the scale rises, >= 1.
         growth_factor: by which it rises, > 1.
         backoff_factor: by which it falls, in (0, 1).
@@ -96,13 +99,21 @@ def loss_scale(
         >>> loss = lambda params, scale: scale * jnp.sum(params["w"].astype(jnp.float32) ** 2)
         >>> grads = jax.grad(loss)(params, jadam.current_loss_scale(state))
         >>> params, state = tx.step(grads, state, params)
-        >>> jadam.current_loss_scale(state)  # 2 * 32768 is inf in float16: the step was left out
+        >>> jadam.current_loss_scale(state)  # 2 * 32768 is inf in float16: the step was skipped
         Array(16384., dtype=float32)
     """
-    rule = LossScale(init_scale, growth_interval, growth_factor, backoff_factor, min_scale, max_scale)
-    return GradientTransformation(chain(rule, tx).parts, public_caller("loss_scale"))
+    wrapper = LossScale(
+        init_scale=init_scale,
+        growth_interval=growth_interval,
+        growth_factor=growth_factor,
+        backoff_factor=backoff_factor,
+        min_scale=min_scale,
+        max_scale=max_scale,
+    )
+    return wrap(wrapper, tx)
 
 
+@door
 def current_loss_scale(state: PyTree) -> Array:
     """By what the loss must be multiplied for the next update of a `loss_scale`: a float32 scalar.
 
@@ -112,15 +123,12 @@ def current_loss_scale(state: PyTree) -> Array:
     Raises:
         ValueError: the state is of no `loss_scale`, or of several.
     """
-    found = list(_scales(state))
-    if len(found) != 1:
-        raise ValueError(f"current_loss_scale: the state has {len(found) or 'no'} loss scales; it must be of one `loss_scale`.")
-    return found[0]
-
-
-def _scales(state: PyTree) -> Iterator[Array]:
-    for inner in jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, OptState)):
-        if isinstance(inner, OptState):
-            own = [values for key, values in inner.scalars.items() if re.fullmatch(r"(.*\.)?loss_scale(_\d+)?", key)]
-            yield from (jax.tree.leaves(values["scale"])[0] for values in own)  # flax.nnx keeps it in a box
-            yield from _scales(inner.slots)
+    scales = [
+        jax.tree.leaves(scalars["scale"])[0]  # flax.nnx keeps it in a box
+        for inner in states(state)
+        for key, scalars in inner.scalars.items()
+        if re.fullmatch(r"(.*\.)?loss_scale(_\d+)?", key)
+    ]
+    if len(scales) != 1:
+        raise BadValue(f"the state has {len(scales) or 'no'} loss scales; it must be of one `loss_scale`.")
+    return scales[0]

@@ -3,7 +3,7 @@
 A caller adds the update to the parameter, which rounds to nearest. To get another rounding, the engine computes the new
 parameter itself and returns `new - old`. Their sum is `new` exactly where that is between half and twice `old` (Sterbenz
 1974). Elsewhere, where the step is as large as the parameter, it can be off by 1/128 of the step (1/1024 in float16), and
-what is kept beside the parameter makes up for it as far as it goes. `tx.step` always gives `new`.
+the residue, which the state keeps beside the parameter, makes up for it as far as it goes. `tx.step` always returns `new`.
 """
 
 from __future__ import annotations
@@ -18,80 +18,70 @@ import numpy as np
 from jax import Array, lax
 from jax.typing import DTypeLike
 
-from jadam._rounding import Noise, round_stochastically
-from jadam._storage import cast, decode, encode, own_options
+from jadam._dtypes import cast, decode, encode
+from jadam._storage.rounding import Noise, round_stochastically
+from jadam._storage.slots import Storage
 
-Kept = dict[str, Array]
-"""Arrays by name, of the shape of a parameter."""
+Residue = dict[str, Array]
+"""What the state keeps beside a parameter, so that nothing of a step is lost: arrays of its shape, by name."""
 
 
-@dataclass(frozen=True, repr=False)
-class ParamStorage(ABC):
+class ParamStorage(Storage, ABC):
     """A format of parameters, and the rounding that goes with it."""
 
-    draws: ClassVar[bool] = False
-    """Whether it needs random bits."""
     dtypes: ClassVar[tuple[Any, ...]] = (jnp.bfloat16, jnp.float16)
-    """Of which 16-bit parameters it can be the storage."""
-    kept: ClassVar[Mapping[str, Any]] = {}
-    """What the state keeps beside a parameter: dtypes by name."""
+    """The dtypes of the parameters that it can store."""
+    residue: ClassVar[Mapping[str, Any]] = {}
+    """What the state keeps beside a parameter: dtypes by name. Empty where nothing is."""
 
-    @property
-    def key(self) -> str:
-        """Its name in `with_precision`, and in the state."""
-        return type(self).__name__.lower()
+    def init(self, p: Array) -> Residue:
+        """The residue of a new parameter."""
+        return {name: jnp.zeros_like(p, dtype=dtype) for name, dtype in self.residue.items()}
 
-    def __repr__(self) -> str:
-        return f"with_precision({', '.join(filter(None, [f'params={self.key!r}', own_options(self)]))})"
-
-    def init(self, p: Array) -> Kept:
-        """What is kept beside a parameter at first."""
-        return {name: jnp.zeros_like(p, dtype=dtype) for name, dtype in self.kept.items()}
-
-    def decode(self, p: Array, kept: Kept) -> Array:
+    def decode(self, p: Array, residue: Residue) -> Array:
         """The parameter in the dtype of the arithmetic."""
         return decode(p)
 
     @abstractmethod
-    def land(self, u: Array, p: Array, kept: Kept, noise: Noise | None) -> tuple[Array, Kept]:
-        """The update in the dtype of the parameter, for the caller to add, and what is kept then."""
+    def land(self, u: Array, p: Array, residue: Residue, noise: Noise | None) -> tuple[Array, Residue]:
+        """The update in the dtype of the parameter, for the caller to add, and the new residue."""
 
     @abstractmethod
-    def step(self, u: Array, p: Array, kept: Kept, noise: Noise | None) -> tuple[Array, Kept]:
-        """The new parameter, and what is kept then."""
+    def step(self, u: Array, p: Array, residue: Residue, noise: Noise | None) -> tuple[Array, Residue]:
+        """The new parameter, and its residue."""
 
 
 class Nearest(ParamStorage):
     """Rounds as the caller's `params + updates` does. In 16 bits, small steps are lost."""
 
-    def land(self, u: Array, p: Array, kept: Kept, noise: Noise | None) -> tuple[Array, Kept]:
+    def land(self, u: Array, p: Array, residue: Residue, noise: Noise | None) -> tuple[Array, Residue]:
         return encode(u, p.dtype), {}
 
-    def step(self, u: Array, p: Array, kept: Kept, noise: Noise | None) -> tuple[Array, Kept]:
+    def step(self, u: Array, p: Array, residue: Residue, noise: Noise | None) -> tuple[Array, Residue]:
         return lax.add(p, encode(u, p.dtype)), {}
 
 
 NEAREST = Nearest()
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class _Landed(ParamStorage):
-    """Computes the new parameter itself: `round` gives it, `keep` what is kept beside it."""
+    """Computes the new parameter itself: `round` returns it, `keep` its residue."""
 
     @abstractmethod
     def round(self, new: Array, dtype: DTypeLike, noise: Noise | None) -> Array:
         """The new parameter as it is stored."""
 
-    def keep(self, new: Array, landed: Array) -> Kept:
+    def keep(self, new: Array, landed: Array) -> Residue:
         return {}
 
-    def land(self, u: Array, p: Array, kept: Kept, noise: Noise | None) -> tuple[Array, Kept]:
-        new = self.decode(p, kept) + u
+    def land(self, u: Array, p: Array, residue: Residue, noise: Noise | None) -> tuple[Array, Residue]:
+        new = self.decode(p, residue) + u
         delta = _exactly(decode(self.round(new, p.dtype, noise)) - decode(p), p.dtype)
         return delta, self.keep(new, _exactly(decode(p) + decode(delta), p.dtype))
 
-    def step(self, u: Array, p: Array, kept: Kept, noise: Noise | None) -> tuple[Array, Kept]:
-        new = self.decode(p, kept) + u
+    def step(self, u: Array, p: Array, residue: Residue, noise: Noise | None) -> tuple[Array, Residue]:
+        new = self.decode(p, residue) + u
         rounded = self.round(new, p.dtype, noise)
         return rounded, self.keep(new, rounded)
 
@@ -102,7 +92,7 @@ def _exactly(x: Array, dtype: DTypeLike) -> Array:
     return lax.reduce_precision(x, info.nexp, info.nmant).astype(dtype)
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class Stochastic(_Landed):
     """Rounds the new parameter up or down by chance, so that it is right on average."""
 
@@ -115,31 +105,31 @@ class Stochastic(_Landed):
         return round_stochastically(new, dtype, noise.bits(new.shape, self.seed))
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class Kahan(_Landed):
     """Keeps what rounding to nearest took away, in bfloat16, and adds it at the next step (Kahan 1965)."""
 
-    kept: ClassVar[Mapping[str, Any]] = {"compensation": jnp.bfloat16}
+    residue: ClassVar[Mapping[str, Any]] = {"compensation": jnp.bfloat16}
 
-    def decode(self, p: Array, kept: Kept) -> Array:
-        return decode(p) + decode(kept["compensation"])
+    def decode(self, p: Array, residue: Residue) -> Array:
+        return decode(p) + decode(residue["compensation"])
 
     def round(self, new: Array, dtype: DTypeLike, noise: Noise | None) -> Array:
         return _exactly(new, dtype)
 
-    def keep(self, new: Array, landed: Array) -> Kept:
+    def keep(self, new: Array, landed: Array) -> Residue:
         return {"compensation": cast(new - decode(landed), jnp.bfloat16)}
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class Remainder(_Landed):
     """Keeps the lower 16 bits of the float32 of which a bfloat16 parameter is the upper: together they are that float32."""
 
     dtypes: ClassVar[tuple[Any, ...]] = (jnp.bfloat16,)
-    kept: ClassVar[Mapping[str, Any]] = {"remainder": jnp.int16}
+    residue: ClassVar[Mapping[str, Any]] = {"remainder": jnp.int16}
 
-    def decode(self, p: Array, kept: Kept) -> Array:
-        return lax.bitcast_convert_type(_pattern(p) + kept["remainder"].astype(jnp.int32), jnp.float32)
+    def decode(self, p: Array, residue: Residue) -> Array:
+        return lax.bitcast_convert_type(_pattern(p) + residue["remainder"].astype(jnp.int32), jnp.float32)
 
     def round(self, new: Array, dtype: DTypeLike, noise: Noise | None) -> Array:
         """To nearest, and halves away from zero, so that a remainder fits 16 bits."""
@@ -147,7 +137,7 @@ class Remainder(_Landed):
         rounded = lax.bitcast_convert_type((pattern >> 16).astype(jnp.int16), jnp.bfloat16)
         return lax.select(lax.is_finite(new), rounded, new.astype(jnp.bfloat16))
 
-    def keep(self, new: Array, landed: Array) -> Kept:
+    def keep(self, new: Array, landed: Array) -> Residue:
         near, pattern = _pattern(landed), lax.bitcast_convert_type(new, jnp.int32)
         zero = near & np.int32(-(2**31))  # of the sign of `landed`: the nearest that it can say of another sign
         pattern = jnp.where((pattern ^ near) < 0, zero, pattern)
@@ -160,4 +150,4 @@ def _pattern(p: Array) -> Array:
     return lax.bitcast_convert_type(p, jnp.int16).astype(jnp.int32) << 16
 
 
-PARAM_STORAGE: dict[str, type[ParamStorage]] = {kind.__name__.lower(): kind for kind in (Nearest, Stochastic, Kahan, Remainder)}
+PARAM_STORAGE: dict[str, type[ParamStorage]] = {kind().key: kind for kind in (Nearest, Stochastic, Kahan, Remainder)}

@@ -1,0 +1,46 @@
+"""The last line of a training step: parameters plus updates."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jadam._dtypes import compute_dtype, decode, encode
+from jadam._errors import BadValue, door
+from jadam._tree import PyTree, arrays, difference, flatten, is_trained, quoted
+
+
+@door
+def apply_updates(params: PyTree, updates: PyTree) -> PyTree:
+    """Adds updates to parameters, leaf by leaf, in the dtypes of the parameters; compiled.
+
+    Args:
+        params: a tree of arrays.
+        updates: a tree like it, each leaf of its parameter's shape. None, and leaves that are not trained, leave the
+            parameter as it is.
+
+    Raises:
+        ValueError: structures or shapes differ; nothing is broadcast.
+    """
+    return _apply(arrays("params", params), arrays("updates", updates))
+
+
+@jax.jit
+def _apply(params: PyTree, updates: PyTree) -> PyTree:
+    leaves = flatten(params)
+    try:
+        deltas = leaves.treedef.flatten_up_to(updates)
+    except (ValueError, TypeError):
+        words = f"the updates do not have the structure of the parameters: {difference(updates, leaves)}."
+        raise BadValue(words) from None
+    new = []
+    for path, p, u in zip(leaves.paths, leaves.values, deltas, strict=True):
+        if u is None or not is_trained(p):
+            new.append(p)
+            continue
+        if jnp.shape(u) != p.shape:
+            raise BadValue(f"the update at {quoted(path)} has shape {jnp.shape(u)}, its parameter {p.shape}.")
+        same = u.dtype == p.dtype
+        new.append(lax.add(p, u) if same else encode(decode(p) + decode(u).astype(compute_dtype(p.dtype)), p.dtype))
+    return leaves.treedef.unflatten(new)

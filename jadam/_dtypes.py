@@ -1,0 +1,40 @@
+"""Dtypes: between memory and the float32 of the rules (float64 where a parameter is; complex numbers as pairs)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.typing import DTypeLike
+
+
+def compute_dtype(dtype: DTypeLike) -> Any:
+    """The dtype of the arithmetic on such an array: float64 for float64 and complex128, else float32."""
+    return jnp.float64 if jnp.dtype(dtype) in (jnp.float64, jnp.complex128) else jnp.float32
+
+
+def decode(x: Array) -> Array:
+    """An array in the dtype of the arithmetic; complex numbers as pairs on a last axis of 2."""
+    if jnp.issubdtype(x.dtype, jnp.complexfloating):
+        return jnp.stack([x.real, x.imag], axis=-1)
+    return cast(x, compute_dtype(x.dtype))
+
+
+def cast(x: Array, dtype: DTypeLike) -> Array:
+    """`x.astype(dtype)`, without the cost of tracing it where there is nothing to do: it is called for every leaf and slot."""
+    return x if x.dtype == dtype else x.astype(dtype)
+
+
+def encode(x: Array, dtype: DTypeLike) -> Array:
+    """The inverse of `decode`, rounding to the nearest number of `dtype`."""
+    if jnp.issubdtype(dtype, jnp.complexfloating):
+        return cast(lax.complex(x[..., 0], x[..., 1]), dtype)
+    return cast(x, dtype)
+
+
+def full_dtype(dtype: DTypeLike) -> Any:
+    """The dtype that holds the arithmetic on such an array exactly: `compute_dtype`, complex where it is complex."""
+    if jnp.issubdtype(dtype, jnp.complexfloating):
+        return jnp.dtype(dtype)
+    return compute_dtype(dtype)

@@ -1,0 +1,170 @@
+"""Runs rules on one array: the inner loop of the engine, traced once for each kind of array."""
+
+from __future__ import annotations
+
+import functools
+from types import SimpleNamespace
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from jadam._dtypes import cast, compute_dtype, decode, encode, full_dtype
+from jadam._engine.placement import on_automatic_axes
+from jadam._errors import BadValue
+from jadam._recipe import SlotFormats
+from jadam._rule import Block, Rule
+from jadam._storage.params import ParamStorage
+from jadam._storage.rounding import Noise
+from jadam._storage.slots import decode_slot
+
+
+class StateMismatch(Exception):
+    """The slots of a leaf are not what its rule keeps."""
+
+
+Mode = Literal["between", "cast", "update", "step"]
+"""What becomes of an update: the next rule's, in float32; a foreign pair's, in the parameter's dtype; the caller's; or the
+new parameter."""
+
+
+class Program(NamedTuple):
+    """What happens to a leaf, as far as its trace depends on it: rules with the storage of their slots and their names.
+
+    A name is there only where random bits depend on it, and of the caller there is none: equal rules share their programs.
+    """
+
+    rules: tuple[tuple[Rule, SlotFormats, str], ...]
+    landing: ParamStorage
+    mode: Mode
+
+
+class Operands(NamedTuple):
+    """The arrays of a leaf.
+
+    Attributes:
+        u: the update so far.
+        p: the parameter as it is stored, or None.
+        gradient: the raw gradient, for rules that read it.
+        slots: of each rule, as they are stored.
+        residue: what is stored beside the parameter.
+        hs: hyperparameters and constants of each rule.
+        keys: of the step and of the leaf, for random bits.
+    """
+
+    u: Array
+    p: Array | None
+    gradient: Array | None
+    slots: list[dict[str, Any]]
+    residue: dict[str, Array]
+    hs: list[dict[str, Any]]
+    keys: tuple[Any, Any] | None
+
+
+@functools.partial(jax.jit, static_argnames="program")
+def run_rules(program: Program, operands: Operands) -> tuple[Array, list[dict[str, Any]], dict[str, Array]]:
+    """The rules on one array: the result, the new slots, and the residue of the parameter."""
+    like = operands.u if operands.p is None else operands.p
+
+    def shardings() -> Any:
+        return jax.tree.map(lambda x: jax.typeof(x).sharding, (like, operands.slots, operands.residue))
+
+    return on_automatic_axes(functools.partial(_run, program), like, shardings)(operands)
+
+
+def _run(program: Program, operands: Operands) -> tuple[Array, list[dict[str, Any]], dict[str, Array]]:
+    u, p, gradient, slots, residue, hs, keys = operands
+    like = u if p is None else p
+    dtype = compute_dtype(like.dtype)
+    g = cast(decode(u), dtype)
+    full_p = None if p is None else program.landing.decode(p, residue)
+    # Combined here and not by the caller: an operation of the caller's would be one more kernel for each leaf.
+    key = None if keys is None else lax.bitwise_xor(*keys)
+    new_slots = []
+    for (rule, formats, name), stored, h in zip(program.rules, slots, hs, strict=True):
+        param: Any = _NoParams(rule) if full_p is None else full_p
+        _check_slots(rule, formats, like, stored)
+        own = {slot: cast(decode_slot(value), dtype) for slot, value in stored.items()}
+        values = SimpleNamespace(**jax.tree.map(lambda x: x if x.dtype == bool else cast(x, dtype), h))
+        if rule.reads_gradient and gradient is not None:
+            values.gradient = cast(decode(gradient), dtype)
+        before = _shapes(g, own)
+        with jax.named_scope(rule.name):  # shows in profiles and in the HLO
+            out, own = rule.update(bounded(g) if own else g, own, param, values)
+        if (shapes := _shapes(out, own)) != before:
+            raise BadValue(
+                f"{type(rule).__name__}.update must keep the shapes of update and slots: of {before} it made {shapes}."
+            )
+        g = cast(out, dtype)  # float32 from rule to rule, so that the order of a chain costs no digits
+        new_slots.append({slot: encoded(value, slot, formats, like.dtype, key, name) for slot, value in own.items()})
+    if program.mode == "between":
+        return encode(g, full_dtype(like.dtype)), new_slots, residue
+    if program.mode == "cast" or p is None:
+        return encode(g, like.dtype), new_slots, residue
+    landing = program.landing
+    with jax.named_scope(landing.key):
+        land = landing.step if program.mode == "step" else landing.land
+        out, residue = land(g, p, residue, None if key is None else Noise(key, "params"))
+    return out, new_slots, residue
+
+
+def encoded(value: Array, slot: str, formats: SlotFormats, dtype: Any, key: Any, owner: str) -> Any:
+    """A slot of a parameter of this dtype as its owner stores it."""
+    noise = None if key is None else Noise(key, f"{owner}/{slot}")
+    return formats.codec(slot).encode(cast(value, compute_dtype(dtype)), dtype, noise)
+
+
+def _shapes(u: Array, slots: dict[str, Array]) -> dict[str, tuple[int, ...]]:
+    return {"update": u.shape, **{slot: value.shape for slot, value in slots.items()}}
+
+
+def _check_slots(rule: Rule, formats: SlotFormats, like: Array, stored: dict[str, Any]) -> None:
+    found = jax.tree.map(jnp.shape, stored)
+    if stored and all(shape == like.shape for shape in found.values()):
+        return  # as nearly always: spares the trace of `init`
+    expected = _kept_shapes(rule, formats, like.shape, like.dtype)
+    if expected != found:
+        words = [", ".join(f"{slot} of shape {shape}" for slot, shape in x.items()) or "nothing" for x in (expected, found)]
+        raise StateMismatch(f"{rule.name} keeps {words[0]}, the state has {words[1]}")
+
+
+@functools.cache
+def _kept_shapes(rule: Rule, formats: SlotFormats, shape: tuple[int, ...], dtype: Any) -> dict[str, Any]:
+    if type(rule).init is Block.init:
+        return {}
+
+    def stored(p: Array) -> dict[str, Any]:
+        return {slot: formats.codec(slot).encode(value, dtype) for slot, value in rule.init(decode(p)).items()}
+
+    return jax.tree.map(jnp.shape, jax.eval_shape(stored, jax.ShapeDtypeStruct(shape, dtype)))
+
+
+def bounded(g: Array) -> Array:
+    """Finite gradients so huge that their square, or a sum of squares, would be inf are cut to 2^52 (2^500 in float64).
+
+    Only before rules with slots, which an inf would spoil for ever. NaN and inf pass: that a step went wrong must be seen.
+    """
+    # In lax, as all that is traced for every kind of leaf: jnp takes four times as long to trace.
+    limit = np.asarray(2.0 ** (jnp.finfo(g.dtype).maxexp // 2 - 12), g.dtype)
+    return lax.select(lax.is_finite(g), lax.clamp(-limit, g, limit), g)
+
+
+def needs_params(rule: Any) -> str:
+    return f"{rule.name} needs the parameters; call update(grads, state, params), not update(grads, state)."
+
+
+class _NoParams:
+    """Stands for the parameter where `update` got none; any use of it says so, and a rule that uses none needs none."""
+
+    def __init__(self, rule: Rule):
+        self._words = needs_params(rule)
+
+    def _refuse(self, *_: Any) -> Any:
+        raise BadValue(self._words)
+
+    __jax_array__ = __add__ = __radd__ = __mul__ = __rmul__ = __sub__ = __rsub__ = __neg__ = __abs__ = _refuse
+
+    def __getattr__(self, name: str) -> Any:
+        raise BadValue(self._words) if not name.startswith("_") else AttributeError(name)

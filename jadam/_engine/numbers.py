@@ -1,0 +1,121 @@
+"""The hyperparameters of a step: numbers from the code or set by hand, and what schedules and arrays say."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+from jax.core import Tracer
+
+from jadam._dtypes import cast
+from jadam._engine.placement import scalar
+from jadam._engine.plan import Plan
+from jadam._errors import BadValue
+from jadam._hyper import HyperField
+from jadam._recipe import Recipe
+from jadam._state import GIVEN, SET, OptState
+
+
+class Said(NamedTuple):
+    """What the code says of hyperparameters at one step.
+
+    Attributes:
+        numbers: those that are numbers, in the order of the plan: an operand, so that another number compiles nothing.
+        driven: those of schedules and arrays, by their keys in the state.
+    """
+
+    numbers: Any
+    driven: dict[str, Array]
+
+
+def said(recipe: Recipe, plan: Plan, state: OptState) -> Said:
+    """Asks the code. Schedules are called here, outside of anything that is compiled: they may be any Python."""
+    driven = {}
+    for key, hyper, driver, counter in recipe.drivers:
+        if (old := state.hyperparams.get(key)) is not None:
+            count = state.count if counter is None else state.scalars[counter]["count"]
+            driven[key] = _asked(key, hyper, driver, count, old.dtype)
+    return Said(_operand(recipe, plan, state.count), driven)
+
+
+def _operand(recipe: Recipe, plan: Plan, count: Any) -> Any:
+    """The numbers of the code as an array beside the state: put there once, since every step outside `jit` needs it."""
+    numbers = np.fromiter(recipe.numbers.values(), plan.dtype, len(plan.numbers))
+    if isinstance(count, Tracer) or not isinstance(count, Array):
+        return numbers
+    place = plan.dtype, count.sharding
+    if place not in recipe.operands:
+        operand = jax.device_put(numbers, count.sharding if count.committed else None)
+        if isinstance(operand, Tracer):  # a state that a function under `jit` closes over
+            return numbers
+        recipe.operands[place] = operand
+    return recipe.operands[place]
+
+
+def _asked(key: str, hyper: HyperField, driver: Any, count: Any, dtype: Any) -> Array:
+    """What a schedule or an array says at a step, as the state holds it."""
+    value = driver(count) if callable(driver) else driver
+    stored = jnp.asarray(hyper.store(value), dtype)
+    if stored.shape != ():
+        raise BadValue(f"the schedule of {key} returned an array of shape {stored.shape}; it must return a scalar.")
+    return stored
+
+
+def _given(plan: Plan, key: str, value: Any) -> Any:
+    """What counts as given for a value that drives the state, in a buffer of its own: a state may be donated."""
+    return jnp.full((), SET, plan.dtype) if key in plan.traced else jnp.copy(value)
+
+
+def assigned(state: OptState, dtype: Any) -> OptState:
+    """The state with what the user put in place of a hyperparameter (a float, a numpy scalar) as the array it replaced."""
+    odd = {
+        key: alike(state.given[key + GIVEN], value)
+        for key, value in state.hyperparams.items()
+        if not isinstance(value, Array) or value.dtype != dtype or value.weak_type
+        if key + GIVEN in state.given
+    }
+    return state._replace(hyperparams=state.hyperparams | odd) if odd else state
+
+
+def alike(old: Any, value: Any) -> Array:
+    """The value with the dtype, shape and placement of an array of the state, so that no call compiles again."""
+    if isinstance(value, Tracer) or isinstance(old, Tracer) or not isinstance(old, Array):
+        return jnp.broadcast_to(jnp.asarray(value, old.dtype), jnp.shape(value) or old.shape)
+    new = np.broadcast_to(np.asarray(value, old.dtype), old.shape)
+    return jax.device_put(new, old.sharding if old.committed else None)
+
+
+def initial(recipe: Recipe, plan: Plan, sharding: Any) -> tuple[dict[str, Array], dict[str, Array]]:
+    """The hyperparameters of a new state, and what was given."""
+    driven = {key: _asked(key, hyper, driver, np.int32(0), plan.dtype) for key, hyper, driver, _ in recipe.drivers}
+    values = recipe.numbers | driven
+    given = recipe.numbers | {key: _given(plan, key, value) for key, value in driven.items()}
+    return (
+        {key: scalar(value, plan.dtype, sharding) for key, value in values.items()},
+        {key + GIVEN: scalar(value, plan.dtype, sharding) for key, value in given.items()},
+    )
+
+
+def acting(plan: Plan, state: OptState, code: Said) -> dict[str, tuple[Array, Array]]:
+    """The hyperparameters that act at a step, with what was given, by their keys in the state.
+
+    A number of the state that is not the one that the code gave was set by hand, and stays. Otherwise what the code says now
+    acts.
+    """
+    values, index = {}, {key: n for n, key in enumerate(plan.numbers)}
+    numbers = jnp.asarray(code.numbers)
+    for one in plan.all:
+        for key, _ in one.hypers:
+            value, given = state.hyperparams[key], state.given[key + GIVEN]
+            if key in code.driven:
+                values[key] = code.driven[key], _given(plan, key, code.driven[key])
+                continue
+            number = cast(lax.index_in_dim(numbers, index[key], keepdims=False), value.dtype)
+            follows = lax.eq(value, given)
+            # `value - given` is zero there, and lets a derivative with respect to the state's number through.
+            followed = lax.add(number, lax.sub(value, given))
+            values[key] = lax.select(follows, followed, value), lax.select(follows, number, given)
+    return values

@@ -1,0 +1,87 @@
+"""Where arrays of the state are placed: with their parameters, or replicated over the same mesh."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.core import Tracer
+from jax.sharding import AxisType, NamedSharding, PartitionSpec, SingleDeviceSharding
+
+from jadam._dtypes import cast, compute_dtype
+from jadam._storage.blocks import BLOCK
+from jadam._storage.slots import decode_slot
+
+
+def shared_sharding(leaves: Sequence[Any]) -> Any:
+    """Where scalars beside these leaves are placed: on their device, or replicated over their mesh; None if anywhere will do.
+
+    A scalar that is placed elsewhere would make the second step compile again.
+    """
+    for leaf in leaves:
+        if isinstance(leaf, Tracer) or not isinstance(leaf, Array):
+            return None
+        if isinstance(leaf.sharding, NamedSharding):
+            return NamedSharding(leaf.sharding.mesh, PartitionSpec())
+        if isinstance(leaf.sharding, SingleDeviceSharding) and leaf.committed:
+            return leaf.sharding
+    return None
+
+
+def scalar(value: Any, dtype: Any, sharding: Any) -> Array:
+    """A scalar array, placed as `shared_sharding` says."""
+    if sharding is None or isinstance(value, Tracer):
+        return jnp.asarray(value, dtype)
+    return jax.device_put(np.asarray(value, dtype), sharding)
+
+
+def slot_sharding(sharding: Any, shape: tuple[int, ...], own: tuple[int, ...]) -> Any:
+    """The sharding of a slot of shape `own`: that of its parameter along axes of equal length, replicated along others.
+
+    The scales of blocks are placed with them, where each device has whole blocks.
+    """
+    if shape == own or not isinstance(sharding, NamedSharding):
+        return sharding
+    if len(shape) != len(own):  # no axis of it is known to be one of the parameter's
+        return NamedSharding(sharding.mesh, PartitionSpec())
+    spec = (*sharding.spec, *(None,) * (len(shape) - len(sharding.spec)))
+    devices = [_devices(sharding, axis) for axis in spec]
+    alike = [a == b or (a == b * BLOCK and b % n == 0) for a, b, n in zip(shape, own, devices, strict=True)]
+    return NamedSharding(
+        sharding.mesh, PartitionSpec(*(axis if same else None for axis, same in zip(spec, alike, strict=True)))
+    )
+
+
+def on_automatic_axes(f: Callable[..., Any], like: Any, shardings: Callable[[], Any]) -> Callable[..., Any]:
+    """`f`, written without regard to explicit mesh axes, if `like` is on such; its results get `shardings()`."""
+    # A rule that reshapes or multiplies matrices would otherwise have to say at each operation where the result is placed.
+    if not isinstance(like, Array) or AxisType.Explicit not in jax.typeof(like).sharding.mesh.axis_types:
+        return f
+    return jax.sharding.auto_axes(f, out_sharding=shardings())  # pyright: ignore[reportCallIssue]
+
+
+def decoded(stored: Any, dtype: Any) -> Array:
+    """A stored slot of a parameter of this dtype, in the dtype of the arithmetic, on whatever mesh."""
+    first = jax.tree.leaves(stored)[0]
+    return cast(on_automatic_axes(decode_slot, first, lambda: jax.typeof(first).sharding)(stored), compute_dtype(dtype))
+
+
+def _devices(sharding: NamedSharding, axis: Any) -> int:
+    """Over how many devices an axis of the mesh, or several, or none spread an array."""
+    names = axis if isinstance(axis, tuple) else () if axis is None else (axis,)
+    return math.prod(sharding.mesh.shape[name] for name in names)
+
+
+def placed(value: Array, like: Any) -> Array:
+    """A new slot where `slot_sharding` says, or on the one device of its parameter."""
+    if isinstance(like, Tracer) or not isinstance(like, Array):
+        return value
+    if isinstance(like.sharding, NamedSharding):
+        target = slot_sharding(like.sharding, like.shape, value.shape)
+        return value if value.sharding == target else jax.device_put(value, target)
+    return value if value.shape == like.shape else scalar(value, value.dtype, shared_sharding([like]))

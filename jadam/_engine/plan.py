@@ -1,0 +1,254 @@
+"""A recipe over a tree: which part acts on which leaf, under which name, stored how.
+
+It is made once for each structure, shapes and dtypes of the parameters, for `init`, `update`, `describe` and
+`check_precision` alike, and holds neither numbers nor anything of the user's: masks have answered, schedules have not been
+asked. So it is what programs are cached by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import jax.numpy as jnp
+
+from jadam._dtypes import compute_dtype
+from jadam._errors import BadType, BadValue
+from jadam._hyper import HyperField
+from jadam._masks import ByLeaf
+from jadam._recipe import Landing, Pair, Place, Recipe, SlotFormats, mask_of
+from jadam._rule import Rule
+from jadam._storage.params import NEAREST, ParamStorage
+from jadam._tree import Leaves, PyTree, flatten, is_trained, quoted
+from jadam._wrapper import Wrapper
+
+
+class ReadItFromH:
+    """Stands in a rule for a number that the state holds, so that `self.b1` for `h.b1` is an error, and not a constant."""
+
+
+IN_STATE = ReadItFromH()
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A part over a tree; masks and options are resolved, numbers left out.
+
+    Attributes:
+        key: its name in the state.
+        rule: the rule or wrapper, in which options by leaf are None; or the pair.
+        at: the numbers of its leaves.
+        rules: for each of these the rule, with the options of the leaf.
+        formats: of its slots.
+        hypers: its hyperparameters by their keys in the state.
+        counts: whether it keeps the step count of what is inside it.
+        inner: what it wraps.
+        group: the groups it belongs to, in words.
+    """
+
+    key: str
+    rule: Any
+    at: tuple[int, ...]
+    rules: tuple[Any, ...]
+    formats: SlotFormats
+    hypers: tuple[tuple[str, HyperField], ...]
+    counts: bool
+    inner: tuple[Placed, ...]
+    group: str = field(compare=False)  # for the eyes alone: programs do not depend on it
+
+    def __iter__(self) -> Iterator[Placed]:
+        yield self
+        for placed in self.inner:
+            yield from placed
+
+    def __hash__(self) -> int:
+        return hash((self.key, self.at))
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A recipe over a tree.
+
+    Attributes:
+        paths: of all leaves.
+        shapes: and dtypes, of all leaves.
+        treedef: of the tree.
+        trained: the numbers of the leaves that optimizers act on.
+        row: the parts, in order.
+        storages: of parameters, by their names in the state.
+        landings: the name in the state of each leaf's storage, where the recipe says so; the innermost call does.
+        numbers: the keys of the hyperparameters that are numbers.
+        traced: of those that are tracers. They stand for many numbers, of a sweep perhaps, so that they count as set by hand:
+            code with one number must not take their place.
+    """
+
+    paths: tuple[Any, ...]
+    shapes: tuple[tuple[tuple[int, ...], Any], ...]
+    treedef: Any
+    trained: tuple[int, ...]
+    row: tuple[Placed, ...]
+    storages: dict[str, ParamStorage]
+    landings: dict[int, str]
+    numbers: tuple[str, ...]
+    traced: tuple[str, ...]
+
+    @cached_property
+    def _identity(self) -> tuple[Any, ...]:
+        return (
+            self.treedef,
+            self.shapes,
+            self.row,
+            tuple(self.storages.items()),
+            tuple(self.landings.items()),
+            self.numbers,
+            self.traced,
+        )
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or (isinstance(other, Plan) and self._identity == other._identity)
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash(self._identity)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @classmethod
+    def of(cls, recipe: Recipe, values: list[Any], treedef: Any) -> Plan:
+        """The plan for a tree of arrays, flattened; looked up where the recipe has met one like it."""
+        shapes = tuple([(value.shape, value.dtype) for value in values])
+        plan = recipe.plans.get((treedef, shapes))
+        if plan is None:
+            if len(recipe.plans) >= 16:  # a transformation that meets ever new trees must not keep them all
+                recipe.plans.clear()
+            plan = recipe.plans[treedef, shapes] = cls._made(recipe, flatten(treedef.unflatten(values)), shapes)
+        return plan
+
+    @classmethod
+    def _made(cls, recipe: Recipe, leaves: Leaves, shapes: Any) -> Plan:
+        trained = tuple(
+            i for i, value in enumerate(leaves.values) if is_trained(value) and value.size > 0
+        )  # a mean of none is NaN
+        places, keys = recipe.named
+        row = _placed(places, leaves, trained)
+        landings: dict[int, str] = {}
+        for key, landing in zip(keys, recipe.landings, strict=True):
+            landings = dict.fromkeys(_stored(landing, leaves, trained), key) | landings  # the first said is the innermost
+        storages = {key: landing.storage for key, landing in zip(keys, recipe.landings, strict=True)}
+        return cls(leaves.paths, shapes, leaves.treedef, trained, row, storages, landings, tuple(recipe.numbers), recipe.traced)
+
+    @cached_property
+    def all(self) -> tuple[Placed, ...]:
+        """Every part, also those inside wrappers."""
+        return tuple(one for placed in self.row for one in placed)
+
+    @cached_property
+    def dtype(self) -> Any:
+        """The dtype of what all leaves share: float64 as soon as one leaf computes in it."""
+        wide = any(compute_dtype(self.shapes[i][1]) == jnp.float64 for i in self.trained)
+        return jnp.float64 if wide else jnp.float32
+
+    @cached_property
+    def compiles(self) -> bool:
+        """Whether a step may be compiled as one: pairs from elsewhere may look at values, and cannot be part of a cache."""
+        return not any(isinstance(one.rule, Pair) for one in self.all)
+
+    def dtype_of(self, i: int) -> Any:
+        return self.shapes[i][1]
+
+    def storage(self, i: int) -> ParamStorage:
+        return self.storages[self.landings[i]] if i in self.landings else NEAREST
+
+    def residues(self, values: Mapping[int, Mapping[str, Any]]) -> dict[str, dict[str, PyTree]]:
+        """What is stored beside parameters, by leaf, as it stands in the slots of a state."""
+        kept = {key: storage.residue for key, storage in self.storages.items() if storage.residue}
+        kept = {key: names for key, names in kept.items() if key in self.landings.values()}
+        return {key: self.trees({i: values[i] for i, own in self.landings.items() if own == key}, kept[key]) for key in kept}
+
+    def path(self, i: int) -> str:
+        return quoted(self.paths[i])
+
+    def tree(self, values: Mapping[int, Any], others: Sequence[Any] | None = None) -> PyTree:
+        """A tree like this one with `values` by leaf number; `others`, or None, where there is none."""
+        others = others or [None] * len(self.paths)
+        return self.treedef.unflatten([values.get(i, other) for i, other in enumerate(others)])
+
+    def trees(self, values: Mapping[int, Mapping[str, Any]], names: Iterable[str]) -> dict[str, PyTree]:
+        """What is kept by leaf and name as a tree for each name, with None where a leaf has none."""
+        return {name: self.tree({i: own[name] for i, own in values.items() if name in own}) for name in names}
+
+
+def _placed(row: Sequence[Place], leaves: Leaves, within: Sequence[int]) -> tuple[Placed, ...]:
+    """Parts over the leaves, of which those inside a wrapper act on its own."""
+    placed = []
+    for place in row:
+        rule = place.part.rule
+        selected = mask_of(place.scope).by_leaf(leaves)
+        at = tuple(i for i in within if selected[i])
+        # A clip before a loss scale would see scaled gradients, and other groups would train while it skips a step.
+        if isinstance(rule, Wrapper) and rule.outermost and (len(row) > 1 or place.counter or len(at) != len(within)):
+            raise BadValue(f"{rule.name} skips whole steps; put it around all else, without a mask.")
+        if isinstance(rule, Rule) and not rule.elementwise:
+            _refuse_complex(rule, at, leaves)
+        rules: tuple[Any, ...] = ()
+        if not isinstance(rule, Pair):
+            rule, rules = _bound(rule, at, leaves)
+        placed.append(
+            Placed(
+                place.key,
+                rule,
+                at,
+                rules,
+                SlotFormats(
+                    tuple(said for scope in reversed(place.scope) for said in scope.formats), getattr(rule, "positions", ())
+                ),
+                place.hypers,
+                place.counts,
+                _placed(place.inner, leaves, at),
+                " > ".join(scope.group for scope in place.scope if scope.group),
+            )
+        )
+    return tuple(placed)
+
+
+def _bound(rule: Any, at: Sequence[int], leaves: Leaves) -> tuple[Any, tuple[Any, ...]]:
+    """A rule without its numbers, and the same for each leaf: an option given leaf by leaf has there the leaf's value."""
+    options = {name: value.by_leaf(leaves) for name, value in vars(rule).items() if isinstance(value, ByLeaf)}
+    shared = without_numbers(rule)
+    if not options:
+        return shared, (shared,) * len(at)
+    return shared, tuple(shared.bound({name: values[i] for name, values in options.items()}) for i in at)
+
+
+def without_numbers(rule: Any) -> Any:
+    """A rule as it is for all leaves: without numbers, which the state has, and without options that are given by leaf."""
+    numbers = dict.fromkeys([hyper.name for hyper in rule.hypers], IN_STATE)
+    return rule.bound(numbers | {name: None for name, value in vars(rule).items() if isinstance(value, ByLeaf)})
+
+
+def _refuse_complex(rule: Rule, at: Sequence[int], leaves: Leaves) -> None:
+    for i in at:
+        if jnp.issubdtype(leaves.values[i].dtype, jnp.complexfloating):
+            raise BadType(
+                f"{rule.name} does not act on complex parameters, and {quoted(leaves.paths[i])} is "
+                f"{leaves.values[i].dtype}; mask it out."
+            )
+
+
+def _stored(landing: Landing, leaves: Leaves, trained: Sequence[int]) -> list[int]:
+    """The leaves of 16 bits in the scope of a storage of parameters."""
+    selected, stored = mask_of(landing.scope).by_leaf(leaves), []
+    for i in trained:
+        dtype = leaves.values[i].dtype
+        if not selected[i] or dtype not in (jnp.bfloat16, jnp.float16):
+            continue
+        if dtype not in landing.storage.dtypes:
+            raise BadType(
+                f"params={landing.storage.key!r} is for bfloat16, and {quoted(leaves.paths[i])} is {dtype}; "
+                "take 'kahan' or 'stochastic' for it."
+            )
+        stored.append(i)
+    return stored

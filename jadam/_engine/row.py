@@ -1,0 +1,283 @@
+"""Runs a row of parts over the leaves of a tree.
+
+Per leaf, `run_rules` decodes the parameter and its slots, runs the rules in order and encodes; it is compiled once for each
+(rules, kind of leaf), so that a tree of 148 leaves with 6 shapes is traced 6 times.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+
+from jadam._dtypes import cast, compute_dtype, decode, encode, full_dtype
+from jadam._engine import checks
+from jadam._engine.leaf import Mode, Operands, Program, StateMismatch, bounded, encoded, needs_params, run_rules
+from jadam._engine.placement import decoded
+from jadam._engine.plan import Placed, Plan
+from jadam._errors import BadValue
+from jadam._recipe import Pair
+from jadam._rule import Context, DecayRate, Rule
+from jadam._state import GIVEN, OptState
+from jadam._storage.rounding import number_key, step_key
+from jadam._tree import PyTree
+from jadam._wrapper import Inside, Wrapper
+
+
+class Step(NamedTuple):
+    """What all rows of a step share."""
+
+    plan: Plan
+    params: list[Any] | None
+    extra: dict[str, Any]
+    hyperparams: dict[str, tuple[Array, Array]]
+
+
+class Done(NamedTuple):
+    """What a row makes, by leaf: updates or new parameters, the residues of these; and the state of its parts."""
+
+    updates: dict[int, Array]
+    residues: dict[int, dict[str, Array]]
+    state: OptState
+
+
+class _Ready(NamedTuple):
+    """A rule whose `prepare` has run, waiting for the leaves."""
+
+    placed: Placed
+    rules: dict[int, Any]  # by leaf, as the slots
+    slots: dict[int, dict[str, Any]]
+    h: dict[str, Any]
+
+
+class Row:
+    """Parts in a row at one step: rules are queued in `pending` and run, fused, when a later part needs their updates."""
+
+    def __init__(
+        self,
+        step: Step,
+        row: Sequence[Placed],
+        updates: dict[int, Array],
+        residues: dict[int, dict[str, Array]],
+        state: OptState,
+        mode: Mode,
+    ):
+        self.step, self.plan, self.row, self.state = step, step.plan, row, state
+        self.mode: Mode = mode
+        self.given, self.updates, self.residues = updates, dict(updates), residues  # `given` stays raw
+        # The count saturates: one that wrapped would turn bias corrections negative.
+        self.new = OptState(jnp.minimum(state.count, jnp.iinfo(jnp.int32).max - 1) + 1, {}, {}, {}, {})
+        self.pending: list[_Ready] = []
+
+    @functools.cached_property  # traced only where something is rounded by chance
+    def key(self) -> Array:
+        """The key of this step's random bits."""
+        return step_key(self.state.count)
+
+    def run(self) -> Done:
+        last = {i: placed for placed in self.row for i in placed.at}
+        landed: set[int] = set()
+        for placed in self.row:
+            for key, _ in placed.hypers:
+                self.new.hyperparams[key], self.new.given[key + GIVEN] = self.step.hyperparams[key]
+            if isinstance(placed.rule, Wrapper):
+                # Where nothing follows, the inside ends the step: parameters land in the branch that runs it.
+                lands = all(last[i] is placed for i in placed.at)
+                self._wrap(placed, placed.rule, self.mode if lands else "between")
+                landed |= set(placed.at) if lands else set()
+            elif isinstance(placed.rule, Pair):
+                self._pair(placed, placed.rule)
+            else:
+                self._prepare(placed, placed.rule)
+        self._flush(self.mode, landed)
+        return Done(self.updates, self.residues, self.new)
+
+    def _h(self, placed: Placed) -> dict[str, Any]:
+        """Hyperparameters as a rule reads them in `h`."""
+        values = {hyper: self.step.hyperparams[key][0] for key, hyper in placed.hypers}
+        return {hyper.name: DecayRate(value) if hyper.allowed.complement else value for hyper, value in values.items()}
+
+    def _prepare(self, placed: Placed, rule: Rule) -> None:
+        """Computes the constants of a rule, and queues it."""
+        h, count, dtype = self._h(placed), self.state.count, self.plan.dtype
+        slots = checks.columns(self.plan, self.state, placed.key, placed.at)
+        ready = _Ready(placed, dict(zip(placed.at, placed.rules, strict=True)), slots, h)
+        scalars = self.state.scalars.get(placed.key, {})
+        t = count.astype(dtype) + 1
+        # Once a step, and not for each kind of leaf: XLA writes scalars that vary by leaf into its kernels.
+        constants = rule.prepare(Context(SimpleNamespace(**h), count, t, scalars, self.step.extra, self, ready))
+        if shadowed := {"gradient", *h} & set(constants):
+            name = shadowed.pop()
+            raise BadValue(f"{rule.name}.prepare returns {name!r}, which is the name of something else in h; choose another.")
+        if kept := {name: jnp.asarray(constants[name], dtype) for name in rule.scalars()}:
+            self.new.scalars[placed.key] = kept
+        self.pending.append(ready._replace(h=h | constants))
+
+    def _flush(self, mode: Mode, landed: set[int] | frozenset[int] = frozenset()) -> None:
+        """Runs the queued rules on every leaf."""
+        plan, params = self.plan, self.step.params
+        queued: dict[int, list[_Ready]] = {}
+        for one in self.pending:
+            for i in one.slots:
+                queued.setdefault(i, []).append(one)
+        for i in self.updates:
+            ready = queued.get(i, [])
+            if (not ready and mode == "between") or i in landed:
+                continue  # what landed inside a wrapper is not an update any more
+            # A name only where random bits depend on it: equal rules under other names share a program.
+            rules = tuple(
+                (one.rules[i], one.placed.formats, one.placed.key if one.placed.formats.draws else "") for one in ready
+            )
+            operands = Operands(
+                self.updates[i],
+                None if params is None else params[i],
+                self.given[i] if any(rule.reads_gradient for rule, *_ in rules) else None,
+                [one.slots[i] for one in ready],
+                self.residues[i],
+                [one.h for one in ready],
+                (self.key, number_key(i)) if any(name for *_, name in rules) or plan.storage(i).draws else None,
+            )
+            try:
+                self.updates[i], slots, self.residues[i] = run_rules(Program(rules, plan.storage(i), mode), operands)
+            except StateMismatch as error:
+                raise checks.mismatch(plan, i, str(error)) from None
+            for one, new in zip(ready, slots, strict=True):
+                one.slots[i] = new
+        for one in self.pending:
+            if names := self.state.slots.get(one.placed.key, {}):
+                self.new.slots[one.placed.key] = plan.trees(one.slots, names)
+        self.pending = []
+
+    def _pair(self, placed: Placed, pair: Pair) -> None:
+        """Runs an `(init, update)` pair on the leaves of its mask, in the dtypes of the parameters; the others are None."""
+        plan, params = self.plan, self.step.params
+        self._flush("cast")  # in the dtypes that its author expects
+        own = None if params is None else plan.tree({i: params[i] for i in placed.at})
+        updates = plan.tree({i: self.updates[i] for i in placed.at})
+        extra = pair.accepted(self.step.extra)
+        new, self.new.slots[placed.key] = pair.update(updates, self.state.slots[placed.key], own, **extra)
+        found = plan.treedef.flatten_up_to(new)
+        self.updates |= {i: found[i] for i in placed.at}
+
+    def _wrap(self, placed: Placed, wrapper: Wrapper, mode: Mode) -> None:
+        """Lets a wrapper run what is inside it."""
+        plan, at, key = self.plan, placed.at, placed.key
+        self._flush("between")  # a wrapper is a wall for fusion: it sees finished updates
+        stored = checks.columns(plan, self.state, key, at)
+        names, own = self.state.slots.get(key, {}), self.state.scalars.get(key, {})
+        inner = _part_of(self.state, placed.inner)
+        if placed.counts:
+            inner = inner._replace(count=own["count"])
+        residues = {i: self.residues[i] for i in at}
+
+        still = Done({i: self._still(i, mode) for i in at}, residues, inner)
+
+        def run(updates: list[Array], before: Done = still) -> Done:
+            given = {i: encode(u, full_dtype(plan.dtype_of(i))) for i, u in zip(at, updates, strict=True)}
+            step = self.step
+            if mode == "step" and step.params is not None:
+                step = step._replace(params=[before.updates.get(i, p) for i, p in enumerate(step.params)])
+            return Row(step, placed.inner, given, dict(before.residues), before.state, mode).run()
+
+        inside = Inside(
+            h=SimpleNamespace(**self._h(placed)),
+            updates=[self._full(i, self.updates[i]) for i in at],
+            slots={name: [decoded(stored[i][name], plan.dtype_of(i)) for i in at] for name in names},
+            scalars=own,
+            count=inner.count,
+            extra=self.step.extra,
+            run=run,
+            stay=lambda: still,
+            reader=self,
+            of=_Ready(placed, {}, stored, {}),
+        )
+        done, slots, scalars = wrapper.around(inside)
+        self.updates |= done.updates
+        self.residues |= done.residues
+        for mine, theirs in zip(self.new[1:], done.state[1:], strict=True):
+            mine.update(theirs)
+        if names:
+            keys = {i: self.key ^ number_key(i) if placed.formats.draws else None for i in at}
+            new = {
+                i: {
+                    name: encoded(values[n], name, placed.formats, plan.dtype_of(i), keys[i], key)
+                    for name, values in slots.items()
+                }
+                for n, i in enumerate(at)
+            }
+            self.new.slots[key] = plan.trees(new, names)
+        scalars = {name: jnp.asarray(scalars[name], own[name].dtype) for name in wrapper.scalars()}
+        if placed.counts:
+            scalars["count"] = done.state.count
+        else:
+            self.new = self.new._replace(count=done.state.count)
+        if scalars:
+            self.new.scalars[key] = scalars
+
+    def _full(self, i: int, u: Any) -> Array:
+        return cast(decode(u), compute_dtype(self.plan.dtype_of(i)))
+
+    def _still(self, i: int, mode: Mode) -> Array:
+        """What leaves a parameter where it is."""
+        if mode == "step" and self.step.params is not None:
+            return self.step.params[i]
+        dtype = self.plan.dtype_of(i)
+        return jnp.zeros_like(self.updates[i], dtype=full_dtype(dtype) if mode == "between" else dtype)
+
+    # What `Context` and `Inside` read.
+
+    def read(self, of: _Ready) -> list[Array]:
+        """The updates that reach a rule, as they are stored."""
+        self._flush("between")
+        return [self.updates[i] for i in of.placed.at]
+
+    def bound(self, of: _Ready, u: Array) -> Array:
+        """An update as the rule's `update` sees it."""
+        return bounded(u) if of.placed.key in self.state.slots else u
+
+    def params(self, of: _Ready) -> list[Array]:
+        if self.step.params is None:
+            raise BadValue(needs_params(of.placed.rule))
+        return [self.plan.storage(i).decode(self.step.params[i], self.residues[i]) for i in of.placed.at]
+
+    def slot(self, of: _Ready, name: str) -> list[Array]:
+        return [decoded(of.slots[i][name], self.plan.dtype_of(i)) for i in of.placed.at]
+
+    def learning_rate(self, of: _Ready) -> Array:
+        """The learning rate that scales what a rule does to its leaves: the next one in the chain, else the last before."""
+        placed, everything = of.placed, self.plan.all
+        at = everything.index(placed)
+        for other in (*everything[at:], *reversed(everything[:at])):
+            rate = next((key for key, hyper in other.hypers if hyper.name == "learning_rate"), None)
+            if rate is not None and set(placed.at) <= set(other.at):
+                return self.step.hyperparams[rate][0]
+        raise BadValue(
+            f"{placed.rule.name} needs the learning rate, and the chain has none that acts on all its parameters; add "
+            f"scale_by_learning_rate(...), or put {placed.rule.name} into each group of a partition."
+        )
+
+    def as_params(self, of: _Ready, values: list[Array]) -> PyTree:
+        dtypes = [self.plan.dtype_of(i) for i in of.placed.at]
+        new = {i: encode(x, dtype) for i, x, dtype in zip(of.placed.at, values, dtypes, strict=True)}
+        return self.plan.tree(new, self.step.params)
+
+    def as_updates(self, of: _Ready, tree: PyTree) -> list[Array]:
+        found = checks.gradients(self.plan, tree)
+        return [self._full(i, found[i]) for i in of.placed.at]
+
+
+def _part_of(state: OptState, row: Sequence[Placed]) -> OptState:
+    """The state of some parts."""
+    parts = [one for placed in row for one in placed]
+    keys, hypers = {one.key for one in parts}, {key for one in parts for key, _ in one.hypers}
+    return OptState(
+        state.count,
+        {key: value for key, value in state.hyperparams.items() if key in hypers},
+        {key: value for key, value in state.slots.items() if key in keys},
+        {key: value for key, value in state.scalars.items() if key in keys},
+        {key: value for key, value in state.given.items() if key.removesuffix(GIVEN) in hypers},
+    )

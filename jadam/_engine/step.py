@@ -1,0 +1,66 @@
+"""One step of a recipe over a tree: what is asked outside of the compiled step, and what is compiled."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jadam._engine import checks
+from jadam._engine.leaf import Mode
+from jadam._engine.numbers import Said, acting, assigned, said
+from jadam._engine.plan import Plan
+from jadam._engine.row import Row, Step
+from jadam._errors import BadValue
+from jadam._recipe import Recipe
+from jadam._state import OptState, check_is_state
+from jadam._storage.params import NEAREST
+from jadam._tree import PyTree, arrays, is_array, strong
+
+
+def update(
+    recipe: Recipe, mode: Mode, updates: PyTree, state: OptState, params: PyTree, extra: dict[str, Any]
+) -> tuple[PyTree, OptState]:
+    """One step: the updates ("update"), or the new parameters ("step"), and the new state."""
+    check_is_state("second", state)
+    updates, leaves, treedef = strong("the gradient tree", updates)
+    if params is not None:
+        params, leaves, treedef = strong("params", params)
+    if params is None and (landed := [storage.key for storage, _ in recipe.landings if storage != NEAREST]):
+        raise BadValue(f"with_precision(params={landed[0]!r}) needs the parameters; call update(grads, state, params).")
+    plan = Plan.of(recipe, leaves, treedef)  # before anything is traced: masks are functions of the user's
+    state = assigned(state, plan.dtype)
+    of_arrays = not extra or all(is_array(leaf) for leaf in jax.tree.leaves(extra))
+    # Functions of the user's, pairs or arguments, would stay in the cache of the compiled step: Python runs around them.
+    run = _compiled if plan.compiles and of_arrays else _run
+    extra = arrays("extra", extra) if extra and of_arrays else extra
+    return run(plan, mode, updates, state, params, extra, said(recipe, plan, state))
+
+
+def _run(
+    plan: Plan, mode: Mode, updates: PyTree, state: OptState, params: PyTree, extra: dict[str, Any], code: Said
+) -> tuple[PyTree, OptState]:
+    given = checks.gradients(plan, updates)
+    checks.check_state(plan, state)
+    leaves = None if params is None else plan.treedef.flatten_up_to(params)
+    step = Step(plan, leaves, extra, acting(plan, state, code))
+    residues = checks.residues(plan, state)
+    done = Row(step, plan.row, {i: given[i] for i in plan.trained}, residues, state, mode).run()
+    done.state.slots.update(plan.residues(done.residues))
+    untouched = [None if i in done.updates else _untouched(step, given, i, mode) for i in range(len(given))]
+    return plan.tree(done.updates, untouched), done.state
+
+
+_compiled = functools.partial(jax.jit, static_argnames=("plan", "mode"))(_run)
+
+
+def _untouched(step: Step, given: list[Any], i: int, mode: Mode) -> Any:
+    """What stands for a leaf that is not trained: itself, or zeros, so that `params + updates` leaves it as it is."""
+    if step.params is None:
+        return given[i]
+    if mode == "step":
+        return step.params[i]
+    return jnp.zeros_like(step.params[i]) if isinstance(given[i], Array) else given[i]

@@ -1,0 +1,82 @@
+"""Errors in the caller's words: the place that finds a fault says what is wrong, the door says who was called."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Misuse(Exception):
+    """A wrong argument.
+
+    Attributes:
+        words: what is wrong; `{name}` stands for the argument.
+        arguments: those at fault, by the names that they have where the fault was found.
+        of: the public function that was called, which the door fills in on the way out.
+    """
+
+    def __init__(self, words: str, **arguments: Any):
+        super().__init__(words)
+        self.words, self.arguments, self.of = words, arguments, ""
+
+    def __str__(self) -> str:
+        of, words = self.of, self.words
+        if self.arguments:
+            of += f"({', '.join(f'{name}={value!r}' for name, value in self.arguments.items())})"
+            words = words.replace("{name}", next(iter(self.arguments)))
+        return f"{of}: {words}" if of else words
+
+    def rename(self, given: Mapping[str, Any]) -> None:
+        """Calls arguments as the function does that passed them on: `muon(adam_b2=2.0)` hands its value down as `b2`."""
+
+        def name(inner: str, value: Any) -> str:
+            alike = [outer for outer, its in given.items() if its is value]  # the very object, passed on as it came
+            return inner if inner in given or not alike else max(alike, key=lambda outer: outer.endswith(inner))
+
+        self.arguments = {name(inner, value): value for inner, value in self.arguments.items()}
+
+
+class BadValue(Misuse, ValueError):
+    """A value that cannot be."""
+
+
+class BadType(Misuse, TypeError):
+    """A thing of the wrong kind."""
+
+
+class naming:
+    """Says of errors from inside that this function was called; the outermost has the last word."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: Any, error: Any, __: Any) -> None:
+        if isinstance(error, Misuse):
+            error.of = self.name
+
+
+def door(function: Callable[P, T]) -> Callable[P, T]:
+    """A public function: errors from inside bear its name, and those of its arguments theirs."""
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return function(*args, **kwargs)
+        except Misuse as error:
+            bound = inspect.signature(function).bind_partial(*args, **kwargs)
+            bound.apply_defaults()
+            error.of = function.__name__
+            error.rename(bound.arguments)
+            raise
+
+    return call

@@ -1,0 +1,118 @@
+"""The hyperparameters in a state, read and set by the names that users see."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jadam._engine.numbers import alike
+from jadam._errors import BadValue
+from jadam._hyper import Driven, HyperField
+from jadam._recipe import Recipe
+from jadam._state import COMPLEMENT, GIVEN, SET, OptState, check_is_state, numbered, states
+from jadam._tree import PyTree
+
+
+def readable_names(state: OptState) -> dict[str, str]:
+    """The hyperparameters of one state: the key by the name that users see.
+
+    That is the bare name (`b2`) where only one rule has it, else with the rule before it (`adam_1.b2`, `learning_rate_1`).
+    """
+    bare = {}
+    for key in state.hyperparams:
+        name, numbered_of = key.rsplit(".", 1)[-1], re.sub(r"_\d+$", "", key)
+        bare[key] = (numbered_of.rsplit(".", 1)[-1] if numbered_of in state.hyperparams else name).removeprefix(COMPLEMENT)
+    times = Counter(bare.values())
+    return {name if times[name] == 1 else key.replace(COMPLEMENT, ""): key for key, name in bare.items()}
+
+
+def value_of(key: str, stored: Any) -> Array:
+    """A hyperparameter of a state as users read it."""
+    (value,) = jax.tree.leaves(stored)  # flax.nnx puts it in a box
+    return to_stored(key, value)
+
+
+def to_stored(key: str, value: Any) -> Any:
+    """From what users read to what the state has, and back: the complement of a `Decay`, else the same."""
+    return 1 - value if key.rsplit(".", 1)[-1].startswith(COMPLEMENT) else value
+
+
+def hyperparams(state: PyTree) -> dict[str, Array]:
+    """The hyperparameters in a state, by name: `hyperparams(state)["learning_rate"]`.
+
+    Args:
+        state: an `OptState`, or any tree with such inside (of `optax.chain`, `optax.MultiSteps`, a train state).
+
+    Returns:
+        Scalars, float32 or float64. What a schedule drives is the value that the last update used; before the first
+        update, the value that it will use. A name that several rules have comes with the rule's: `adam_1.b2`; one that
+        several states have is numbered: `b2_1`.
+    """
+    found: dict[str, Array] = {}
+    for inner in states(state):
+        for name, key in readable_names(inner).items():
+            found[numbered(name, found)] = value_of(key, inner.hyperparams[key])
+    return found
+
+
+def set_hyperparams(recipe: Recipe, state: OptState, values: dict[str, Any]) -> OptState:
+    """The state of a recipe with other hyperparameters."""
+    check_is_state("first", state)
+    fields = {key: (hyper, getattr(at.part.rule, hyper.name)) for at in recipe.all for key, hyper in at.hypers}
+    places: dict[str, tuple[int, str]] = {}
+    for number, inner in enumerate(states(state)):  # the first is this one, others stand in the slots of pairs
+        for name, key in readable_names(inner).items():
+            places[numbered(name, places)] = number, key
+    edits: dict[int, dict[str, Any]] = {}
+    for name, value in values.items():
+        if name not in places:
+            raise BadValue(f"there is no {name!r}; there are {', '.join(sorted(places)) or 'none'}.")
+        number, key = places[name]
+        if number == 0 and key not in fields:
+            raise BadValue(f"the state belongs to another transformation, one with {key}.")
+        _check(name, value, *(fields[key] if number == 0 else (None, None)))
+        edits.setdefault(number, {})[key] = value
+    return _edited(state, edits, iter(range(1 + max(edits, default=0))))
+
+
+def _check(name: str, value: Any, hyper: HyperField | None, driver: Any) -> None:
+    """Whether a value can be set. Of a state in the slots of a pair, neither its range nor what drives it is known."""
+    if callable(driver) or isinstance(driver, Driven):
+        raise BadValue(f"{name} is driven by {driver!r}; build the transformation with a number to set it.")
+    if callable(value):
+        raise BadValue(f"{name} must be a number here; build the transformation with the schedule.")
+    if hyper and np.ndim(value) == 0:
+        hyper.allowed.check(name, value)
+
+
+def _edited(tree: PyTree, edits: dict[int, dict[str, Any]], numbers: Iterator[int]) -> PyTree:
+    """A tree with values put into its states, which are numbered as `states` finds them."""
+
+    def edit(leaf: Any) -> Any:
+        if not isinstance(leaf, OptState) or (number := next(numbers, None)) is None:
+            return leaf
+        new = {key: _replaced(key, leaf.hyperparams[key], value) for key, value in edits.get(number, {}).items()}
+        given = {key + GIVEN: _marked(leaf.given[key + GIVEN]) for key in new}
+        slots = _edited(leaf.slots, edits, numbers)
+        return leaf._replace(hyperparams=leaf.hyperparams | new, slots=slots, given=leaf.given | given)
+
+    return jax.tree.map(edit, tree, is_leaf=lambda x: isinstance(x, OptState))
+
+
+def _replaced(key: str, stored: Any, value: Any) -> Any:
+    (old,), treedef = jax.tree.flatten(stored)  # flax.nnx keeps it in a box, which stays
+    if jnp.shape(value) not in ((), old.shape):
+        raise BadValue(f"{key} has shape {jnp.shape(value)}, in the state it has {old.shape}.")
+    return treedef.unflatten([alike(old, to_stored(key, value))])
+
+
+def _marked(stored: Any) -> Any:
+    """What was given, of a hyperparameter that is set."""
+    return jax.tree.map(lambda old: alike(old, SET), stored)

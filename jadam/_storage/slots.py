@@ -1,0 +1,106 @@
+"""Formats in which slots are stored.
+
+The engine decodes before a rule and encodes after it; a new format is a class here, and every algorithm has it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Literal
+
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import DTypeLike
+
+from jadam._dtypes import cast, compute_dtype, decode, encode, full_dtype
+from jadam._storage.blocks import Int8Blocks
+from jadam._storage.rounding import Noise, round_stochastically
+
+Rounding = Literal["stochastic", "nearest"]
+
+
+@dataclass(frozen=True)
+class Storage:
+    """A format by its name in `with_precision`, and its options."""
+
+    draws: ClassVar[bool] = False
+    """Whether it needs random bits."""
+
+    @property
+    def key(self) -> str:
+        return type(self).__name__.lower()
+
+    @property
+    def options(self) -> list[str]:
+        """The options that are not the defaults, as arguments."""
+        values = ((field.name, getattr(self, field.name), field.default) for field in fields(self))
+        return [f"{name}={value!r}" for name, value, default in values if value != default]
+
+
+@dataclass(frozen=True)
+class SlotStorage(Storage, ABC):
+    """A format of slots, and the rounding that goes with it.
+
+    Attributes:
+        rounding: "stochastic", or "nearest".
+        min_size: slots with fewer elements stay in the dtype of the arithmetic.
+        seed: of the random bits.
+    """
+
+    rounding: Rounding = "stochastic"
+    min_size: int = 4096
+    seed: int = 0
+
+    @property
+    def draws(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.rounding == "stochastic"
+
+    def encode(self, x: Array, dtype: DTypeLike, noise: Noise | None = None) -> Any:
+        """The stored form, for `decode_slot`, of a slot of a parameter of this dtype; without noise, rounded to nearest."""
+        # Small slots have little to save.
+        if jnp.issubdtype(dtype, jnp.complexfloating) or x.size < self.min_size:
+            return encode(x, full_dtype(dtype))
+        return self.compress(cast(x, compute_dtype(dtype)), noise if self.draws else None)
+
+    @abstractmethod
+    def compress(self, x: Array, noise: Noise | None) -> Any:
+        """The stored form of an array in the dtype of the arithmetic."""
+
+
+class Float32(SlotStorage):
+    """Slots in the dtype of the arithmetic: 4 bytes an element, 8 for float64 parameters."""
+
+    @property
+    def draws(self) -> bool:
+        return False
+
+    def compress(self, x: Array, noise: Noise | None) -> Array:
+        return x
+
+
+class BFloat16(SlotStorage):
+    """Slots in bfloat16: 2 bytes an element. Rounded to nearest, an average of decay 0.999 freezes."""
+
+    def compress(self, x: Array, noise: Noise | None) -> Array:
+        if noise is None:
+            return cast(x, jnp.bfloat16)
+        return round_stochastically(cast(x, jnp.float32), jnp.bfloat16, noise.bits(x.shape, self.seed))
+
+
+class Int8(SlotStorage):
+    """Slots in 8 bits and a scale for each 32: 1.125 bytes an element. Last axes shorter than 4 stay as they are."""
+
+    def compress(self, x: Array, noise: Noise | None) -> Any:
+        if x.ndim == 0 or x.shape[-1] < 4:
+            return x  # of so few elements the scale would be the most
+        return Int8Blocks.encode(x, None if noise is None else noise.uniform(x.shape, self.seed))
+
+
+FLOAT32 = Float32()
+SLOT_STORAGE: dict[str, type[SlotStorage]] = {kind().key: kind for kind in (Float32, BFloat16, Int8)}
+
+
+def decode_slot(stored: Any) -> Array:
+    """A slot in the dtype of the arithmetic, whatever its format."""
+    return stored.decode() if isinstance(stored, Int8Blocks) else decode(stored)

@@ -1,0 +1,103 @@
+"""What the author of a wrapper sees: control over whether, how often and on which updates a transformation runs."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import jax
+from jax import Array, lax
+from jax.core import Tracer
+
+from jadam._rule import Block
+
+Outcome = Any
+"""What became of the inside: `run`, `stay` and `when` return it, and `around` hands it on. A pytree of arrays."""
+
+
+@dataclass(frozen=True)
+class Inside:
+    """What a wrapper sees of a step, and how it runs what is inside it.
+
+    Leaf by leaf, in one order, are all lists: arrays in the dtype of the arithmetic.
+
+    Attributes:
+        h: the wrapper's hyperparameters by name.
+        updates: those that reach the wrapper.
+        slots: of the wrapper, by name.
+        scalars: of the wrapper.
+        count: int32, how often the inside has run.
+        extra: the keyword arguments of `tx.update`.
+        run: runs the inside on such a list of updates; from the outcome `before`, if it is given: a loop that carries one
+            must run from what it carries, or XLA copies the whole state.
+        stay: leaves parameters and the state inside as they are.
+        reader: the engine, which reads and writes leaves for the wrapper `of`.
+        of: the wrapper in its place.
+    """
+
+    h: Any
+    updates: list[Array]
+    slots: Mapping[str, list[Array]]
+    scalars: Mapping[str, Array]
+    count: Array
+    extra: Mapping[str, Any]
+    run: Callable[..., Outcome]
+    stay: Callable[[], Outcome]
+    reader: Any
+    of: Any
+
+    @property
+    def params(self) -> list[Array]:
+        """The parameters that the wrapper acts on.
+
+        Raises:
+            ValueError: `tx.update` was called without them.
+        """
+        return self.reader.params(self.of)
+
+    def tree(self, values: list[Array]) -> Any:
+        """Leaves as the whole tree of parameters, in their dtypes, for a function of the user's."""
+        return self.reader.as_params(self.of, values)
+
+    def leaves(self, tree: Any) -> list[Array]:
+        """The wrapper's leaves of a tree of gradients that such a function returned."""
+        return self.reader.as_updates(self.of, tree)
+
+    def when(self, condition: Array, updates: list[Array], how: Literal["cond", "loop", "select"] = "cond") -> Outcome:
+        """Runs the inside on these updates if the condition is true, and otherwise leaves everything as it is.
+
+        Args:
+            condition: a bool scalar.
+            updates: for `run`.
+            how: "cond" is `lax.cond`: on CPU and TPU nothing is computed in vain, but XLA on GPU runs both branches, or
+                copies the state around them. "loop" is a `lax.while_loop` of zero or one pass, which costs nothing while it
+                waits, on GPU as well; it cannot be differentiated in reverse. "select" always runs the inside, and then
+                chooses: for what nearly always runs, since it is fused into the loops that write the state.
+        """
+        if not isinstance(condition, Tracer) and how != "select":
+            return self.run(updates) if bool(condition) else self.stay()  # outside `jit`, Python chooses
+        if how == "select":
+            return jax.tree.map(lambda new, old: lax.select(condition, new, old), self.run(updates), self.stay())
+        if how == "cond":
+            return lax.cond(condition, self.run, lambda _, before: before, updates, self.stay())
+        start = condition, self.stay()
+        return lax.while_loop(lambda carry: carry[0], lambda carry: (carry[0] & False, self.run(updates, carry[1])), start)[1]
+
+
+@dataclass(frozen=True)
+class Wrapper(Block):
+    """Decides whether, how often and on which updates the transformation inside it runs.
+
+    Subclass it as a frozen dataclass, and build the transformation with `jadam.wrap(EverySecond(), tx)`. The inside keeps
+    its names in the state; what the wrapper keeps stands under its own. Updates that reach a wrapper have been written to
+    memory: rules that need not stand before it, such as a clip, are cheaper inside.
+    """
+
+    outermost: ClassVar[bool] = False
+    """Whether nothing may stand around it or beside it."""
+
+    @abstractmethod
+    def around(self, inside: Inside) -> tuple[Outcome, dict[str, list[Array]], dict[str, Array]]:
+        """What `inside.run`, `stay` or `when` returned; the wrapper's new slots, leaf by leaf; and its new scalars."""
