@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -86,6 +87,28 @@ def _own(factory: str, kwargs: dict[str, Any], options: dict[str, Any]) -> dict[
 def evaluate(case: Mapping[str, Any], params: Any, state: Any) -> Any:
     """The parameters to evaluate: the averaged ones where the algorithm averages."""
     return jadam.schedule_free_params(state, params) if case.get("eval_params") else params
+
+
+def distance(case: Mapping[str, Any], tx: Any, dtype: str) -> float:
+    """The largest difference to the reference, over leaves and recorded steps, as a share of the distance moved."""
+    params, grads = problem(case, dtype)
+
+    @jax.jit
+    def trajectory(params: Any, grads: Any) -> Any:
+        def body(carry: Any, g: Any) -> Any:
+            params, state = tx.step(g, carry[1], carry[0])
+            return (params, state), (params, evaluate(case, params, state))
+
+        return jax.lax.scan(body, (params, tx.init(params)), grads)[1]
+
+    trained, evaluated = trajectory(params, grads)
+    errors = []
+    for step in INDEX["steps"]:
+        for name, expected in recorded(case, step).items():
+            leaf = name.removeprefix("eval/")
+            found = (evaluated if name.startswith("eval/") else trained)[leaf][step - 1]
+            errors.append(np.max(np.abs(np.asarray(found, np.float64) - expected)) / case["max_move"][leaf])
+    return float(np.max(errors))  # NaN if one of them is
 
 
 def problem(case: Mapping[str, Any], dtype: str) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -1,17 +1,14 @@
-"""The measurements of `tests/bench/`, as far as they are no times."""
+"""The measurements of `tests/bench/` other than times."""
 
 import subprocess
 import sys
-from pathlib import Path
 
 import jax.numpy as jnp
 import optax
 import pytest
-from conftest import load_script
+from support import ROOT, load_script
 
 import jadam
-
-BENCH = Path(__file__).parent / "bench"
 
 
 @pytest.mark.slow
@@ -23,7 +20,7 @@ def test_float32_stays_with_float64(b2):
 
 
 @pytest.mark.usefixtures("lenient")
-def test_the_usual_formulas_do_not():
+def test_the_usual_formulas_do_not_stay_with_it():
     """What the measure shows of optax: off by its bias correction from the first steps on."""
     errors = load_script("tests/bench/accuracy.py").errors
     assert errors(optax.scale_by_adam(b2=0.99999), 0.99999, 1000).whole > 3e-4
@@ -52,6 +49,7 @@ def test_a_quadratic_in_double_steps():
 @pytest.mark.slow
 def test_the_speed_script_runs():
     """In small; it fails by itself if a fast path gives other numbers than optax."""
-    done = subprocess.run([sys.executable, BENCH / "speed.py", "--quick"], capture_output=True, text=True, check=False)
+    command = [sys.executable, ROOT / "tests/bench/speed.py", "--quick"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("|") > 50

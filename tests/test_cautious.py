@@ -44,7 +44,7 @@ def test_the_decay_is_not_masked():
 
 
 def test_behind_a_clip():
-    """The gradient that decides is the one that came; a clip does not change its sign."""
+    """The raw gradient decides; a clip does not change its sign."""
     clip = jadam.clip_by_global_norm(0.1)
     tx = jadam.chain(clip, jadam.adam(0.1))
     assert_close(updates_after(jadam.cautious(tx), FIRST, TURNED), expected(tx))
@@ -69,8 +69,8 @@ def test_a_block_without_a_learning_rate():
     assert_close(updates_after(block, FIRST, TURNED), expected(jadam.adam(0.1)))
 
 
-def test_what_comes_from_elsewhere_is_refused():
-    with pytest.raises(TypeError, match="is no transformation of jadam"):
+def test_foreign_transformations_are_refused():
+    with pytest.raises(TypeError, match="makes the direction, and may have a learning rate"):
         jadam.cautious(jadam.chain((lambda params: (), lambda updates, state, params=None: (updates, state))))
 
 

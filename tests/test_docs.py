@@ -4,14 +4,13 @@ import doctest
 import importlib
 import pkgutil
 import re
-from pathlib import Path
+import runpy
 
 import pytest
-from conftest import OPTIMIZERS
+from support import OPTIMIZERS, ROOT
 
 import jadam
 
-ROOT = Path(jadam.__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 MODULES = ["jadam", *(m.name for m in pkgutil.walk_packages(jadam.__path__, "jadam."))]
 
@@ -66,3 +65,29 @@ def test_public_names_in_the_docs_exist():
     for page in PAGES:
         for name in re.findall(r"\bjadam\.(\w+)", page.read_text()):
             assert hasattr(jadam, name) or name.startswith("_"), f"{page.name}: jadam.{name}"
+
+
+def test_how_it_works_names_few_files_each_once():
+    text = (ROOT / "docs" / "how-it-works.md").read_text()
+    files = re.findall(r"\bjadam/[\w/]+\.py", text)
+    assert len(files) == len(set(files)) <= 8
+    assert all((ROOT / file).exists() for file in files)
+    assert "docs/how_it_works.py" in text
+
+
+def test_the_picture_is_drawn_by_its_script(tmp_path):
+    """A copy of the script draws it, so that the picture in the docs stays as it is."""
+    script = tmp_path / "how_it_works.py"
+    script.write_text((ROOT / "docs" / script.name).read_text())
+    runpy.run_path(str(script), run_name="__main__")
+    assert (tmp_path / "how-it-works.png").read_bytes().startswith(b"\x89PNG")
+    assert (ROOT / "docs" / "how-it-works.png").stat().st_size < 100_000
+
+
+def test_an_author_needs_ten_things():
+    """The first section of the page names all of them, in a table, and no more public names than that."""
+    text = (ROOT / "docs" / "adding-an-optimizer.md").read_text()
+    need = text.split("\n## ")[0]
+    assert len(re.findall(r"^\| `", need, re.MULTILINE)) <= 10
+    words = set(re.findall(r"\bjadam\.(\w+)|`(\w+)[`(]|\b(Decay|Rule|zeros)\b", need))
+    assert len({word for group in words for word in group if word and hasattr(jadam, word)}) <= 10

@@ -2,16 +2,13 @@
 
 import re
 import runpy
-from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
 import pytest
-from conftest import load_script
+from support import ROOT, load_script
 
-import jadam
-
-EXAMPLES = sorted((Path(jadam.__file__).parent.parent / "examples").glob("*.py"))
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 mpl.use("agg")
 
 

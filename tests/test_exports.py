@@ -2,14 +2,14 @@
 
 import inspect
 import re
-from pathlib import Path
 
 import pytest
+from support import ROOT
 
 import jadam
 
-ROOT = Path(jadam.__file__).parent
-LISTED = re.findall(r"import (\w+) as (\w+)$", (ROOT / "__init__.py").read_text(), re.MULTILINE)
+PACKAGE = ROOT / "jadam"
+LISTED = re.findall(r"import (\w+) as (\w+)$", (PACKAGE / "__init__.py").read_text(), re.MULTILINE)
 NAMES = [name for name, _ in LISTED]
 
 
@@ -17,11 +17,11 @@ def test_exports_equal_the_namespace():
     assert all(own == public for own, public in LISTED)
     assert len(NAMES) == len(set(NAMES))
     assert set(NAMES) == {name for name in vars(jadam) if not name.startswith("_")}
-    assert (ROOT / "py.typed").exists()
+    assert (PACKAGE / "py.typed").exists()
 
 
 def test_one_public_path_to_a_name():
-    assert all(path.name.startswith("_") or path.name == "py.typed" for path in ROOT.iterdir())
+    assert all(path.name.startswith("_") or path.name == "py.typed" for path in PACKAGE.iterdir())
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -33,5 +33,5 @@ def test_annotated_and_documented(name):
     signature = inspect.signature(thing)
     bare = [p.name for p in signature.parameters.values() if p.annotation is p.empty]
     assert not bare, f"annotate {bare} of {name}"
-    reference = (ROOT.parent / "docs" / "reference.md").read_text()
+    reference = (ROOT / "docs" / "reference.md").read_text()
     assert f"::: jadam.{name}\n" in reference, f"add '::: jadam.{name}' to docs/reference.md"

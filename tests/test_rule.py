@@ -6,7 +6,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import jadam
 from jadam._rule import DecayRate
 
 
@@ -18,7 +17,7 @@ def rate(b):
 @pytest.mark.parametrize("t", [1, 2, 100, 100_000, 2**31 - 1])
 def test_debias(b, t):
     exact = -math.expm1(t * math.log1p(-float(np.float32(1 - b)))) if b else 1.0
-    assert float(jadam.debias(rate(b), jnp.float32(t))) == pytest.approx(exact, rel=4e-7)
+    assert float(rate(b).debias(jnp.float32(t))) == pytest.approx(exact, rel=4e-7)
     plain = 1 - jnp.float32(b) ** jnp.float32(t)
     if b == 0.99999 and t == 1:  # what the usual formula gives there
         assert abs(float(plain) / exact - 1) > 1e-4
@@ -28,11 +27,11 @@ def test_ema_weights_sum_to_one():
     """Of a constant, the average divided by `debias` is that constant; b*m + (1-b)*x in float32 drifts away."""
     average, plain = jnp.zeros(()), np.float32(0)
     for _ in range(5000):
-        average = jadam.ema(average, jnp.float32(1.0), rate(0.999))
+        average = rate(0.999).ema(average, jnp.float32(1.0))
         plain = np.float32(0.999) * plain + np.float32(1 - np.float32(0.999)) * np.float32(1.0)
-    corrected = float(average) / float(jadam.debias(rate(0.999), jnp.float32(5000)))
+    corrected = float(average) / float(rate(0.999).debias(jnp.float32(5000)))
     assert corrected == pytest.approx(1.0, rel=2e-6)
-    assert jadam.ema(jnp.float32(1.0), jnp.float32(1.0), rate(0.99999)) == 1.0
+    assert rate(0.99999).ema(jnp.float32(1.0), jnp.float32(1.0)) == 1.0
 
 
 def test_value_of_a_decay():

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import compilations
+from support import compilations
 
 import jadam
 
@@ -24,18 +24,19 @@ def test_laws_of_chain():
     assert jadam.chain(a, b) != jadam.chain(b, a)
     updates, state = jadam.identity().update(GRADS, jadam.identity().init(PARAMS), PARAMS)
     chex.assert_trees_all_equal(updates, GRADS)
-    assert state == (1, {}, {}, {})
+    assert state == (1, {}, {}, {}, {})
 
 
 def test_equal_and_hashable_and_printed_as_the_recipe():
-    build = lambda: jadam.chain(jadam.clip_by_global_norm(1.0), jadam.adamw(SCHEDULE, mask=jadam.match("w")))  # noqa: E731
-    assert build() == build()
-    assert hash(build()) == hash(build())
-    assert build() != jadam.chain(jadam.clip_by_global_norm(2.0), jadam.adamw(SCHEDULE, mask=jadam.match("w")))
-    assert repr(jadam.chain(jadam.scale(2.0), jadam.sgd(0.1))) == (
-        "chain(scale(step_size=2.0), scale_by_learning_rate(learning_rate=0.1))"
-    )
-    assert "learning_rate=warmup_cosine_decay_schedule(init_value=0.0, peak_value=0.1" in repr(build())
+    def build(norm):
+        return jadam.chain(jadam.clip_by_global_norm(norm), jadam.adamw(SCHEDULE, mask=jadam.match("w")))
+
+    assert build(1.0) == build(1.0)
+    assert hash(build(1.0)) == hash(build(1.0))
+    assert build(1.0) != build(2.0)
+    recipe = "chain(scale(step_size=2.0), scale_by_learning_rate(learning_rate=0.1))"
+    assert repr(jadam.chain(jadam.scale(2.0), jadam.sgd(0.1))) == recipe
+    assert "learning_rate=warmup_cosine_decay_schedule(init_value=0.0, peak_value=0.1" in repr(build(1.0))
 
 
 def test_it_is_a_pair():
@@ -93,7 +94,7 @@ def test_hyperparams_reads_what_the_user_wrote():
     found = {name: float(value) for name, value in jadam.hyperparams(state).items()}
     expected = {"b1": 0.9, "b2": 0.99999, "eps": 1e-8, "eps_root": 0.0, "weight_decay": 0.1, "learning_rate": 1e-3}
     assert found == pytest.approx(expected, rel=1e-7)
-    assert float(state.hyperparams["adam"]["one_minus_b2"]) == pytest.approx(1e-5, rel=1e-7)  # not 1 - float32(b2)
+    assert float(state.hyperparams["adam.one_minus_b2"]) == pytest.approx(1e-5, rel=1e-7)  # not 1 - float32(b2)
     twice = jadam.chain(jadam.scale_by_adam(), jadam.scale_by_adam(b1=0.5), jadam.scale(1.0)).init(PARAMS)
     assert set(jadam.hyperparams(twice)) >= {"adam.b1", "adam_1.b1", "step_size"}
 
@@ -103,7 +104,8 @@ def test_setting_the_learning_rate():
     state = tx.init(PARAMS)
     changed = tx.set_hyperparams(state, learning_rate=0.5, b2=0.9999)
     expected = jadam.adamw(0.5, b2=0.9999)
-    chex.assert_trees_all_equal(tx.update(GRADS, changed, PARAMS), expected.update(GRADS, expected.init(PARAMS), PARAMS))
+    found, wanted = tx.update(GRADS, changed, PARAMS), expected.update(GRADS, expected.init(PARAMS), PARAMS)
+    chex.assert_trees_all_equal((found[0], found[1]._replace(given={})), (wanted[0], wanted[1]._replace(given={})))
     assert jadam.hyperparams(state)["learning_rate"] == np.float32(1e-3)  # nothing is changed in place
 
 
@@ -175,11 +177,8 @@ def test_coupled_decay_is_the_block_before_adam():
     tx = jadam.chain(jadam.add_decayed_weights(0.1), jadam.adam(0.01))
     plain = jadam.adam(0.01)
     regularised = jax.tree.map(lambda g, p: g + 0.1 * p, GRADS, PARAMS)
-    chex.assert_trees_all_close(
-        tx.update(GRADS, tx.init(PARAMS), PARAMS)[0],
-        plain.update(regularised, plain.init(PARAMS), PARAMS)[0],
-        rtol=1e-6,
-    )
+    expected, _ = plain.update(regularised, plain.init(PARAMS), PARAMS)
+    chex.assert_trees_all_close(tx.update(GRADS, tx.init(PARAMS), PARAMS)[0], expected, rtol=1e-6)
 
 
 def test_tiny_decay_is_not_lost():

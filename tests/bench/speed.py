@@ -46,13 +46,11 @@ class Sizes:
     reps: int = 15
     imports: int = 7
     one_leaf: tuple[int, int] = (8192, 4096)
-    width: int = 768
-    layers: int = 12
-    vocabulary: int = 50257
+    gpt2: tuple[int, int, int] = (768, 12, 50257)  # width, layers, vocabulary
     eager: tuple[int, int] = (148, 100)  # leaves, of the clipped step and of AdamW alone
 
 
-QUICK = Sizes(reps=2, imports=1, one_leaf=(256, 128), width=32, layers=1, vocabulary=500, eager=(12, 8))
+QUICK = Sizes(reps=2, imports=1, one_leaf=(256, 128), gpt2=(32, 1, 500), eager=(12, 8))
 
 
 def row(work: str, unit: str, theirs: float, mine: float, goal: float, absolute: bool = False) -> str:
@@ -129,10 +127,6 @@ def milliseconds(works: dict[Any, Callable[[int], Callable[[], Any]]], reps: int
     return {name: median(values[1:]) for name, values in times.items()}
 
 
-def difference(a: dict[str, jax.Array], b: dict[str, jax.Array]) -> float:
-    return max(float(jnp.max(jnp.abs(a[name] - b[name]))) for name in a)
-
-
 def steps(work: str, shapes: Shapes, recipe: Recipe, reps: int, goal: float, eager: bool = False) -> Iterator[str]:
     """Time of a step and, where it clips and is compiled, the memory it takes beside its arguments and results."""
     params = normal(shapes, 0.02, seed=0)
@@ -153,9 +147,13 @@ def steps(work: str, shapes: Shapes, recipe: Recipe, reps: int, goal: float, eag
 
     # A loop, as in a notebook: the collection before it empties the caches, which one short eager step would feel.
     times = milliseconds({form: lambda rep, form=form: partial(advance, form, rep) for form in FORMS}, reps, 20 if eager else 1)
+
+    def apart(one: dict[str, jax.Array], other: dict[str, jax.Array]) -> float:
+        return max(float(jnp.max(jnp.abs(one[name] - other[name]))) for name in one)
+
     theirs = reached["optax"][0]
     for form in ("update", "step"):
-        error = difference(reached[form][0], theirs) / difference(theirs, params)
+        error = apart(reached[form][0], theirs) / apart(theirs, params)
         print(f"{work}, {FORMS[form]}: parameters differ by {error:.1e} of the distance moved", file=sys.stderr)
         if not error < TOLERANCE:
             sys.exit(f"That is more than {TOLERANCE:g}: the two libraries do not do the same.")
@@ -169,34 +167,32 @@ def traces(sizes: Sizes) -> Iterator[str]:
     """Time until the compiler starts. Each build has another width, so that JAX has seen none of its shapes."""
 
     def tracer(form: str, number: int) -> Callable[[], Any]:
-        params = abstract(gpt2(sizes.width + 8 * number, sizes.layers, sizes.vocabulary))
+        params = abstract(gpt2(sizes.gpt2[0] + 8 * number, *sizes.gpt2[1:]))
         tx, step = train_step(form, clipped)
         return partial(jax.jit(step).trace, params, jax.eval_shape(tx.init, params), params)
 
-    def first(form: str, rep: int) -> Callable[[], Any]:
-        trace = tracer(form, 2 * rep)
-        return lambda: trace().lower()
-
-    def again(form: str, rep: int) -> Callable[[], Any]:
-        tracer(form, 2 * rep + 1)()
+    def build(form: str, again: bool, rep: int) -> Callable[[], Any]:
+        trace = tracer(form, 2 * rep + again)
+        if not again:
+            return lambda: trace().lower()
+        trace()
         return tracer(form, 2 * rep + 1)
 
-    builds = {(form, build): partial(build, form) for build in (first, again) for form in ("optax", "update")}
+    builds = {(form, again): partial(build, form, again) for again in (False, True) for form in ("optax", "update")}
     times = milliseconds(builds, sizes.reps)
-    yield row("clip + AdamW + cosine, GPT-2: trace + lower", "ms", times["optax", first], times["update", first], 0.5)
-    yield row("the same, built again: trace", "ms", times["optax", again], times["update", again], 0.15)
+    for again, name, goal in (
+        (False, "clip + AdamW + cosine, GPT-2: trace + lower", 0.5),
+        (True, "the same, built again: trace", 0.15),
+    ):
+        yield row(name, "ms", times["optax", again], times["update", again], goal)
 
 
 def states() -> Iterator[str]:
-    shapes = {"w": (4096, 4096)}
-
-    def size(tx: Any) -> float:
-        leaves = jax.tree.leaves(jax.eval_shape(tx.init, abstract(shapes)))
-        return sum(x.size * x.dtype.itemsize for x in leaves) / count(shapes)
-
-    yield row("state of AdamW", "B/param", size(alone(optax)), size(alone(jadam)), 8, absolute=True)
-    theirs, mine = optax.adamw(1e-3, mu_dtype="bfloat16"), jadam.with_precision(alone(jadam), state="bfloat16")
-    yield row("state of AdamW in bfloat16 (optax: mu only)", "B/param", size(theirs), size(mine), 4, absolute=True)
+    low = optax.adamw(1e-3, mu_dtype="bfloat16"), jadam.with_precision(alone(jadam), state="bfloat16")
+    for name, pair, goal in (("", (alone(optax), alone(jadam)), 8), (" in bfloat16 (optax: mu only)", low, 4)):
+        trees = [jax.tree.leaves(jax.eval_shape(tx.init, abstract({"w": (4096, 4096)}))) for tx in pair]
+        sizes = [sum(x.size * x.dtype.itemsize for x in leaves) / 4096**2 for leaves in trees]
+        yield row(f"state of AdamW{name}", "B/param", *sizes, goal, absolute=True)
 
 
 def imports(reps: int) -> Iterator[str]:
@@ -216,7 +212,7 @@ def rows(sizes: Sizes) -> Iterator[str]:
     for recipe, title, leaves in zip((clipped, alone), ("clip + AdamW + cosine", "AdamW"), sizes.eager, strict=True):
         shapes = {f"w{i}": (32, 32) for i in range(leaves)}
         yield from steps(f"eager, {title}, {leaves} leaves of 32x32", shapes, recipe, sizes.reps, 0.07, eager=True)
-    trees = {"one leaf": {"w": sizes.one_leaf}, "GPT-2": gpt2(sizes.width, sizes.layers, sizes.vocabulary)}
+    trees = {"one leaf": {"w": sizes.one_leaf}, "GPT-2": gpt2(*sizes.gpt2)}
     for recipe, title, goals in ((clipped, "clip + AdamW + cosine", (0.55, 0.6)), (alone, "AdamW", (1.0, 1.0))):
         for (name, shapes), goal in zip(trees.items(), goals, strict=True):
             work = f"{title}, {name} ({count(shapes) / 1e6:.3g} M in {len(shapes)})"
@@ -246,8 +242,7 @@ def main() -> None:
         f"Medians of {sizes.reps} reps, interleaved; compiled steps have donated arguments.\n",
         "| work | optax | jadam | ratio | goal | met |\n|---|---|---|---|---|---|",
     ]
-    text = "\n".join([*head, *rows(sizes)])
-    print(text)
+    print(text := "\n".join([*head, *rows(sizes)]))
     if options.out:
         options.out.write_text(text + "\n")
 

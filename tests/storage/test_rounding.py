@@ -8,15 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from support import at, eight_devices, noise, run, scanned, wide
 
 import jadam
-from jadam._rounding import Noise, number_key, round_stochastically, step_key
+from jadam._storage.rounding import round_stochastically
 
 SIZE = 2**18
 LAGS = (1, 2, 3, 5, 7, 16, 31, 32, 33, 64, 255, 256, 1024, 4096, 65536)
 STREAMS = [
-    {"step": step, "leaf": leaf, "slot": slot, "seed": seed}
-    for step, leaf, slot, seed in [
+    dict(zip(("step", "leaf", "slot", "seed"), names, strict=True))
+    for names in [
         *((step, 0, "adam/mu", 0) for step in (0, 1, 2, 3, 1000, 2**20, 2**31 - 1)),
         *((0, leaf, "adam/mu", 0) for leaf in (1, 2, 3, 147)),
         *((0, 0, slot, 0) for slot in ("adam/nu", "params", "schedule_free/z", "")),
@@ -28,10 +29,6 @@ STREAMS = [
 
 FIVE_SIGMA = 5.0
 """All scores are near standard normal if the bits are independent and uniform: about 700 of them pass 5 once in 2,000 tries."""
-
-
-def noise(step=0, leaf=0, slot="adam/mu"):
-    return Noise(step_key(jnp.asarray(step, jnp.int32)) ^ jnp.asarray(number_key(leaf)), slot)
 
 
 @functools.cache
@@ -68,15 +65,13 @@ def suspicious(found):
     return {name: round(float(score), 1) for name, score in found.items() if not abs(score) < FIVE_SIGMA}
 
 
-@pytest.mark.parametrize("names", STREAMS, ids=lambda names: "-".join(map(str, names.values())))
+WORST = [{"seed": seed} for seed in (918, 983, 1391, 1849, 3469)]
+"""The seed chose the factor that mixes: of one in 500 some bits were plainly uneven."""
+
+
+@pytest.mark.parametrize("names", [*STREAMS, *WORST], ids=lambda names: "-".join(map(str, names.values())))
 def test_bits_are_uniform_and_independent(names):
     assert not suspicious(scores(stream(**names)))
-
-
-@pytest.mark.parametrize("seed", [918, 983, 1391, 1849, 3469])
-def test_no_seed_is_weak(seed):
-    """The seed chose the factor that mixes: of one in 500 some bits were plainly uneven. These were the worst."""
-    assert not suspicious(scores(stream(seed=seed)))
 
 
 def test_streams_are_independent_of_each_other():
@@ -173,11 +168,11 @@ def test_only_the_two_neighbours(dtype):
 
 
 @pytest.mark.parametrize("dtype", SIXTEEN)
-def test_right_on_average(dtype):
+def test_the_mean_is_right(dtype):
     """Within five standard errors of the mean of 4,096 draws, which are binomial between two neighbours."""
     x = samples(dtype)
     x = x[np.isfinite(neighbours(x, dtype)[1].astype(np.float64))]
-    inner, outer = (side.astype(np.float64) for side in neighbours(x, dtype))
+    inner, outer = wide(neighbours(x, dtype))
     bits = np.asarray(noise(leaf=9).bits((4096, x.size), 0))
     found = rounded(np.broadcast_to(x, bits.shape), dtype, bits).astype(np.float64)
     share = (x - inner) / (outer - inner)
@@ -191,18 +186,16 @@ def test_right_on_average(dtype):
 
 @pytest.mark.parametrize("dtype", SIXTEEN)
 def test_exact_numbers_stay(dtype):
-    """All 65,536 patterns, whatever the bits: what is a number of the dtype is no chance. Zeros keep their sign."""
+    """All 65,536 patterns, whatever the bits, and every NaN. Zeros keep their sign; other signs change nothing."""
     every = np.arange(2**16, dtype=np.uint16).view(dtype)
     known = ~np.isnan(every.astype(np.float32))
     for bits in (np.zeros(2**16, np.uint32), np.full(2**16, ONES), stream()[: 2**16]):
         found = rounded(every.astype(np.float32), dtype, bits)
         np.testing.assert_array_equal(found[known].view(np.uint16), every[known].view(np.uint16))
         assert np.isnan(found[~known].astype(np.float32)).all()
-
-
-@pytest.mark.parametrize("dtype", SIXTEEN)
-def test_nan_and_inf_stay(dtype):
-    """The carry of the noise would make inf of some NaN, and -0 of others."""
+    x = np.abs(samples(dtype))
+    np.testing.assert_array_equal(rounded(-x, dtype, stream()[: x.size]), -rounded(x, dtype, stream()[: x.size]))
+    # The carry of the noise would make inf of some NaN, and -0 of others.
     nans = np.asarray([0x7FFFFFFF, 0xFFFFFFFF, 0x7F800001, 0xFF800001, 0x7FC00000, 0x7FBFFFFF], np.uint32).view(np.float32)
     infs = np.asarray([np.inf, -np.inf], np.float32)
     for bits in (0, ONES, 0x80000000):
@@ -223,21 +216,10 @@ def test_beyond_the_largest_number(dtype):
         assert np.isinf(rounded(np.float32([7e4, 1e30, -3e38]), dtype, np.zeros(3)).astype(np.float32)).all()
 
 
-@pytest.mark.parametrize("dtype", SIXTEEN)
-def test_signs_are_symmetric(dtype):
-    x = np.abs(samples(dtype))
-    bits = stream()[: x.size]
-    np.testing.assert_array_equal(rounded(-x, dtype, bits), -rounded(x, dtype, bits))
-
-
 # Whole steps
 
 
-SHAPES = {"kernel": (8, 64), "cut": (4, 96)}
-SPECS = {
-    "kernel": PartitionSpec("data", "model"),
-    "cut": PartitionSpec("data", "model"),  # 48 columns a device, a block and a half
-}
+SHAPES = {"kernel": (8, 64), "cut": (4, 96)}  # cut: 48 columns a device, a block and a half
 CHOICES = {
     "stochastic": {"state": "bfloat16", "params": "stochastic"},
     "remainder": {"state": {"mu": "int8", "nu": "bfloat16"}, "params": "remainder"},
@@ -245,12 +227,13 @@ CHOICES = {
 STEPS = 3
 
 
-def problem(models=()):
+def problem(*models):
     rng = np.random.default_rng(2)
-    draw = lambda lead: {  # noqa: E731
-        name: jnp.asarray(rng.standard_normal((*lead, *shape)), jnp.bfloat16) for name, shape in SHAPES.items()
-    }
-    return draw(models), draw((STEPS, *models))
+
+    def draw(*lead):
+        return {name: jnp.asarray(rng.standard_normal((*lead, *shape)), jnp.bfloat16) for name, shape in SHAPES.items()}
+
+    return draw(*models), draw(STEPS, *models)
 
 
 def optimizer(choice, seed=0):
@@ -258,14 +241,7 @@ def optimizer(choice, seed=0):
 
 
 def steps(tx, params, grads):
-    state = tx.init(params)
-    for number in range(STEPS):
-        params, state = tx.step(jax.tree.map(lambda g, n=number: g[n], grads), state, params)
-    return params, state
-
-
-def scanned(tx, params, grads):
-    return jax.lax.scan(lambda carry, g: (tx.step(g, carry[1], carry[0]), None), (params, tx.init(params)), grads)[0]
+    return run(tx, params, [at(grads, number) for number in range(STEPS)])
 
 
 @functools.cache
@@ -278,10 +254,11 @@ def alone(choice):
 def test_eight_devices_draw_what_one_draws(choice, kind):
     """Parameters and state, bit for bit: the index that is hashed is that in the whole array."""
     values, grads = problem()
-    mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(kind,) * 2)
-    place = lambda tree, *lead: {  # noqa: E731
-        name: jax.device_put(x, NamedSharding(mesh, PartitionSpec(*lead, *SPECS[name]))) for name, x in tree.items()
-    }
+    mesh = eight_devices(kind)
+
+    def place(tree, *lead):
+        return {name: jax.device_put(x, NamedSharding(mesh, PartitionSpec(*lead, "data", "model"))) for name, x in tree.items()}
+
     with jax.set_mesh(mesh):
         spread = steps(optimizer(choice), place(values), place(grads, None))
     chex.assert_trees_all_equal(spread, alone(choice))
@@ -294,21 +271,20 @@ def test_eight_devices_draw_what_one_draws(choice, kind):
 def test_jit_scan_and_vmap_draw_what_a_step_draws(choice):
     """Bit for bit. Each model of a `vmap` has the bits that it has alone."""
     tx, (values, grads) = optimizer(choice), problem()
-    run = jax.jit(functools.partial(scanned, tx))
-    chex.assert_trees_all_equal(run(values, grads), alone(choice))
-    many, many_grads = problem((3,))
-    together = jax.jit(jax.vmap(functools.partial(scanned, tx), in_axes=(0, 1)))(many, many_grads)
+    train = functools.partial(scanned, tx)
+    chex.assert_trees_all_equal(jax.jit(train)(values, grads), alone(choice))
+    many, many_grads = problem(3)
+    together = jax.jit(jax.vmap(train, in_axes=(0, 1)))(many, many_grads)
     for model in range(3):
-        own = run(jax.tree.map(lambda x, m=model: x[m], many), jax.tree.map(lambda x, m=model: x[:, m], many_grads))
-        chex.assert_trees_all_equal(jax.tree.map(lambda x, m=model: x[m], together), own)
+        own = jax.jit(train)(at(many, model), at(many_grads, np.s_[:, model]))
+        chex.assert_trees_all_equal(at(together, model), own)
 
 
 @pytest.mark.parametrize("choice", CHOICES)
 def test_another_seed_rounds_otherwise(choice):
     """Negative control of the two above: equal bits are not for want of chance."""
     other = steps(optimizer(choice, seed=1), *problem())
-    for one, two in zip(
-        *map(jax.tree.leaves, (other[1].slots["adam"]["nu"], alone(choice)[1].slots["adam"]["nu"])), strict=True
-    ):
+    second_moments = (jax.tree.leaves(state.slots["adam"]["nu"]) for _, state in (other, alone(choice)))
+    for one, two in zip(*second_moments, strict=True):
         if one.size > 300:  # codes, not their scales
             assert (one != two).mean() > 0.05

@@ -1,11 +1,11 @@
-"""Eight devices: slots lie like their parameters, everything else is replicated, and the second step compiles nothing."""
+"""Eight devices: slots are placed like their parameters, all else is replicated, and the second step compiles nothing."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import compilations
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from support import compilations, counted, eight_devices, run
 
 import jadam
 
@@ -14,7 +14,7 @@ SPECS = {"kernel": PartitionSpec("data", "model"), "bias": PartitionSpec("model"
 
 
 def setup(kind):
-    mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(kind,) * 2)
+    mesh = eight_devices(kind)
     values = {"kernel": jnp.arange(32.0).reshape(8, 4), "bias": jnp.ones(4), "scale": jnp.ones(())}
     shardings = {name: NamedSharding(mesh, spec) for name, spec in SPECS.items()}
     return mesh, values, jax.device_put(values, shardings), shardings
@@ -29,7 +29,7 @@ def check(state, shardings, mesh):
 
 
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=str)
-def test_the_state_lies_like_the_parameters(kind):
+def test_the_state_is_placed_like_the_parameters(kind):
     mesh, values, params, shardings = setup(kind)
     with jax.set_mesh(mesh):
         eager = TX.init(params)
@@ -42,22 +42,26 @@ def test_the_state_lies_like_the_parameters(kind):
         step = jax.jit(TX.step)
         moved, after = step(params, inside, params)
         check(after, shardings, mesh)
-        later = []
-        assert compilations(lambda: later.append(step(params, after, moved))) == 0
-        moved, after = step(params, later[0][1], later[0][0])
-    alone, state = values, TX.init(values)
-    for _ in range(3):
-        alone, state = TX.step(values, state, alone)
+        compiled, (moved, after) = counted(lambda: step(params, after, moved))
+        assert compiled == 0
+        moved, after = step(params, after, moved)
+    alone, _ = run(TX, values, [values] * 3)
     for name in values:
         np.testing.assert_allclose(moved[name], alone[name], rtol=2e-6)
 
 
-def test_shardings_from_shapes():
-    """For a model that is too large to exist before it is sharded."""
-    _, _, params, shardings = setup(AxisType.Auto)
+def test_shardings_from_shapes_and_inside_shard_map():
+    """For a model that is too large to exist before it is sharded; and where each device updates its own shard."""
+    mesh, _, params, shardings = setup(AxisType.Auto)
     shapes = {name: jax.ShapeDtypeStruct(p.shape, p.dtype, sharding=shardings[name]) for name, p in params.items()}
     assert jadam.state_shardings(TX, shapes) == jadam.state_shardings(TX, params)
     assert jadam.state_shardings(TX, shapes).slots["adam"]["nu"]["kernel"] == shardings["kernel"]
+    tx = jadam.adam(0.1)
+    spec = jax.tree.map(lambda s: s.spec, jadam.state_shardings(tx, params))
+    step = jax.jit(jax.shard_map(tx.step, mesh=mesh, in_specs=(SPECS, spec, SPECS), out_specs=(SPECS, spec)))
+    moved, _ = step(params, tx.init(params), params)
+    expected, _ = tx.step(params, tx.init(params), params)
+    np.testing.assert_allclose(moved["kernel"], expected["kernel"], rtol=1e-6)
 
 
 def test_one_committed_device():
@@ -69,16 +73,4 @@ def test_one_committed_device():
     step = jax.jit(TX.step)
     moved, after = step(params, state, params)
     assert compilations(lambda: step(params, after, moved)) == 0
-    single = jadam.state_shardings(TX, params)
-    assert single.count.device_set == {device}
-
-
-def test_inside_shard_map():
-    """Each device updates its own shard; nothing but a clip needs the others."""
-    mesh, _, params, _ = setup(AxisType.Auto)
-    tx = jadam.adam(0.1)
-    spec = jax.tree.map(lambda s: s.spec, jadam.state_shardings(tx, params))
-    step = jax.jit(jax.shard_map(tx.step, mesh=mesh, in_specs=(SPECS, spec, SPECS), out_specs=(SPECS, spec)))
-    moved, _ = step(params, tx.init(params), params)
-    expected, _ = tx.step(params, tx.init(params), params)
-    np.testing.assert_allclose(moved["kernel"], expected["kernel"], rtol=1e-6)
+    assert jadam.state_shardings(TX, params).count.device_set == {device}

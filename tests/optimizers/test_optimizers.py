@@ -1,6 +1,7 @@
 """The contract: what holds for every optimizer, whatever its algorithm."""
 
 import inspect
+from functools import partial
 
 import chex
 import jax
@@ -8,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
-from conftest import OPTIMIZERS, compilations
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from support import OPTIMIZERS, at, cast, counted, eight_devices, is_finite, run, scanned, stack
 
 import jadam
 
@@ -24,25 +26,18 @@ def mixed(tree):
     return {dtype: cast(tree, dtype) for dtype in DTYPES}
 
 
-def cast(tree, dtype):
-    return jax.tree.map(lambda x: jnp.asarray(x, dtype), tree)
-
-
 def is_elementwise(tx):
     return all(part.rule.elementwise for part in tx.parts)
 
 
-def run(tx, params, grads):
-    state = tx.init(params)
-    for g in grads:
-        updates, state = tx.update(g, state, params)
-        params = jadam.apply_updates(params, updates)
-    return params, state
+def few_steps(number=3):
+    """Parameters and gradients in float32."""
+    return cast(VALUES, "float32"), cast(GRADS[:number], "float32")
 
 
 def test_every_optimizer_has_an_oracle():
-    missing = [name for name in OPTIMIZERS if not (hasattr(oracles, name) and name in oracles.CASES)]
-    assert not missing, f"write an oracle and cases for {missing} in tests/oracles.py"
+    missing = set(OPTIMIZERS) - set(oracles.ORACLES)
+    assert not missing, f"write an oracle and cases for {missing} in tests/oracles/elementwise.py or arrays.py"
     assert set(OPTIMIZERS) >= {"sgd", "adam", "adamw"}, "the search for optimizers is broken"
 
 
@@ -56,13 +51,12 @@ def test_equals_its_oracle(name, number):
     for g in GRADS:  # one program for all cases of one structure: the numbers are in the state
         params, state = tx.step(cast(g, "float64"), state, params)
         path.append(params)
-    stacks = [jax.tree.map(lambda *x: np.stack(x), *trees) for trees in (GRADS, path)]
-    leaves = [list(map(np.asarray, jax.tree.leaves(tree))) for tree in (VALUES, *stacks)]
+    leaves = [list(map(np.asarray, jax.tree.leaves(tree))) for tree in (VALUES, stack(GRADS), stack(path))]
     if name in oracles.GLOBAL:  # it looks at all parameters together
-        join = lambda arrays, lead: [np.concatenate([x.reshape(*x.shape[:lead], -1) for x in arrays], axis=-1)]  # noqa: E731
-        leaves = [join(arrays, lead) for arrays, lead in zip(leaves, (0, 1, 1), strict=True)]
+        ravelled = [[x.reshape(*x.shape[:lead], -1) for x in arrays] for arrays, lead in zip(leaves, (0, 1, 1), strict=True)]
+        leaves = [[np.concatenate(arrays, axis=-1)] for arrays in ravelled]
     for start, recorded, found in zip(*leaves, strict=True):
-        expected = np.stack(getattr(oracles, name)(start, list(recorded), 0.01, **kwargs))
+        expected = np.stack(list(oracles.ORACLES[name](start, list(recorded), 0.01, **kwargs)))
         moved = np.max(np.abs(expected - start), initial=1e-6)
         assert np.max(np.abs(found - expected)) <= 1e-12 * max(moved, 1e-3)
 
@@ -79,11 +73,8 @@ def test_structure_is_a_fixed_point(optimizer, dtype):
     """By abstract evaluation, which compiles nothing; a scan refuses a carry of another type."""
     tx, params, grads = optimizer(0.1), cast(VALUES, dtype), cast(GRADS[0], dtype)
     state = tx.init(params)
-    stacked = jax.tree.map(lambda x: jnp.stack([x] * 3), grads)
     updates, after = jax.eval_shape(tx.update, grads, state, params)
-    carry = jax.eval_shape(
-        lambda *start: jax.lax.scan(lambda c, g: (tx.step(g, c[1], c[0]), None), start, stacked)[0], params, state
-    )
+    carry = jax.eval_shape(lambda p, g: scanned(tx, p, stack([g] * 3)), params, grads)
     chex.assert_trees_all_equal_shapes_and_dtypes(updates, params)
     chex.assert_trees_all_equal_shapes_and_dtypes(state, after)
     chex.assert_trees_all_equal_shapes_and_dtypes((params, state), carry)
@@ -105,31 +96,23 @@ def test_slots_and_arithmetic_are_float32(optimizer):
 
 
 def test_jit_eager_scan_and_step_agree(optimizer):
-    tx, params, grads = optimizer(0.1), cast(VALUES, "float32"), [cast(g, "float32") for g in GRADS[:3]]
-    eager = run(tx, params, grads)
-    jitted = jax.jit(lambda p, gs: run(tx, p, gs))(params, grads)
-
-    def body(carry, g):
-        return tx.step(g, carry[1], carry[0]), None
-
-    stacked = jax.tree.map(lambda *x: jnp.stack(x), *grads)
-    scanned = jax.lax.scan(body, (params, tx.init(params)), stacked)[0]
+    tx, (params, grads) = optimizer(0.1), few_steps()
+    eager = run(tx, params, grads, by="update")
+    jitted = jax.jit(lambda p, gs: run(tx, p, gs, by="update"))(params, grads)
     chex.assert_trees_all_close(eager, jitted, rtol=2e-6, atol=1e-7)  # fused otherwise: an ulp a step
-    chex.assert_trees_all_close(eager, scanned, rtol=2e-6, atol=1e-7)
+    chex.assert_trees_all_close(eager, scanned(tx, params, stack(grads)), rtol=2e-6, atol=1e-7)
     with pytest.raises(AssertionError):  # the tolerance can tell one missing step
-        chex.assert_trees_all_close(run(tx, params, grads[:-1])[0], jitted[0], rtol=2e-6, atol=1e-7)
+        chex.assert_trees_all_close(run(tx, params, grads[:-1], by="update")[0], jitted[0], rtol=2e-6, atol=1e-7)
 
 
 def test_vmap_equals_a_loop(optimizer):
-    tx = optimizer(0.1)
+    tx, (_, grads) = optimizer(0.1), few_steps()
     models = [cast(jax.tree.map(lambda x, i=i: x + i, VALUES), "float32") for i in range(3)]
-    grads = [cast(g, "float32") for g in GRADS[:3]]
-    stack = lambda trees: jax.tree.map(lambda *x: jnp.stack(x), *trees)  # noqa: E731
     step, many, g = jax.jit(jax.vmap(tx.step)), stack(models), stack(grads)
     states = stack([tx.init(p) for p in models])
     for _ in range(2):
         many, states = step(g, states, many)
-    one_by_one = [run(tx, p, [g, g]) for p, g in zip(models, grads, strict=True)]
+    one_by_one = [run(tx, p, [g, g], by="update") for p, g in zip(models, grads, strict=True)]
     chex.assert_trees_all_close((many, states), stack(one_by_one), rtol=1e-6, atol=1e-6)
 
 
@@ -138,7 +121,10 @@ def test_init_under_eval_shape_jit_and_cond(optimizer):
     state = tx.init(params)
     chex.assert_trees_all_equal_shapes_and_dtypes(jax.eval_shape(tx.init, params), state)
     chex.assert_trees_all_equal(jax.jit(tx.init)(params), state)
-    either = lambda ok: jax.lax.cond(ok, lambda: tx.step(grads, state, params), lambda: (params, state))  # noqa: E731
+
+    def either(ok):
+        return jax.lax.cond(ok, lambda: tx.step(grads, state, params), lambda: (params, state))
+
     chex.assert_trees_all_equal_shapes_and_dtypes(jax.eval_shape(either, True), (params, state))
 
 
@@ -150,7 +136,7 @@ def test_no_finite_gradient_gives_nan_or_inf(optimizer, size):
     state = tx.init(params)
     for _ in range(5):
         updates, state = tx.update(grads, state, params)
-        assert all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves((updates, state)))
+        assert is_finite((updates, state))
 
 
 def test_uneven_gradients_stay_finite(optimizer):
@@ -164,7 +150,7 @@ def test_uneven_gradients_stay_finite(optimizer):
         state = tx.init(params)
         for _ in range(3):
             updates, state = tx.update({"w": jnp.asarray(g, jnp.float32)}, state, params)
-        assert all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves((updates, state)))
+        assert is_finite((updates, state))
 
 
 def test_buffers_can_be_donated_and_empty_arrays_passed(optimizer):
@@ -173,11 +159,11 @@ def test_buffers_can_be_donated_and_empty_arrays_passed(optimizer):
     grads = jax.tree.map(jnp.ones_like, params)
     tx = optimizer(0.1)
     params, state = jax.jit(tx.step, donate_argnums=(1, 2))(grads, tx.init(params), params)
-    assert all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves((params, state)))
+    assert is_finite((params, state))
     assert params["empty"].shape == (0, 3)
 
 
-def test_a_nan_is_seen(optimizer):
+def test_a_nan_reaches_the_update_or_the_state(optimizer):
     """Errors of the loss are not hidden: a NaN or inf in a gradient reaches the update or, where that is a sign, the state."""
     tx, params = optimizer(0.1), {"w": jnp.ones((3, 2))}
     for bad in (jnp.nan, jnp.inf):
@@ -192,9 +178,9 @@ def test_a_nan_is_seen(optimizer):
 
 
 def test_a_constant_schedule_is_the_number(optimizer):
-    params, grads = cast(VALUES, "float32"), [cast(g, "float32") for g in GRADS]
+    params, grads = few_steps(30)
     number, schedule = optimizer(0.1), optimizer(jadam.constant_schedule(0.1))
-    by_number, by_schedule = run(number, params, grads), run(schedule, params, grads)
+    by_number, by_schedule = (run(tx, params, grads, by="update") for tx in (number, schedule))
     chex.assert_trees_all_equal(by_number, by_schedule)  # the state too: its structure does not tell them apart
     function = optimizer(lambda count: 0.1 * (count >= 0).astype(jnp.float32))
     chex.assert_trees_all_equal(function.init(params), number.init(params))
@@ -211,8 +197,9 @@ def test_hyperparameters_can_be_differentiated(optimizer):
         return sum(jnp.sum(x) for x in jax.tree.leaves(tx.step(grads, state, new)[0]))
 
     slope = (moved(later, 0.1001) - moved(later, 0.0999)) / 0.0002
-    both = lambda set_later, built_with: moved(later, set_later) + moved(optimizer(built_with), built_with)  # noqa: E731
-    by_state, inside = jax.jit(jax.grad(both, (0, 1)))(0.1, 0.1)
+
+    both = jax.grad(lambda set_later, built: moved(later, set_later) + moved(optimizer(built), built), (0, 1))
+    by_state, inside = jax.jit(both)(0.1, 0.1)
     assert by_state == pytest.approx(float(slope), rel=1e-4)
     assert by_state != 0
     assert inside == pytest.approx(float(by_state), rel=1e-6)
@@ -220,19 +207,17 @@ def test_hyperparameters_can_be_differentiated(optimizer):
 
 def test_a_sweep_in_one_program(optimizer):
     """Eight learning rates are eight models of one compiled step, each as if trained alone."""
-    tx, params, grads = optimizer(0.1), cast(VALUES, "float32"), [cast(g, "float32") for g in GRADS[:3]]
+    tx, (params, grads) = optimizer(0.1), few_steps()
     rates = jnp.linspace(0.01, 0.2, 8)
     states = jax.vmap(lambda rate: tx.set_hyperparams(tx.init(params), learning_rate=rate))(rates)
-    many = jax.tree.map(lambda x: jnp.stack([x] * 8), params)
+    many = stack([params] * 8)
     step = jax.jit(jax.vmap(tx.step, in_axes=(None, 0, 0)))
     for number, g in enumerate(grads):
-        reached = []
-        compiled = compilations(lambda g=g, reached=reached, at=(states, many): reached.append(step(g, *at)))
+        compiled, (many, states) = counted(partial(step, g, states, many))
         assert compiled == (1 if number == 0 else 0)
-        ((many, states),) = reached
     for number in (0, 7):
-        alone, _ = run(optimizer(float(rates[number])), params, grads)
-        chex.assert_trees_all_close(jax.tree.map(lambda x, n=number: x[n], many), alone, rtol=1e-5, atol=1e-6)
+        alone, _ = run(optimizer(float(rates[number])), params, grads, by="update")
+        chex.assert_trees_all_close(at(many, number), alone, rtol=1e-5, atol=1e-6)
 
 
 def test_converges(optimizer):
@@ -262,23 +247,21 @@ def test_complex_parameters_are_pairs_of_reals(optimizer):
             tx.init(one)
         return
     grads = [{"re": jnp.full((5, 3), a), "im": jnp.full((5, 3), b)} for a, b in ((0.3, -1.0), (2.0, 0.1))]
-    apart, _ = run(tx, pair, grads)
-    together, state = run(tx, one, [{"z": jax.lax.complex(g["re"], g["im"])} for g in grads])
+    apart, _ = run(tx, pair, grads, by="update")
+    together, state = run(tx, one, [{"z": jax.lax.complex(g["re"], g["im"])} for g in grads], by="update")
     chex.assert_trees_all_close(together["z"], jax.lax.complex(apart["re"], apart["im"]), rtol=1e-6)
     assert all(x.shape == (5, 3) and x.dtype == jnp.complex64 for x in jax.tree.leaves(state.slots))
 
 
 def test_eight_devices_give_the_numbers_of_one(optimizer):
     """On a mesh as `jax.make_mesh` makes it, with explicit axes; whatever an algorithm sums or multiplies."""
-    mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(jax.sharding.AxisType.Explicit,) * 2)
-    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data", "model"))
+    sharding = NamedSharding(eight_devices(AxisType.Explicit), PartitionSpec("data", "model"))
     tx, w = optimizer(0.1), jnp.asarray(RNG.standard_normal((8, 8)), jnp.float32)
     grads = [{"w": jnp.asarray(RNG.standard_normal((8, 8)), jnp.float32)} for _ in range(3)]
-    alone, _ = run(tx, {"w": w}, grads)
+    alone, _ = run(tx, {"w": w}, grads, by="update")
     params = {"w": jax.device_put(w, sharding)}
     start = tx.init(params)
-    spread, state = run(tx, params, [jax.device_put(g, sharding) for g in grads])
+    spread, state = run(tx, params, [jax.device_put(g, sharding) for g in grads], by="update")
     chex.assert_trees_all_close(alone, spread, rtol=1e-5, atol=1e-5)
     places = [jax.tree.map(lambda x: x.sharding, tree) for tree in (start, state)]
     assert places[0] == places[1] == jadam.state_shardings(tx, params)
-    assert places[0].slots.keys() == state.slots.keys()

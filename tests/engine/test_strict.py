@@ -4,7 +4,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import pytest
-from conftest import OPTIMIZERS
+from support import OPTIMIZERS, run
 
 import jadam
 
@@ -24,14 +24,13 @@ def chains():
 
 
 def steps(tx):
-    params, state = PARAMS, tx.init(PARAMS)
-    for _ in range(2):
-        params, state = tx.step(params, state, params)
-    return params, state
+    return run(tx, PARAMS, [PARAMS, PARAMS])
 
 
 @pytest.mark.parametrize("name", chains())
-def test_debug_nans(name):
+def test_debug_nans_and_no_tracer_leaks(name):
+    with jax.checking_leaks():
+        jax.jit(lambda: steps(chains()[name]))()
     with jax.debug_nans(True), jax.debug_infs(True):
         tx = chains()[name]
         params = {"w": jnp.zeros((2, 3))} | {"b": PARAMS["b"]}
@@ -44,12 +43,6 @@ def test_disable_jit(name):
     compiled = steps(chains()[name])
     with jax.disable_jit():
         chex.assert_trees_all_close(steps(chains()[name]), compiled, rtol=1e-2, atol=1e-6)  # an ulp of bfloat16
-
-
-@pytest.mark.parametrize("name", chains())
-def test_no_tracer_leaks(name):
-    with jax.checking_leaks():
-        jax.jit(lambda: steps(chains()[name]))()
 
 
 @pytest.mark.parametrize("name", chains())

@@ -1,0 +1,159 @@
+"""What several test files need: the optimizers, which are found and not listed, runs of them, and small tools on trees."""
+
+import importlib.util
+import inspect
+import pkgutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jadam
+import jadam._optimizers
+from jadam import GradientTransformation
+from jadam._storage.params import Kahan, Remainder
+from jadam._storage.rounding import Noise, number_key, step_key
+
+ROOT = Path(jadam.__file__).parent.parent
+
+
+def find_optimizers() -> dict[str, Callable[..., GradientTransformation]]:
+    """Every public function of `jadam/_optimizers/` that takes a learning rate."""
+    found = {}
+    for module in pkgutil.iter_modules(jadam._optimizers.__path__, "jadam._optimizers."):
+        for name, function in inspect.getmembers(importlib.import_module(module.name), inspect.isfunction):
+            own = function.__module__ == module.name and not name.startswith("_")
+            if own and "learning_rate" in inspect.signature(function).parameters:
+                found[name] = function
+    return found
+
+
+OPTIMIZERS = find_optimizers()
+
+COMPILED: list[str] = []
+jax.monitoring.register_event_duration_secs_listener(
+    lambda event, *_, **__: COMPILED.append(event) if event.endswith("backend_compile_duration") else None
+)
+
+
+def counted(run: Callable[[], Any]) -> tuple[int, Any]:
+    """How many programs JAX compiles while `run` runs, and what that returns."""
+    before = len(COMPILED)
+    result = run()
+    return len(COMPILED) - before, result
+
+
+def compilations(run: Callable[[], object]) -> int:
+    return counted(run)[0]
+
+
+def load_script(path: str) -> ModuleType:
+    """A script of the project as a module; it finds the modules beside it, as when it is run."""
+    file = ROOT / path
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "path", [str(file.parent), *sys.path])
+        spec.loader.exec_module(module)
+    return module
+
+
+# Runs
+
+
+def run(tx, params, grads, by="step"):
+    """The parameters and the state after a step for each tree in `grads`, by `tx.step` or by `tx.update`."""
+    state = tx.init(params)
+    for g in grads:
+        if by == "step":
+            params, state = tx.step(g, state, params)
+        else:
+            updates, state = tx.update(g, state, params)
+            params = jadam.apply_updates(params, updates)
+    return params, state
+
+
+def scanned(tx, params, grads):
+    """The same by `tx.step` in one scan, of gradients with the steps on a leading axis."""
+    return jax.lax.scan(lambda carry, g: (tx.step(g, carry[1], carry[0]), None), (params, tx.init(params)), grads)[0]
+
+
+def distance(found, expected, start):
+    """The largest difference of two trees of parameters or paths, leaf by leaf as a share of how far `expected` went."""
+    apart, moved = (jax.tree.map(lambda x, y: float(np.max(np.abs(x - y))), tree, expected) for tree in (found, start))
+    assert np.max(jax.tree.leaves(moved)) > 1e-6
+    return np.max(jax.tree.leaves(jax.tree.map(lambda a, m: a and a / m, apart, moved)))
+
+
+# Trees
+
+
+def cast(tree, dtype):
+    return jax.tree.map(lambda x: jnp.asarray(x, dtype), tree)
+
+
+def stack(trees):
+    return jax.tree.map(lambda *x: jnp.stack(x), *trees)
+
+
+def at(tree, index):
+    """Every leaf at an index of its leading axes: the tree of a step, or of a model."""
+    return jax.tree.map(lambda x: x[index], tree)
+
+
+def wide(tree):
+    """Leaves as float64 of numpy."""
+    return jax.tree.map(lambda x: np.asarray(x, np.float64), tree)
+
+
+def is_finite(tree):
+    return all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(tree))
+
+
+def dtypes(tree):
+    return {x.dtype.name for x in jax.tree.leaves(tree)}
+
+
+def slot_bytes(tx, params):
+    return sum(x.nbytes for x in jax.tree.leaves(tx.init(params).slots))
+
+
+def assert_differ(one, other):
+    with pytest.raises(AssertionError):
+        chex.assert_trees_all_equal(one, other)
+
+
+def master(p, beside):
+    """The parameter of 16 bits as the rules see it, from what is kept beside it, a dictionary.
+
+    Call it outside the steps' program, in which XLA may skip the rounding of `p`.
+    """
+    storage = Remainder() if "remainder" in beside else Kahan() if beside else None
+    return p.astype(jnp.float32) if storage is None else storage.decode(p, beside)
+
+
+# Chance and devices
+
+
+def spread(*shape, seed=0, width=2.0):
+    """Normal numbers times e^(width z): a block of 8 bits has to hold all of them."""
+    rng = np.random.default_rng(seed)
+    return (rng.standard_normal(shape) * np.exp(width * rng.standard_normal(shape))).astype(np.float32)
+
+
+def noise(step=0, leaf=0, slot="adam/mu"):
+    return Noise(step_key(jnp.asarray(step, jnp.int32)) ^ jnp.asarray(number_key(leaf)), slot)
+
+
+def eight_devices(kind):
+    """A mesh of 4 by 2."""
+    return jax.make_mesh((4, 2), ("data", "model"), axis_types=(kind,) * 2)
