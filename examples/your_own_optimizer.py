@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 import jadam
-from jadam import Decay, Rule, ema, zeros
+from jadam import Decay, Rule, zeros
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class ScaleByLion(Rule):
 
     def update(self, g, slots, p, h):  # noqa: D102 (documented by Rule)
         m = slots["mu"]
-        return jnp.sign(ema(m, g, h.b1)), {"mu": ema(m, g, h.b2)}
+        return jnp.sign(h.b1.ema(m, g)), {"mu": h.b2.ema(m, g)}
 
 
 x = jnp.arange(5.0)
