@@ -65,22 +65,35 @@ def _masked_row(row: Sequence[Part]) -> list[Part]:
     parts: list[Part] = []
     segment: list[Part] = []  # up to a learning rate: an optimizer, of which a partition has several
     for part in row:
-        segment.append(replace(part, inner=tuple(_masked_row(part.inner))))
-        if isinstance(part.rule, ScaleByLearningRate):
-            parts += _masked_direction(segment, descends=True)
+        segment.append(part)
+        if _descends(part):
+            parts += _masked_direction(segment)
             segment = []
-    return parts + (segment if parts else _masked_direction(segment, descends=False))
+    return parts + (segment if parts else _masked_direction(segment))
 
 
-def _masked_direction(segment: list[Part], descends: bool) -> list[Part]:
-    """The parts with the mask after the last of them that keeps slots."""
-    keeping = [number for number, part in enumerate(segment) if part.keeps_slots]
-    if not segment or any(part.inner for part in segment):  # it is masked inside
+def _descends(part: Part) -> bool:
+    return isinstance(part.rule, ScaleByLearningRate) or any(map(_descends, part.inner))
+
+
+def _directs(part: Part) -> bool:
+    """Whether it makes a direction: what keeps slots does, and of a wrapper what is inside."""
+    return any(map(_directs, part.inner)) if part.inner else part.keeps_slots
+
+
+def _masked_direction(segment: list[Part]) -> list[Part]:
+    """The parts with the mask after the last of them that makes the direction, or inside that, if it is a wrapper."""
+    directing = [n for n, part in enumerate(segment) if _directs(part)]
+    wrapping = directing or [n for n, part in enumerate(segment) if part.inner and _descends(part)]
+    if wrapping and (wrapper := segment[wrapping[-1]]).inner:
+        inside = replace(wrapper, inner=tuple(_masked_row(wrapper.inner)))
+        return [inside if part is wrapper else part for part in segment]
+    if not segment:
         return segment
-    if keeping and isinstance(rule := segment[keeping[-1]].rule, Pair) and not descends:
+    if directing and isinstance(rule := segment[directing[-1]].rule, Pair) and not _descends(segment[-1]):
         raise BadType(f"{rule!r} makes the direction, and may have a learning rate; put scale_by_learning_rate after it.")
-    at = keeping[-1] + 1 if keeping else 0
-    scopes = [segment[number].scope for number in keeping or [-1]]
+    at = directing[-1] + 1 if directing else 0
+    scopes = [segment[number].scope for number in directing or [-1]]
     alike = takewhile(lambda level: all(scope == level[0] for scope in level), zip(*scopes, strict=False))
     shared: tuple[Scope, ...] = tuple(level[0] for level in alike)
     mask = reduce(or_, [mask_of(scope[len(shared) :]) for scope in scopes])

@@ -58,7 +58,7 @@ def _recipe_of(number: int, item: Any) -> Recipe:
     try:
         init, update = item
         return GradientTransformation(init, update).recipe
-    except TypeError:
+    except (TypeError, ValueError):
         raise BadType(
             f"argument {number} is {item!r}, which is not a transformation; give one of jadam's, or an (init, update) pair."
         ) from None

@@ -30,8 +30,8 @@ class Inside:
         scalars: of the wrapper.
         count: int32, how often the inside has run.
         extra: the keyword arguments of `tx.update`.
-        run: runs the inside on such a list of updates; from the outcome `before`, if it is given: a loop that carries one
-            must run from what it carries, or XLA copies the whole state.
+        run: runs the inside on such a list of updates, at most once a step; from the outcome `before`, if it is given: a loop
+            that carries one must run from what it carries, or XLA copies the whole state.
         stay: leaves parameters and the state inside as they are.
         reader: the engine, which reads and writes leaves for the wrapper `of`.
         of: the wrapper in its place.

@@ -12,8 +12,10 @@ from jax import Array
 
 from jadam._engine.plan import Plan
 from jadam._errors import BadType, BadValue
+from jadam._recipe import Pair
 from jadam._state import GIVEN, OptState
 from jadam._tree import Leaves, PyTree, difference, is_trained
+from jadam._wrapper import Wrapper
 
 
 def gradients(plan: Plan, updates: PyTree) -> list[Any]:
@@ -42,13 +44,19 @@ def gradients(plan: Plan, updates: PyTree) -> list[Any]:
 
 
 def check_state(plan: Plan, state: OptState) -> None:
-    """Whether a state is of this transformation."""
+    """Whether a state is of this transformation, and whether a step of that makes sense."""
+    for one in plan.all:
+        # A clip before a loss scale would see scaled gradients, and other groups would train while it skips a step.
+        alone = one is plan.row[0] and len(plan.row) == 1 and one.at == plan.trained
+        if isinstance(one.rule, Wrapper) and one.rule.outermost and not alone:
+            raise BadValue(f"{one.rule.name} skips whole steps; put it around all else, without a mask.")
     expected = {key for one in plan.all for key, _ in one.hypers}
     owners = {one.key for one in plan.all} | set(plan.storages)
     # Slots of other rules would be dropped from the new state, and with them what they have learnt.
     fits = set(state.hyperparams) == expected and set(state.given) == {key + GIVEN for key in expected}
-    if not fits or set(state.slots) - owners:
-        of = sorted({key.rsplit(".", 1)[0] for key in state.hyperparams} | set(state.slots))
+    keeping = {one.key for one in plan.all if one.counts or (not isinstance(one.rule, Pair) and one.rule.scalars())}
+    if not fits or set(state.slots) - owners or set(state.scalars) != keeping:
+        of = sorted({key.rsplit(".", 1)[0] for key in state.hyperparams} | set(state.slots) | set(state.scalars))
         raise BadValue(
             f"the state belongs to another transformation: it is of {', '.join(of) or 'no rules'}, this one of "
             f"{', '.join(one.key for one in plan.all) or 'no rules'}. Use the state that this transformation's init returned."

@@ -25,9 +25,8 @@ class StateMismatch(Exception):
     """The slots of a leaf are not what its rule keeps."""
 
 
-Mode = Literal["between", "cast", "update", "step"]
-"""What becomes of an update: the next rule's, in float32; a foreign pair's, in the parameter's dtype; the caller's; or the
-new parameter."""
+Mode = Literal["between", "update", "step"]
+"""What becomes of an update: the next part's, in float32; the caller's; or the new parameter."""
 
 
 class Program(NamedTuple):
@@ -101,7 +100,7 @@ def _run(program: Program, operands: Operands) -> tuple[Array, list[dict[str, An
         new_slots.append({slot: encoded(value, slot, formats, like.dtype, key, name) for slot, value in own.items()})
     if program.mode == "between":
         return encode(g, full_dtype(like.dtype)), new_slots, residue
-    if program.mode == "cast" or p is None:
+    if p is None:
         return encode(g, like.dtype), new_slots, residue
     landing = program.landing
     with jax.named_scope(landing.key):

@@ -35,7 +35,7 @@ def said(recipe: Recipe, plan: Plan, state: OptState) -> Said:
     """Asks the code. Schedules are called here, outside of anything that is compiled: they may be any Python."""
     driven = {}
     for key, hyper, driver, counter in recipe.drivers:
-        if (old := state.hyperparams.get(key)) is not None:
+        if (old := state.hyperparams.get(key)) is not None and (counter is None or counter in state.scalars):
             count = state.count if counter is None else state.scalars[counter]["count"]
             driven[key] = _asked(key, hyper, driver, count, old.dtype)
     return Said(_operand(recipe, plan, state.count), driven)
@@ -59,6 +59,8 @@ def _asked(key: str, hyper: HyperField, driver: Any, count: Any, dtype: Any) -> 
     """What a schedule or an array says at a step, as the state holds it."""
     value = driver(count) if callable(driver) else driver
     stored = jnp.asarray(hyper.store(value), dtype)
+    if stored is value and not getattr(type(driver), "is_schedule", False):
+        stored = jnp.copy(stored)  # an array that the schedule keeps would be deleted with a state that is donated
     if stored.shape != ():
         raise BadValue(f"the schedule of {key} returned an array of shape {stored.shape}; it must return a scalar.")
     return stored

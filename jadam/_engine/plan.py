@@ -15,14 +15,13 @@ from typing import Any
 import jax.numpy as jnp
 
 from jadam._dtypes import compute_dtype
-from jadam._errors import BadType, BadValue
+from jadam._errors import BadType
 from jadam._hyper import HyperField
 from jadam._masks import ByLeaf
 from jadam._recipe import Landing, Pair, Place, Recipe, SlotFormats, mask_of
 from jadam._rule import Rule
 from jadam._storage.params import NEAREST, ParamStorage
 from jadam._tree import Leaves, PyTree, flatten, is_trained, quoted
-from jadam._wrapper import Wrapper
 
 
 class ReadItFromH:
@@ -188,9 +187,6 @@ def _placed(row: Sequence[Place], leaves: Leaves, within: Sequence[int]) -> tupl
         rule = place.part.rule
         selected = mask_of(place.scope).by_leaf(leaves)
         at = tuple(i for i in within if selected[i])
-        # A clip before a loss scale would see scaled gradients, and other groups would train while it skips a step.
-        if isinstance(rule, Wrapper) and rule.outermost and (len(row) > 1 or place.counter or len(at) != len(within)):
-            raise BadValue(f"{rule.name} skips whole steps; put it around all else, without a mask.")
         if isinstance(rule, Rule) and not rule.elementwise:
             _refuse_complex(rule, at, leaves)
         rules: tuple[Any, ...] = ()

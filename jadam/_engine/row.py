@@ -7,6 +7,7 @@ Per leaf, `run_rules` decodes the parameter and its slots, runs the rules in ord
 from __future__ import annotations
 
 import functools
+from collections import defaultdict
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -155,13 +156,13 @@ class Row:
     def _pair(self, placed: Placed, pair: Pair) -> None:
         """Runs an `(init, update)` pair on the leaves of its mask, in the dtypes of the parameters; the others are None."""
         plan, params = self.plan, self.step.params
-        self._flush("cast")  # in the dtypes that its author expects
+        self._flush("between")
         own = None if params is None else plan.tree({i: params[i] for i in placed.at})
-        updates = plan.tree({i: self.updates[i] for i in placed.at})
+        updates = plan.tree({i: encode(self._full(i, self.updates[i]), plan.dtype_of(i)) for i in placed.at})
         extra = pair.accepted(self.step.extra)
         new, self.new.slots[placed.key] = pair.update(updates, self.state.slots[placed.key], own, **extra)
         found = plan.treedef.flatten_up_to(new)
-        self.updates |= {i: found[i] for i in placed.at}
+        self.updates |= {i: encode(self._full(i, found[i]), full_dtype(plan.dtype_of(i))) for i in placed.at}
 
     def _wrap(self, placed: Placed, wrapper: Wrapper, mode: Mode) -> None:
         """Lets a wrapper run what is inside it."""
@@ -186,7 +187,7 @@ class Row:
         inside = Inside(
             h=SimpleNamespace(**self._h(placed)),
             updates=[self._full(i, self.updates[i]) for i in at],
-            slots={name: [decoded(stored[i][name], plan.dtype_of(i)) for i in at] for name in names},
+            slots=defaultdict(list, {name: [decoded(stored[i][name], plan.dtype_of(i)) for i in at] for name in names}),
             scalars=own,
             count=inner.count,
             extra=self.step.extra,

@@ -220,3 +220,58 @@ def test_what_is_not_a_wrapper_is_refused():
     tx = jadam.wrap(Sam(), jadam.sgd(0.1))
     with pytest.raises(ValueError, match=r"sam.update: sam needs the parameters"):
         tx.update(PARAMS, tx.init(PARAMS), grad_fn=grad)
+
+
+@dataclass(frozen=True)
+class Always(jadam.Wrapper):
+    def around(self, inside):
+        return inside.run(inside.updates), {}, {}
+
+
+def test_cautious_finds_the_direction_on_either_side_of_a_wrapper():
+    """It masked a clip, and compared an update with itself, since it looked into every wrapper and nowhere else."""
+    clip, adam, rate = jadam.clip_by_global_norm(1.0), jadam.scale_by_adam(), jadam.scale_by_learning_rate(0.1)
+    for tx in (
+        jadam.chain(jadam.wrap(Always(), clip), adam, rate),
+        jadam.chain(clip, adam, jadam.wrap(Always(), rate)),
+        jadam.chain(clip, jadam.wrap(Always(), jadam.chain(adam, rate))),
+    ):
+        text = repr(jadam.cautious(tx))
+        assert text.count("cautious_mask()") == 1
+        assert text.index("scale_by_adam") < text.index("cautious_mask()") < text.index("scale_by_learning_rate")
+
+
+def test_a_schedule_may_keep_the_array_that_it_returns():
+    """The state had its very buffer, which a donated state takes away."""
+    kept = jnp.float32(0.1)
+    tx = jadam.wrap(EverySecond(), jadam.sgd(lambda count: kept))
+    state, step = tx.init(PARAMS), jax.jit(tx.step, donate_argnames="state")
+    for _ in range(3):
+        _, state = step(grad(PARAMS), state, PARAMS)
+    assert kept == jnp.float32(0.1)
+
+
+def test_a_pair_inside_and_a_rule_behind():
+    """In 16 bits: the pair sees its dtype, and what it returns goes on in float32, whether it runs or not."""
+    params = {"w": jnp.ones(8, jnp.bfloat16)}
+    pair = jadam.GradientTransformation(lambda p: (), lambda u, s, p=None: (jax.tree.map(lambda x: x + x, u), s))
+    tx = jadam.chain(jadam.wrap(EverySecond(), pair), jadam.sgd(0.25))
+    state = tx.init(params)
+    for expected in (0.0, -0.5):
+        updates, state = jax.jit(tx.update)(params, state, params)
+        assert updates["w"].dtype == jnp.bfloat16
+        assert (updates["w"] == expected).all()
+
+
+def test_where_nothing_is_there():
+    """No leaves for a wrapper with slots; a state without its scalars; a loss scale that is not around all else."""
+    tx = jadam.wrap(EverySecond(), jadam.adam(0.1))
+    assert tx.update({}, tx.init({}), {})[0] == {}
+    plain, params = jadam.adam(0.1), {"w": jnp.ones(2)}
+    for one, other in ((jadam.loss_scale(plain), plain), (plain, jadam.loss_scale(plain))):
+        with pytest.raises(ValueError, match="the state belongs to another transformation"):
+            one.update(params, other.init(params), params)
+    for around in (lambda tx: jadam.wrap(Always(), tx), jadam.loss_scale):
+        tx = around(jadam.loss_scale(plain))
+        with pytest.raises(ValueError, match="loss_scale skips whole steps; put it around all else"):
+            tx.update(params, tx.init(params), params)
