@@ -243,10 +243,10 @@ def match(*patterns: str) -> Mask:
         TypeError: a pattern is not a string.
     """
     if not patterns:
-        raise ValueError("match(): give at least one pattern, such as '**/bias'.")
+        raise BadValue("match(): give at least one pattern, such as '**/bias'.")
     for pattern in patterns:
         if not isinstance(pattern, str):
-            raise TypeError(f"match({pattern!r}): a pattern is a string, such as '**/bias'.")
+            raise BadType(f"match({pattern!r}): a pattern is a string, such as '**/bias'.")
     return _Match(patterns)
 
 
@@ -268,5 +268,5 @@ def ndim_at_least(ndim: int) -> Mask:
         ValueError: `ndim` is not an integer >= 0.
     """
     if not isinstance(ndim, int) or ndim < 0:
-        raise ValueError(f"ndim_at_least({ndim!r}): ndim must be an integer >= 0.")
+        raise BadValue(f"ndim_at_least({ndim!r}): ndim must be an integer >= 0.")
     return _NdimAtLeast(ndim)

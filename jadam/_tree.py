@@ -47,8 +47,8 @@ def flatten(tree: PyTree) -> Leaves:
 
 
 def quoted(path: KeyPath) -> str:
-    """A path as an error message shows it: `['dense']['kernel']`."""
-    return keystr(path) or "the root"
+    """A path as an error message shows it: as `match` and `describe` write it."""
+    return slashed(path) or "the root"
 
 
 def slashed(path: KeyPath) -> str:

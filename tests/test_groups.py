@@ -127,7 +127,7 @@ def test_partitions_in_partitions_and_opaque_groups():
     by_rank = functools.partial(jax.tree.map, lambda x: "ab"[x.ndim - 1])
     inner = jadam.partition({"a": optax.sgd(1.0), "b": jadam.sgd(2.0)}, by_rank)
     tx = jadam.partition([(jadam.match("layers/**"), inner), (True, jadam.freeze())])
-    with pytest.raises(ValueError, match=r"no mask covers the parameter at \['embed'\]\['table'\]"):
+    with pytest.raises(ValueError, match=r"no mask covers the parameter at embed/table"):
         jadam.partition([(jadam.match("layers/**"), inner)]).init(PARAMS)
     updates = first_updates(tx)
     chex.assert_trees_all_close(updates["layers"][0], {"kernel": jnp.full((3, 3), -1.0), "bias": jnp.full(3, -0.5)})

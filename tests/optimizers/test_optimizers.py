@@ -243,7 +243,7 @@ def test_complex_parameters_are_pairs_of_reals(optimizer):
     pair = {"re": jnp.asarray(values[0]), "im": jnp.asarray(values[1])}
     one = {"z": jnp.asarray(values[0] + 1j * values[1])}
     if not is_elementwise(tx):
-        with pytest.raises(TypeError, match=r"does not act on complex parameters, and \['z'\] is complex64"):
+        with pytest.raises(TypeError, match=r"does not act on complex parameters, and z is complex64"):
             tx.init(one)
         return
     grads = [{"re": jnp.full((5, 3), a), "im": jnp.full((5, 3), b)} for a, b in ((0.3, -1.0), (2.0, 0.1))]

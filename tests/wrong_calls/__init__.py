@@ -1,0 +1,26 @@
+"""Wrong calls of the public API, with the whole message that each ends in. One module an area, found by the test."""
+
+import jax.numpy as jnp
+
+import jadam
+
+PARAMS = {"dense": {"kernel": jnp.ones((3, 1)), "bias": jnp.ones(1)}}
+TX = jadam.adamw(1e-3)
+STATE = TX.init(PARAMS)
+ADAM, SOAP, BIAS, ONES = jadam.adam(1.0), jadam.soap(1e-3), jadam.match("**/bias"), jnp.ones(3)
+
+NEEDS_PARAMS = "needs the parameters; call update(grads, state, params), not update(grads, state)."
+STRUCTURE = "adamw.update: the gradients do not have the structure of the parameters: "
+SAME_TREE = "Differentiate with respect to the same tree, or mask out what has no gradient."
+TAKE_OUT = "which is not an array; take it out of the tree, or put None in its place."
+NO_COMPLEX = "does not act on complex parameters, and w is complex64; mask it out."
+FLOATS = "give a floating-point gradient, complex where the parameter is."
+OTHER_STATE = "It was made for other parameters, another mask or another storage; call init with these."
+
+
+def grads(**changes):
+    return {"dense": PARAMS["dense"] | changes}
+
+
+def update(**changes):
+    return TX.update(grads(**changes), STATE, PARAMS)

@@ -1,0 +1,3 @@
+"""Of schedules."""
+
+CALLS = {}
