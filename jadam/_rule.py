@@ -201,6 +201,10 @@ class Rule(Block):
     elementwise: ClassVar[bool] = True
     """Whether every element is treated alone. Only then can it act on complex parameters, as pairs of real numbers."""
 
+    keeps_zeros: ClassVar[bool] = False
+    """Whether an update of zeros stays one, whatever else the rule meets. A parameter whose update is set to zero, with only
+    such rules after that, is frozen: nothing acts on it, and norms do not count it."""
+
     reads_gradient: ClassVar[bool] = False
     """Whether `update` finds in `h.gradient` the raw gradient, before the rules ahead of this one."""
 

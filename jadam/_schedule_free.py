@@ -16,8 +16,7 @@ from jadam._hyper import Decay, FixedNonNegative, NonNegative
 from jadam._masks import EVERYTHING, MaskLike
 from jadam._rule import Context, Rule, Slots
 from jadam._state import states
-from jadam._storage.blocks import Int8Blocks
-from jadam._storage.slots import decode_slot
+from jadam._storage.slots import decode_slot, together
 from jadam._transformation import GradientTransformation
 from jadam._tree import PyTree
 
@@ -119,7 +118,7 @@ def schedule_free_params(state: PyTree, params: PyTree) -> PyTree:
         ValueError: the state is not of a schedule-free optimizer.
     """
     found = [
-        inner.slots[rule]["x"]
+        inner.slots[rule]
         for inner in states(state)
         for rule, _, name in (key.rpartition(".") for key in inner.hyperparams)
         if name == "weight_lr_power"
@@ -127,7 +126,9 @@ def schedule_free_params(state: PyTree, params: PyTree) -> PyTree:
     if not found:
         raise BadValue("the state is not of a schedule-free optimizer.")
     leaves, treedef = jax.tree.flatten(params, is_leaf=lambda x: x is None)
-    for average in found:
-        own = jax.tree.leaves(average, is_leaf=lambda x: x is None or isinstance(x, Int8Blocks))
-        leaves = [p if x is None else encode(decode_slot(x), p.dtype) for x, p in zip(own, leaves, strict=True)]
+    for slots in found:
+        columns = {name: jax.tree.leaves(tree, is_leaf=lambda x: x is None) for name, tree in slots.items()}
+        for i, p in enumerate(leaves):
+            own = together({name: column[i] for name, column in columns.items() if column[i] is not None})
+            leaves[i] = encode(decode_slot(own["x"]), p.dtype) if "x" in own else p
     return treedef.unflatten(leaves)

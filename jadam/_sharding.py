@@ -7,9 +7,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jadam._engine.placement import slot_sharding
 from jadam._errors import BadValue, door
-from jadam._state import OptState
+from jadam._state import OptState, owners
 from jadam._transformation import GradientTransformation
-from jadam._tree import PyTree, flatten, owners
+from jadam._tree import PyTree, flatten
 
 
 @door

@@ -75,11 +75,14 @@ def arrays(argument: str, tree: PyTree) -> PyTree:
     return strong(argument, tree)[0]
 
 
-def strong(argument: str, tree: PyTree) -> tuple[PyTree, list[Any], Any]:
-    """`arrays(argument, tree)`, with its leaves and structure."""
+def strong(argument: str, tree: PyTree, shapes: bool = False) -> tuple[PyTree, list[Any], Any]:
+    """`arrays(argument, tree)`, with its leaves and structure; with `shapes`, a leaf may be a `jax.ShapeDtypeStruct`."""
     leaves, treedef = jax.tree.flatten(tree)
     if _are_strong(leaves):
         return tree, leaves, treedef
+    if not shapes and jax.ShapeDtypeStruct in map(type, leaves):
+        path = next(path for path, leaf in tree_flatten_with_path(tree)[0] if type(leaf) is jax.ShapeDtypeStruct)
+        raise BadType(f"{argument} has a ShapeDtypeStruct at {quoted(path)}, a shape without values; pass an array.")
     if not all(map(is_array, leaves)):
         path, leaf = next((path, leaf) for path, leaf in tree_flatten_with_path(tree)[0] if not is_array(leaf))
         raise BadType(
@@ -126,28 +129,6 @@ def difference(tree: PyTree, reference: Leaves) -> str:
     if extra:
         return f"{quoted(extra[0])} is not among the parameters"
     return f"{leaves.treedef} is not {reference.treedef}"
-
-
-def owners(tree: PyTree, params: Leaves) -> list[int | None]:
-    """For each leaf of a state, the number of the parameter it belongs to: the one whose path its own path ends with.
-
-    In a slot of jadam's, that is the path after `slots`, rule and slot, whatever the shape; elsewhere shapes must agree.
-    """
-    numbers = {path: number for number, path in enumerate(params.paths)}
-
-    def owner(path: KeyPath, leaf: Any) -> int | None:
-        if path and path[-1] in (GetAttrKey("codes"), GetAttrKey("scales")):  # of `Int8Blocks`, which stands for one array
-            path = path[:-1]
-        for start in range(len(path) + 1):
-            number = numbers.get(path[start:])
-            if number is None:
-                continue
-            is_slot = start >= 3 and path[start - 3] == GetAttrKey("slots") and path[start:]
-            if is_slot or jnp.shape(params.values[number]) == leaf.shape:
-                return number
-        return None
-
-    return [owner(path, leaf) for path, leaf in tree_flatten_with_path(tree)[0]]
 
 
 def of_numbers(value: Any) -> bool:

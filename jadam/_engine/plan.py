@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from jadam._dtypes import compute_dtype
 from jadam._errors import BadType
+from jadam._frozen import SetToZero, frozen
 from jadam._hyper import HyperField
 from jadam._masks import ByLeaf
 from jadam._recipe import Landing, Pair, Place, Recipe, SlotFormats, mask_of
@@ -75,6 +76,7 @@ class Plan:
         shapes: and dtypes, of all leaves.
         treedef: of the tree.
         trained: the numbers of the leaves that optimizers act on.
+        frozen: those that they would act on if their updates were not set to zero, with their groups in words.
         row: the parts, in order.
         storages: of parameters, by their names in the state.
         landings: the name in the state of each leaf's storage, where the recipe says so; the innermost call does.
@@ -87,6 +89,7 @@ class Plan:
     shapes: tuple[tuple[tuple[int, ...], Any], ...]
     treedef: Any
     trained: tuple[int, ...]
+    frozen: dict[int, str]
     row: tuple[Placed, ...]
     storages: dict[str, ParamStorage]
     landings: dict[int, str]
@@ -94,10 +97,16 @@ class Plan:
     traced: tuple[str, ...]
 
     @cached_property
+    def kept(self) -> dict[Any, Any]:
+        """What rules keep for a leaf, by the kind of leaf, as far as it was asked."""
+        return {}
+
+    @cached_property
     def _identity(self) -> tuple[Any, ...]:
         return (
             self.treedef,
             self.shapes,
+            tuple(self.frozen),
             self.row,
             tuple(self.storages.items()),
             tuple(self.landings.items()),
@@ -128,16 +137,18 @@ class Plan:
 
     @classmethod
     def _made(cls, recipe: Recipe, leaves: Leaves, shapes: Any) -> Plan:
-        trained = tuple(
-            i for i, value in enumerate(leaves.values) if is_trained(value) and value.size > 0
-        )  # a mean of none is NaN
         places, keys = recipe.named
+        inexact = [i for i, value in enumerate(leaves.values) if is_trained(value) and value.size > 0]  # a mean of none is NaN
+        still = frozen(places, leaves, inexact) if any(isinstance(at.part.rule, SetToZero) for at in recipe.all) else {}
+        groups = {i: _group(place) for i, place in still.items()}
+        trained = tuple(i for i in inexact if i not in still)
         row = _placed(places, leaves, trained)
         landings: dict[int, str] = {}
         for key, landing in zip(keys, recipe.landings, strict=True):
             landings = dict.fromkeys(_stored(landing, leaves, trained), key) | landings  # the first said is the innermost
         storages = {key: landing.storage for key, landing in zip(keys, recipe.landings, strict=True)}
-        return cls(leaves.paths, shapes, leaves.treedef, trained, row, storages, landings, tuple(recipe.numbers), recipe.traced)
+        numbers = tuple(recipe.numbers)
+        return cls(leaves.paths, shapes, leaves.treedef, trained, groups, row, storages, landings, numbers, recipe.traced)
 
     @cached_property
     def all(self) -> tuple[Placed, ...]:
@@ -204,10 +215,14 @@ def _placed(row: Sequence[Place], leaves: Leaves, within: Sequence[int]) -> tupl
                 place.hypers,
                 place.counts,
                 _placed(place.inner, leaves, at),
-                " > ".join(scope.group for scope in place.scope if scope.group),
+                _group(place),
             )
         )
     return tuple(placed)
+
+
+def _group(place: Place) -> str:
+    return " > ".join(scope.group for scope in place.scope if scope.group)
 
 
 def _bound(rule: Any, at: Sequence[int], leaves: Leaves) -> tuple[Any, tuple[Any, ...]]:
