@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -18,7 +17,7 @@ from jadam._rule import Context, Rule, Slots
 from jadam._state import states
 from jadam._storage.slots import decode_slot, together
 from jadam._transformation import GradientTransformation
-from jadam._tree import PyTree
+from jadam._tree import PyTree, flatten
 
 
 @dataclass(frozen=True)
@@ -125,10 +124,13 @@ def schedule_free_params(state: PyTree, params: PyTree) -> PyTree:
     ]
     if not found:
         raise BadValue("the state is not of a schedule-free optimizer.")
-    leaves, treedef = jax.tree.flatten(params, is_leaf=lambda x: x is None)
+    leaves = flatten(params)
     for slots in found:
-        columns = {name: jax.tree.leaves(tree, is_leaf=lambda x: x is None) for name, tree in slots.items()}
-        for i, p in enumerate(leaves):
+        try:
+            columns = {name: leaves.treedef.flatten_up_to(tree) for name, tree in slots.items()}
+        except (ValueError, TypeError):
+            raise BadValue("the state has another structure than the parameters: it was made for other ones.") from None
+        for i, p in enumerate(leaves.values):
             own = together({name: column[i] for name, column in columns.items() if column[i] is not None})
-            leaves[i] = encode(decode_slot(own["x"]), p.dtype) if "x" in own else p
-    return treedef.unflatten(leaves)
+            leaves.values[i] = encode(decode_slot(own["x"]), p.dtype) if "x" in own else p
+    return leaves.treedef.unflatten(leaves.values)

@@ -77,7 +77,10 @@ def arrays(argument: str, tree: PyTree) -> PyTree:
 
 def strong(argument: str, tree: PyTree, shapes: bool = False) -> tuple[PyTree, list[Any], Any]:
     """`arrays(argument, tree)`, with its leaves and structure; with `shapes`, a leaf may be a `jax.ShapeDtypeStruct`."""
-    leaves, treedef = jax.tree.flatten(tree)
+    try:
+        leaves, treedef = jax.tree.flatten(tree)
+    except ValueError as error:  # keys of a dict that cannot be sorted
+        raise BadType(f"{argument} is a tree that JAX cannot flatten, with dict keys of several types perhaps: {error}") from None
     if _are_strong(leaves):
         return tree, leaves, treedef
     if not shapes and jax.ShapeDtypeStruct in map(type, leaves):
@@ -85,8 +88,9 @@ def strong(argument: str, tree: PyTree, shapes: bool = False) -> tuple[PyTree, l
         raise BadType(f"{argument} has a ShapeDtypeStruct at {quoted(path)}, a shape without values; pass an array.")
     if not all(map(is_array, leaves)):
         path, leaf = next((path, leaf) for path, leaf in tree_flatten_with_path(tree)[0] if not is_array(leaf))
+        reason = "for which JAX has no dtype" if isinstance(leaf, int | np.ndarray | np.generic) else "which is not an array"
         raise BadType(
-            f"{argument} has {leaf!r}, a {type(leaf).__name__}, at {quoted(path)}, which is not an array; "
+            f"{argument} has {leaf!r}, a {type(leaf).__name__}, at {quoted(path)}, {reason}; "
             "take it out of the tree, or put None in its place."
         )
     leaves = [_strong(leaf) for leaf in leaves]
@@ -104,9 +108,12 @@ def _are_strong(leaves: list[Any]) -> bool:
 
 def is_array(leaf: Any) -> bool:
     """Whether this is an array, or a number that can become one."""
-    if isinstance(leaf, jax.Array | bool | int | float | complex):
+    if isinstance(leaf, int):
+        return abs(leaf) <= jnp.iinfo(jnp.result_type(int)).max
+    if isinstance(leaf, jax.Array | jax.ShapeDtypeStruct | float | complex):
         return True
-    return hasattr(leaf, "shape") and getattr(getattr(leaf, "dtype", None), "kind", "O") not in "OSU"
+    dtype = getattr(leaf, "dtype", None)
+    return hasattr(leaf, "shape") and (dtype == jax.dtypes.float0 or hasattr(jnp, getattr(dtype, "name", "none")))
 
 
 def _strong(leaf: Any) -> Any:

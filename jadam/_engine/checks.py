@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jadam._dtypes import cast
+from jadam._dtypes import cast, is_complex
 from jadam._engine.kept import Type, Types, kept, types
 from jadam._engine.plan import Placed, Plan
 from jadam._errors import BadType, BadValue
@@ -36,8 +36,7 @@ def gradients(plan: Plan, updates: PyTree) -> list[Any]:
             )
         if g.shape != shape:  # nothing is broadcast: a gradient of one row would train all rows, without an error
             raise BadValue(f"the gradient at {plan.path(i)} has shape {g.shape}, its parameter {shape}.")
-        kinds = [jnp.issubdtype(kind, jnp.complexfloating) for kind in (g.dtype, dtype)]
-        if not is_trained(g) or kinds[0] != kinds[1]:
+        if not is_trained(g) or is_complex(g.dtype) != is_complex(dtype):
             raise BadType(
                 f"the gradient at {plan.path(i)} has dtype {g.dtype}, its parameter {dtype}; "
                 "give a floating-point gradient, complex where the parameter is."

@@ -64,9 +64,8 @@ def lost(recipe: Recipe, plan: Plan, values: Sequence[Any], rate: float | None =
             names = " or ".join(map(repr, better))
             advice = f"use with_precision(tx, params=...) of {names}" if better else "keep it in float32"
             where = "the parameter" if not plan.paths[i] else quoted(plan.paths[i])
-            sentences.append(
-                f"{where}: steps of {step:g} move {moved:.0%} of its elements, which are {p.dtype} rounded to nearest; {advice}."
-            )
+            stuck = f"steps of {step:g} move {moved:.0%} of its elements, which are {p.dtype} rounded to nearest"
+            sentences.append(f"{where}: {stuck}; {advice}.")
     return sentences
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jadam._dtypes import compute_dtype
+from jadam._dtypes import compute_dtype, is_complex
 from jadam._errors import BadType
 from jadam._frozen import SetToZero, frozen
 from jadam._hyper import HyperField
@@ -242,7 +242,7 @@ def without_numbers(rule: Any) -> Any:
 
 def _refuse_complex(rule: Rule, at: Sequence[int], leaves: Leaves) -> None:
     for i in at:
-        if jnp.issubdtype(leaves.values[i].dtype, jnp.complexfloating):
+        if is_complex(leaves.values[i].dtype):
             raise BadType(
                 f"{rule.name} does not act on complex parameters, and {quoted(leaves.paths[i])} is "
                 f"{leaves.values[i].dtype}; mask it out."

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from jadam._dtypes import cast, compute_dtype, decode, encode, full_dtype
+from jadam._dtypes import cast, compute_dtype, decode, encode, full_dtype, is_complex
 from jadam._storage.blocks import Int8Blocks
 from jadam._storage.rounding import Noise, round_stochastically
 
@@ -60,7 +60,7 @@ class SlotStorage(Storage, ABC):
     def encode(self, x: Array, dtype: DTypeLike, noise: Noise | None = None) -> Any:
         """The stored form, for `decode_slot`, of a slot of a parameter of this dtype; without noise, rounded to nearest."""
         # Small slots have little to save.
-        if jnp.issubdtype(dtype, jnp.complexfloating) or x.size < self.min_size:
+        if is_complex(dtype) or x.size < self.min_size:
             return encode(x, full_dtype(dtype))
         return self.compress(cast(x, compute_dtype(dtype)), noise if self.draws else None)
 

@@ -94,7 +94,6 @@ CALLS = {
     "adamw.update: count of the state is int32[3], where init returns int32[]. For the states of many models, put jax.vmap "
     "around the call.": lambda: changed(count=jnp.zeros(3, jnp.int32)),
     "adamw.update: count of the state is None, where init returns int32[].": lambda: changed(count=None),
-    "adamw.update: count of the state is float32[], where init returns int32[].": lambda: changed(count=1.5),
     "adamw.update: the count of the state is -5, and not the number of updates done.": lambda: changed(count=-5),
     "adamw.step: the count of the state is -1, and not the number of updates done.": lambda: TX.step(
         PARAMS, STATE._replace(count=np.int32(-1)), PARAMS
