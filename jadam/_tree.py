@@ -79,8 +79,10 @@ def strong(argument: str, tree: PyTree, shapes: bool = False) -> tuple[PyTree, l
     """`arrays(argument, tree)`, with its leaves and structure; with `shapes`, a leaf may be a `jax.ShapeDtypeStruct`."""
     try:
         leaves, treedef = jax.tree.flatten(tree)
-    except ValueError as error:  # keys of a dict that cannot be sorted
-        raise BadType(f"{argument} is a tree that JAX cannot flatten, with dict keys of several types perhaps: {error}") from None
+    except ValueError:  # JAX's words do not say which
+        raise BadType(
+            f"{argument} has a dict whose keys cannot be sorted, such as 1 beside 'a'; give it keys of one type."
+        ) from None
     if _are_strong(leaves):
         return tree, leaves, treedef
     if not shapes and jax.ShapeDtypeStruct in map(type, leaves):
