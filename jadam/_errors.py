@@ -7,8 +7,19 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, ParamSpec, TypeVar
 
+from jadam._arguments import misfit
+
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+def shown(value: Any) -> str:
+    """A value as an error message shows it: its `repr`, or the beginning of that."""
+    try:
+        text = repr(value)
+    except Exception:  # an integer of 5,000 digits, an array that was donated
+        return f"<{type(value).__name__}>"
+    return text if len(text) <= 200 else f"{text[:100]}..."
 
 
 class Misuse(Exception):
@@ -27,7 +38,7 @@ class Misuse(Exception):
     def __str__(self) -> str:
         of, words = self.of, self.words
         if self.arguments:
-            of += f"({', '.join(f'{name}={value!r}' for name, value in self.arguments.items())})"
+            of += f"({', '.join(f'{name}={shown(value)}' for name, value in self.arguments.items())})"
             words = words.replace("{name}", next(iter(self.arguments)))
         return f"{of}: {words}" if of else words
 
@@ -65,18 +76,29 @@ class naming:
             error.of = self.name
 
 
-def door(function: Callable[P, T]) -> Callable[P, T]:
-    """A public function: errors from inside bear its name, and those of its arguments theirs."""
+def door(function: Callable[P, T], name: str = "") -> Callable[P, T]:
+    """A public function: errors from inside bear its name, and those of its arguments theirs.
 
-    @functools.wraps(function)
+    Of a call that does not fit its signature Python says what it did not expect; here it is said what to write.
+    """
+    name = name or function.__name__
+
+    @functools.wraps(function, updated=())
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return function(*args, **kwargs)
         except Misuse as error:
-            bound = inspect.signature(function).bind_partial(*args, **kwargs)
-            bound.apply_defaults()
-            error.of = function.__name__
-            error.rename(bound.arguments)
+            error.of = name
+            if error.arguments:
+                bound = inspect.signature(function).bind_partial(*args, **kwargs)
+                bound.apply_defaults()
+                error.rename(bound.arguments)
+            raise
+        except TypeError:
+            if words := misfit(inspect.signature(function), args, kwargs):
+                error = BadType(words)
+                error.of = name
+                raise error from None
             raise
 
     return call

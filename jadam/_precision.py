@@ -14,10 +14,10 @@ import jax.numpy as jnp
 from jax import Array
 from jax.core import Tracer
 
-from jadam._chain import builder
+from jadam._chain import Transformation, builder, not_ours
 from jadam._dtypes import decode, encode
 from jadam._engine.plan import Plan, without_numbers
-from jadam._errors import BadType, BadValue, door
+from jadam._errors import BadValue, door
 from jadam._groups import SetToZero
 from jadam._learning_rate import ScaleByLearningRate, peak_of
 from jadam._recipe import Landing, Pair, Recipe, Scope
@@ -29,7 +29,7 @@ from jadam._tree import PyTree, slashed, strong
 
 @builder
 def with_precision(
-    tx: GradientTransformation,
+    tx: Transformation,
     state: str | Mapping[str, str] | None = None,
     params: str | None = None,
     *,
@@ -71,15 +71,13 @@ def with_precision(
         >>> sum(x.nbytes for x in jax.tree.leaves(state.slots)) / 4096
         2.25
     """
-    if not isinstance(tx, GradientTransformation):
-        raise not_ours(tx)
     by_name = dict(state) if isinstance(state, Mapping) else {}
     for storage in by_name.values() if isinstance(state, Mapping) else [state] * (state is not None):
         _check("state", state, storage, SLOT_STORAGE)
     if params is not None:
         _check("params", params, params, PARAM_STORAGE)
     _check("rounding", rounding, rounding, ("stochastic", "nearest"))
-    min_size, seed = _integer(min_size=min_size), _integer(seed=seed)
+    min_size, seed = operator.index(min_size), operator.index(seed)
     if min_size < 0:
         raise BadValue("{name} must be an integer >= 0.", min_size=min_size)
     rules = [place.part.rule for place in tx.recipe.all]
@@ -167,18 +165,6 @@ def _moved(p: Array, rate: float) -> Array:
     """The part of the elements that a step moves in one direction or the other."""
     moves = [encode(decode(p) + step, p.dtype) != p for step in (rate, -rate)]
     return jnp.mean(moves[0] | moves[1], dtype=jnp.float32)
-
-
-def not_ours(tx: Any) -> BadType:
-    kind = type(tx).__name__
-    return BadType(f"a {kind} is not a jadam transformation; write jadam.adam(...), or jadam.chain(...) around it.")
-
-
-def _integer(**argument: Any) -> int:
-    ((name, value),) = argument.items()
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise BadValue(f"{{name}} must be an integer{' >= 0' * (name == 'min_size')}.", **argument)
-    return operator.index(value)
 
 
 def _check(argument: str, given: Any, value: Any, allowed: Any) -> None:

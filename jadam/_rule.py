@@ -148,7 +148,7 @@ class Block(ABC):  # noqa: B024 (what is built are rules and wrappers)
 
     def __post_init__(self) -> None:
         with naming(self.name):
-            vars(self).update({name: check(name, getattr(self, name)) for name, check in Declared.by(type(self)).checks})
+            vars(self).update({name: note.check(name, getattr(self, name)) for name, note in Declared.by(type(self)).notes})
 
     @property
     def hypers(self) -> tuple[HyperField, ...]:

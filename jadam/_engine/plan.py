@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from jadam._dtypes import compute_dtype
 from jadam._errors import BadType
-from jadam._hyper import HyperField
+from jadam._hyper import Declared, HyperField
 from jadam._masks import ByLeaf
 from jadam._recipe import Landing, Pair, Place, Recipe, SlotFormats, mask_of
 from jadam._rule import Rule
@@ -137,7 +137,11 @@ class Plan:
         for key, landing in zip(keys, recipe.landings, strict=True):
             landings = dict.fromkeys(_stored(landing, leaves, trained), key) | landings  # the first said is the innermost
         storages = {key: landing.storage for key, landing in zip(keys, recipe.landings, strict=True)}
-        return cls(leaves.paths, shapes, leaves.treedef, trained, row, storages, landings, tuple(recipe.numbers), recipe.traced)
+        plan = cls(leaves.paths, shapes, leaves.treedef, trained, row, storages, landings, tuple(recipe.numbers), recipe.traced)
+        for place in recipe.all:  # under x64, the dtype of numbers is known only now
+            if not isinstance(rule := place.part.rule, Pair):
+                Declared.by(type(rule)).check_dtype(vars(rule), plan.dtype)
+        return plan
 
     @cached_property
     def all(self) -> tuple[Placed, ...]:

@@ -37,10 +37,10 @@ CALLS = {
     "adagrad(initial_accumulator_value=-1): initial_accumulator_value must be a finite number >= 0.": lambda: jadam.adagrad(
         1e-3, initial_accumulator_value=-1
     ),
-    "soap(precondition_frequency=0): precondition_frequency must be an integer >= 1.": lambda: jadam.soap(
+    "soap(precondition_frequency=0): precondition_frequency must be an integer in [1, 2**31).": lambda: jadam.soap(
         1e-3, precondition_frequency=0
     ),
-    "ademamix(b3_warmup=1.5): b3_warmup must be an integer >= 1.": lambda: jadam.ademamix(1e-3, b3_warmup=1.5),
+    "ademamix(b3_warmup=1.5): b3_warmup must be an integer in [1, 2**31).": lambda: jadam.ademamix(1e-3, b3_warmup=1.5),
     "adam_mini.init: the parameter at dense/bias: blocks must be a tuple of integers, one for each of the last axes, "
     "not 2.": lambda: jadam.adam_mini(1e-3, blocks={"dense": 2}).init(PARAMS),
     "adafactor(beta2_decay=0.8): beta2_decay must be a finite number < 0.": lambda: jadam.adafactor(1e-3, beta2_decay=0.8),
@@ -48,7 +48,7 @@ CALLS = {
     "schedule_free_adamw(b2=2.0): b2 must be in [0, 1).": lambda: jadam.schedule_free_adamw(1e-3, b2=2.0),
     "muon(ns_dtype='bf16'): ns_dtype must be 'bfloat16', 'float16' or 'float32'.": lambda: jadam.muon(1e-3, ns_dtype="bf16"),
     "prodigy(b2=-0.5): b2 must be in [0, 1).": lambda: jadam.prodigy(b2=-0.5),
-    "prodigy(growth_rate=0.5): growth_rate must be a number >= 1.": lambda: jadam.prodigy(growth_rate=0.5),
+    "prodigy(growth_rate=0.5): growth_rate must be a finite number >= 1.": lambda: jadam.prodigy(growth_rate=0.5),
     "prodigy(b2=constant_schedule(value=0.9)): give b3 too; only of a number is it the root.": lambda: jadam.prodigy(
         b2=jadam.constant_schedule(0.9)
     ),
