@@ -6,7 +6,7 @@ import functools
 import inspect
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import Field, dataclass, replace
 from numbers import Real
 from types import NoneType, UnionType
 from typing import Any, Protocol
@@ -96,6 +96,8 @@ def check_in_dtype(name: str, value: Any, number: Any = None, dtype: Any = None)
 
 HASHABLE = Option("hashable, such as a tuple in place of a list or an array", lambda x: isinstance(hash(x), int))
 """What no other annotation restricts: an option is part of what programs are cached by."""
+ANYTHING = Option("anything", lambda x: True)
+"""What a field may be that takes no part in comparisons."""
 
 _TYPES: dict[Any, Option] = {
     bool: Option("True or False", lambda x: isinstance(x, bool | np.bool_)),
@@ -149,8 +151,8 @@ def check_arguments(function: Callable[..., Any], args: Sequence[Any], kwargs: M
             note.check(name, value)
 
 
-def of_field(hint: Any, default: Any) -> Note:
+def of_field(hint: Any, field: Field[Any]) -> Note:
     """What a field of a rule may be; of a static option also None, where that is the default."""
     note, optional = read(hint)
-    note = note or HASHABLE
-    return replace(note, optional=optional or default is None) if isinstance(note, Option) else note
+    note = note or (HASHABLE if field.compare else ANYTHING)
+    return replace(note, optional=optional or field.default is None) if isinstance(note, Option) else note

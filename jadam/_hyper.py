@@ -153,7 +153,7 @@ class Declared:
         if "_declared" not in vars(owner):
             _check_is_dataclass(owner)
             hints = hints_of(owner)
-            notes = [(field.name, of_field(hints[field.name], field.default)) for field in dataclasses.fields(owner)]
+            notes = [(field.name, of_field(hints[field.name], field)) for field in dataclasses.fields(owner)]
             hypers = tuple(HyperField(name, note) for name, note in notes if isinstance(note, Range))
             owner._declared = cls(hypers, tuple(notes))  # pyright: ignore
         return vars(owner)["_declared"]

@@ -11,13 +11,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.core import Tracer
 
 from jadam._engine.numbers import alike
 from jadam._errors import BadValue
-from jadam._hyper import Driven, HyperField
+from jadam._hyper import Driven, Range
 from jadam._recipe import Recipe
 from jadam._state import COMPLEMENT, GIVEN, SET, OptState, check_is_state, numbered, states
 from jadam._tree import PyTree
+
+ANY = Range("a number", lambda x: True)
+"""Of a state in the slots of a pair, the range of a hyperparameter is not known."""
 
 
 def readable_names(state: OptState) -> dict[str, str]:
@@ -77,19 +81,22 @@ def set_hyperparams(recipe: Recipe, state: OptState, values: dict[str, Any]) -> 
         number, key = places[name]
         if number == 0 and key not in fields:
             raise BadValue(f"the state belongs to another transformation, one with {key}.")
-        _check(name, value, *(fields[key] if number == 0 else (None, None)))
+        hyper, driver = fields[key] if number == 0 else (None, None)
+        _check(name, value, hyper.allowed if hyper else ANY, driver)
         edits.setdefault(number, {})[key] = value
     return _edited(state, edits, iter(range(1 + max(edits, default=0))))
 
 
-def _check(name: str, value: Any, hyper: HyperField | None, driver: Any) -> None:
-    """Whether a value can be set. Of a state in the slots of a pair, neither its range nor what drives it is known."""
+def _check(name: str, value: Any, allowed: Range, driver: Any) -> None:
+    """Whether a value can be set; for each of several, where there are several models."""
     if callable(driver) or isinstance(driver, Driven):
         raise BadValue(f"{name} is driven by {driver!r}; build the transformation with a number to set it.")
     if callable(value):
         raise BadValue(f"{name} must be a number here; build the transformation with the schedule.")
-    if hyper and np.ndim(value) == 0:
-        hyper.allowed.check(name, value)
+    several = isinstance(value, list | tuple | np.ndarray | Array) and not isinstance(value, Tracer) and np.ndim(value) > 0
+    for one in np.ravel(value) if several else [value]:
+        if np.ndim(one) == 0:
+            allowed.check(name, one)
 
 
 def _edited(tree: PyTree, edits: dict[int, dict[str, Any]], numbers: Iterator[int]) -> PyTree:

@@ -9,6 +9,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, ClassVar, TypeVar
 
 import jax
@@ -16,7 +17,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jadam._dtypes import cast, compute_dtype, decode
-from jadam._errors import naming
+from jadam._errors import BadType, BadValue, naming
 from jadam._hyper import Declared, HyperField
 from jadam._norm import global_norm
 
@@ -51,6 +52,16 @@ class DecayRate:
 def zeros(p: Array) -> Array:
     """A slot of zeros like the parameter, in the dtype of the arithmetic, with the parameter's sharding."""
     return jnp.zeros_like(p, dtype=compute_dtype(p.dtype))
+
+
+class H(SimpleNamespace):
+    """The hyperparameters and constants of a rule or wrapper, by name: what it knows as `h`."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # as `copy` and `pickle` ask
+            raise AttributeError(name)
+        there = ", ".join(vars(self)) or "nothing"
+        raise BadValue(f"h has {there}, and no {name}; annotate that as a hyperparameter, or return it from prepare.")
 
 
 @dataclass(frozen=True)
@@ -144,6 +155,8 @@ class Block(ABC):  # noqa: B024 (what is built are rules and wrappers)
 
     def __new__(cls, *_: Any, **__: Any) -> Any:
         Declared.by(cls)  # here, since without @dataclass `__init__` would complain of arguments first
+        if missing := sorted(cls.__abstractmethods__):
+            raise BadType(f"class {cls.__name__} has no method {missing[0]}; write one as its base class says.")
         return super().__new__(cls)
 
     def __post_init__(self) -> None:

@@ -27,6 +27,12 @@ from jadam._tree import Leaves, PyTree, flatten, is_trained, quoted
 class ReadItFromH:
     """Stands in a rule for a number that the state holds, so that `self.b1` for `h.b1` is an error, and not a constant."""
 
+    def _refuse(self, *_: Any) -> Any:
+        raise BadType("a rule used a hyperparameter of its own; write `h.b1` for `self.b1`, since the state holds the number.")
+
+    __jax_array__ = __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = _refuse
+    __pow__ = __rpow__ = __neg__ = __lt__ = __le__ = __gt__ = __ge__ = __bool__ = __float__ = _refuse
+
 
 IN_STATE = ReadItFromH()
 

@@ -9,20 +9,19 @@ from __future__ import annotations
 import functools
 from collections import defaultdict
 from collections.abc import Sequence
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
 
 from jadam._dtypes import cast, compute_dtype, decode, encode, full_dtype
-from jadam._engine import checks
+from jadam._engine import checks, returned
 from jadam._engine.leaf import Mode, Operands, Program, StateMismatch, bounded, encoded, needs_params, run_rules
 from jadam._engine.placement import decoded
 from jadam._engine.plan import Placed, Plan
 from jadam._errors import BadValue
 from jadam._recipe import Pair
-from jadam._rule import Context, DecayRate, Rule
+from jadam._rule import Context, DecayRate, H, Rule
 from jadam._state import GIVEN, OptState
 from jadam._storage.rounding import number_key, step_key
 from jadam._tree import PyTree
@@ -110,7 +109,7 @@ class Row:
         scalars = self.state.scalars.get(placed.key, {})
         t = count.astype(dtype) + 1
         # Once a step, and not for each kind of leaf: XLA writes scalars that vary by leaf into its kernels.
-        constants = rule.prepare(Context(SimpleNamespace(**h), count, t, scalars, self.step.extra, self, ready))
+        constants = returned.constants(rule, rule.prepare(Context(H(**h), count, t, scalars, self.step.extra, self, ready)))
         if shadowed := {"gradient", *h} & set(constants):
             name = shadowed.pop()
             raise BadValue(f"{rule.name}.prepare returns {name!r}, which is the name of something else in h; choose another.")
@@ -160,9 +159,10 @@ class Row:
         own = None if params is None else plan.tree({i: params[i] for i in placed.at})
         updates = plan.tree({i: encode(self._full(i, self.updates[i]), plan.dtype_of(i)) for i in placed.at})
         extra = pair.accepted(self.step.extra)
-        new, self.new.slots[placed.key] = pair.update(updates, self.state.slots[placed.key], own, **extra)
-        found = plan.treedef.flatten_up_to(new)
-        self.updates |= {i: encode(self._full(i, found[i]), full_dtype(plan.dtype_of(i))) for i in placed.at}
+        found = pair.update(updates, self.state.slots[placed.key], own, **extra)
+        shapes = {i: plan.shapes[i][0] for i in placed.at}
+        new, self.new.slots[placed.key] = returned.of_pair(pair, found, plan.treedef, shapes)
+        self.updates |= {i: encode(self._full(i, u), full_dtype(plan.dtype_of(i))) for i, u in new.items()}
 
     def _wrap(self, placed: Placed, wrapper: Wrapper, mode: Mode) -> None:
         """Lets a wrapper run what is inside it."""
@@ -185,7 +185,7 @@ class Row:
             return Row(step, placed.inner, given, dict(before.residues), before.state, mode).run()
 
         inside = Inside(
-            h=SimpleNamespace(**self._h(placed)),
+            h=H(**self._h(placed)),
             updates=[self._full(i, self.updates[i]) for i in at],
             slots=defaultdict(list, {name: [decoded(stored[i][name], plan.dtype_of(i)) for i in at] for name in names}),
             scalars=own,
@@ -196,7 +196,8 @@ class Row:
             reader=self,
             of=_Ready(placed, {}, stored, {}),
         )
-        done, slots, scalars = wrapper.around(inside)
+        before = {name: inside.slots[name] for name in names if at}
+        done, slots, scalars = returned.around(wrapper, wrapper.around(inside), Done, before)
         self.updates |= done.updates
         self.residues |= done.residues
         for mine, theirs in zip(self.new[1:], done.state[1:], strict=True):
