@@ -72,6 +72,12 @@ def is_integer(value: Any) -> bool:
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
+def uncalled(value: Any) -> str:
+    """In words, what should have been called: a class, or a function of jadam's; nothing for something else."""
+    own = inspect.isroutine(value) and str(getattr(value, "__module__", "")).startswith("jadam.")
+    return f"the {'function' if own else 'class'} {value.__name__}; call it" if own or isinstance(value, type) else ""
+
+
 def check_in_dtype(name: str, value: Any, number: Any = None, dtype: Any = None) -> None:
     """Whether an array can hold a number: float32 makes 1e39 to inf and 1e-50 to 0, which no range allows for.
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from functools import update_wrapper, wraps
 from typing import Annotated, Any, ParamSpec
 
-from jadam._annotations import check_arguments
+from jadam._annotations import check_arguments, uncalled
 from jadam._errors import BadType, BadValue, door, shown
 from jadam._recipe import Part, Recipe
 from jadam._rule import Rule, snake_case
@@ -82,7 +82,7 @@ def _no_transformation(item: Any) -> str:
     if isinstance(item, Wrapper):
         return f"a wrapper; put a transformation into it: jadam.wrap({shown(item)}, tx)"
     if isinstance(item, list) or (
-        isinstance(item, tuple) and any(isinstance(one, tuple | GradientTransformation) for one in item)
+        isinstance(item, tuple) and any(isinstance(one, tuple | GradientTransformation) or uncalled(one) for one in item)
     ):
         return f"a {type(item).__name__}; for several transformations in a row, write jadam.chain(*items)"
     try:
@@ -152,6 +152,7 @@ def wrap(wrapper: Wrapper, inner: TransformationLike) -> GradientTransformation:
     return GradientTransformation.of(Recipe((Part(wrapper, inner=recipe.parts),), recipe.landings), wrapper.name)
 
 
+@door
 def block(rule: Callable[P, Rule]) -> Callable[P, GradientTransformation]:
     """Makes the function that builds a rule as a transformation of its own.
 
@@ -184,4 +185,4 @@ def block(rule: Callable[P, Rule]) -> Callable[P, GradientTransformation]:
 def _check_is_rule(rule: Any) -> None:
     """Of a function it is seen when it is called."""
     if not (callable(rule) and hasattr(rule, "__name__")) or (isinstance(rule, type) and not issubclass(rule, Rule)):
-        raise BadType(f"block: {shown(rule)} is not a class of rules; write a subclass of jadam.Rule.")
+        raise BadType(f"{shown(rule)} is not a class of rules; write a subclass of jadam.Rule.")

@@ -77,10 +77,7 @@ class naming:
 
 
 def door(function: Callable[P, T], name: str = "") -> Callable[P, T]:
-    """A public function: errors from inside bear its name, and those of its arguments theirs.
-
-    Of a call that does not fit its signature Python says what it did not expect; here it is said what to write.
-    """
+    """A public function: errors from inside bear its name, and those of its arguments theirs."""
     name = name or function.__name__
 
     @functools.wraps(function, updated=())
@@ -95,10 +92,43 @@ def door(function: Callable[P, T], name: str = "") -> Callable[P, T]:
                 error.rename(bound.arguments)
             raise
         except TypeError:
-            if words := misfit(inspect.signature(function), args, kwargs):
-                error = BadType(words)
-                error.of = name
-                raise error from None
+            if refused := _refused(name, inspect.signature(function), args, kwargs):
+                raise refused from None
             raise
 
     return call
+
+
+def method(function: Callable[P, T]) -> Callable[P, T]:
+    """A public method of what has a name, such as `adamw.update`: errors from inside bear both."""
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return function(*args, **kwargs)
+        except Misuse as error:
+            error.of = _name_of(function, args[0])
+            raise
+        except TypeError:
+            signature = inspect.signature(function)
+            others = signature.replace(parameters=list(signature.parameters.values())[1:])
+            if refused := _refused(_name_of(function, args[0]), others, args[1:], kwargs):
+                raise refused from None
+            raise
+
+    return call
+
+
+def _name_of(function: Callable[..., Any], owner: Any) -> str:
+    if function.__name__ == "__init__":
+        return type(owner).__name__
+    return f"{owner.name}.{getattr(owner, '__name__', function.__name__)}"
+
+
+def _refused(name: str, signature: inspect.Signature, args: Any, kwargs: Any) -> BadType | None:
+    """The error of a call that does not fit its signature. Python says what it did not expect, this one what to write."""
+    if not (words := misfit(signature, args, kwargs)):
+        return None
+    refused = BadType(words)
+    refused.of = name
+    return refused

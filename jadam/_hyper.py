@@ -14,7 +14,7 @@ import numpy as np
 from jax import Array
 from jax.core import Tracer
 
-from jadam._annotations import Note, Option, check_in_dtype, hints_of, is_integer, of_field
+from jadam._annotations import Note, Option, check_in_dtype, hints_of, is_integer, of_field, uncalled
 from jadam._errors import BadType, BadValue
 from jadam._masks import Mask
 from jadam._state import COMPLEMENT
@@ -32,7 +32,7 @@ class Range:
 
     def check(self, name: str, value: Any) -> Any:
         """The value as a rule keeps it: a float, which the state stores; or what drives the state: a schedule, `Driven`."""
-        if isinstance(value, Driven) or (callable(value) and not isinstance(value, type | Mask)):
+        if isinstance(value, Driven) or (callable(value) and not isinstance(value, Mask) and not uncalled(value)):
             return value
         if words := _no_scalar(value):
             raise BadType(f"{{name}} must be {words}.", **{name: value})
@@ -57,8 +57,8 @@ def _no_scalar(value: Any) -> str:
         return f"a scalar, not of shape {value.shape}; {SEVERAL}" if value.shape else ""
     if isinstance(value, str | bytes | bool | None):
         return f"a number or a schedule, not {value!r}"
-    if isinstance(value, type):
-        return f"a number or a schedule, not the class {value.__name__}; call it"
+    if words := uncalled(value):
+        return f"a number or a schedule, not {words}"
     if type(value) in (list, tuple):
         return f"a number or a schedule, not a {type(value).__name__}; {SEVERAL}"
     kind = "mask" if isinstance(value, Mask) else type(value).__name__

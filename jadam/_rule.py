@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jadam._dtypes import cast, compute_dtype, decode
-from jadam._errors import BadType, BadValue, naming
+from jadam._errors import BadType, BadValue, door, naming
 from jadam._hyper import Declared, HyperField
 from jadam._norm import global_norm
 
@@ -49,8 +49,11 @@ class DecayRate:
         return -jnp.expm1(t * jnp.log1p(-self.complement))
 
 
+@door
 def zeros(p: Array) -> Array:
     """A slot of zeros like the parameter, in the dtype of the arithmetic, with the parameter's sharding."""
+    if not hasattr(p, "dtype"):
+        raise BadType("{name} must be an array, such as the parameter that `init` of a rule receives.", p=p)
     return jnp.zeros_like(p, dtype=compute_dtype(p.dtype))
 
 

@@ -71,6 +71,13 @@ def around(wrapper: Any, found: Any, outcome: type, stored: Mapping[str, Sequenc
     return found
 
 
+def updates(wrapper: Any, given: Any, number: int) -> Sequence[Array]:
+    """The updates that a wrapper runs its inside on."""
+    if not isinstance(given, list | tuple) or len(given) != number or not all(hasattr(u, "shape") for u in given):
+        raise BadType(f"{_class(wrapper)}.around must run the inside on a list of {number} arrays, as inside.updates is.")
+    return given
+
+
 def of_pair(pair: Any, found: Any, treedef: Any, shapes: dict[int, tuple[int, ...]]) -> tuple[dict[int, Any], Any]:
     """The updates by leaf, and the state, that a pair from elsewhere returned."""
     if not (isinstance(found, tuple) and len(found) == 2):
@@ -97,7 +104,7 @@ def _class(owner: Any) -> str:
 def _kind(value: Any) -> str:
     if value is None:
         return "None"
-    if isinstance(value, tuple):
+    if type(value) is tuple:
         return f"a tuple of {', '.join(map(_kind, value)) or 'nothing'}"
     if hasattr(value, "shape"):
         return "an array"

@@ -178,7 +178,8 @@ class Row:
         still = Done({i: self._still(i, mode) for i in at}, residues, inner)
 
         def run(updates: list[Array], before: Done = still) -> Done:
-            given = {i: encode(u, full_dtype(plan.dtype_of(i))) for i, u in zip(at, updates, strict=True)}
+            own = zip(at, returned.updates(wrapper, updates, len(at)), strict=True)
+            given = {i: encode(u, full_dtype(plan.dtype_of(i))) for i, u in own}
             step = self.step
             if mode == "step" and step.params is not None:
                 step = step._replace(params=[before.updates.get(i, p) for i, p in enumerate(step.params)])
@@ -247,6 +248,8 @@ class Row:
         return [self.plan.storage(i).decode(self.step.params[i], self.residues[i]) for i in of.placed.at]
 
     def slot(self, of: _Ready, name: str) -> list[Array]:
+        if any(name not in of.slots[i] for i in of.placed.at):
+            raise BadValue(f"{of.placed.rule.name} keeps no slot {name!r} for all its parameters; `init` makes what it keeps.")
         return [decoded(of.slots[i][name], self.plan.dtype_of(i)) for i in of.placed.at]
 
     def learning_rate(self, of: _Ready) -> Array:
