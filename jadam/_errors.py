@@ -14,9 +14,11 @@ T = TypeVar("T")
 
 
 def shown(value: Any) -> str:
-    """A value as an error message shows it: its `repr`, or the beginning of that."""
+    """A value as an error message shows it: the name of a function or class, else its `repr`, or the beginning of that."""
+    if isinstance(value, type) or inspect.isroutine(value):
+        return value.__name__
     try:
-        text = repr(value)
+        text = " ".join(repr(value).split())  # an array takes several lines
     except Exception:  # an integer of 5,000 digits, an array that was donated
         return f"<{type(value).__name__}>"
     return text if len(text) <= 200 else f"{text[:100]}..."
@@ -31,7 +33,7 @@ class Misuse(Exception):
         of: the public function that was called, which the door fills in on the way out.
     """
 
-    def __init__(self, words: str, **arguments: Any):
+    def __init__(self, words: str, /, **arguments: Any):
         super().__init__(words)
         self.words, self.arguments, self.of = words, arguments, ""
 

@@ -152,6 +152,7 @@ class Declared:
         """Read off the annotations, once for each class, which then keeps it."""
         if "_declared" not in vars(owner):
             _check_is_dataclass(owner)
+            _check_names(owner)
             hints = hints_of(owner)
             notes = [(field.name, of_field(hints[field.name], field)) for field in dataclasses.fields(owner)]
             hypers = tuple(HyperField(name, note) for name, note in notes if isinstance(note, Range))
@@ -171,6 +172,13 @@ class Declared:
 def options(owner: type) -> Iterator[tuple[str, Option]]:
     """The static options of a rule or wrapper, by field."""
     return ((name, note) for name, note in Declared.by(owner).notes if isinstance(note, Option))
+
+
+def _check_names(owner: type) -> None:
+    """A field would take the place of a method or property of the same name."""
+    for field in dataclasses.fields(owner):
+        if any(field.name in vars(base) and field.name not in inspect.get_annotations(base) for base in owner.__mro__[1:]):
+            raise BadValue(f"{owner.__name__}.{field.name} is what every rule has; call the field otherwise.")
 
 
 def _check_is_dataclass(owner: type) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from jax import Array
 from jax.core import Tracer
 
+from jadam._annotations import check_in_dtype
 from jadam._engine.numbers import alike
 from jadam._errors import BadValue
 from jadam._hyper import Driven, Range
@@ -70,24 +71,24 @@ def set_hyperparams(recipe: Recipe, state: OptState, values: dict[str, Any]) -> 
     """The state of a recipe with other hyperparameters."""
     check_is_state("first", state)
     fields = {key: (hyper, getattr(at.part.rule, hyper.name)) for at in recipe.all for key, hyper in at.hypers}
-    places: dict[str, tuple[int, str]] = {}
+    places: dict[str, tuple[int, str, Any]] = {}
     for number, inner in enumerate(states(state)):  # the first is this one, others stand in the slots of pairs
         for name, key in readable_names(inner).items():
-            places[numbered(name, places)] = number, key
+            places[numbered(name, places)] = number, key, inner.hyperparams[key]
     edits: dict[int, dict[str, Any]] = {}
     for name, value in values.items():
         if name not in places:
             raise BadValue(f"there is no {name!r}; there are {', '.join(sorted(places)) or 'none'}.")
-        number, key = places[name]
+        number, key, old = places[name]
         if number == 0 and key not in fields:
             raise BadValue(f"the state belongs to another transformation, one with {key}.")
         hyper, driver = fields[key] if number == 0 else (None, None)
-        _check(name, value, hyper.allowed if hyper else ANY, driver)
+        _check(name, value, hyper.allowed if hyper else ANY, driver, old)
         edits.setdefault(number, {})[key] = value
     return _edited(state, edits, iter(range(1 + max(edits, default=0))))
 
 
-def _check(name: str, value: Any, allowed: Range, driver: Any) -> None:
+def _check(name: str, value: Any, allowed: Range, driver: Any, old: Any) -> None:
     """Whether a value can be set; for each of several, where there are several models."""
     if callable(driver) or isinstance(driver, Driven):
         raise BadValue(f"{name} is driven by {driver!r}; build the transformation with a number to set it.")
@@ -97,6 +98,8 @@ def _check(name: str, value: Any, allowed: Range, driver: Any) -> None:
     for one in np.ravel(value) if several else [value]:
         if np.ndim(one) == 0:
             allowed.check(name, one)
+            if not isinstance(one, Tracer):
+                check_in_dtype(name, one, allowed.store(one), getattr(jax.tree.leaves(old)[0], "dtype", None))
 
 
 def _edited(tree: PyTree, edits: dict[int, dict[str, Any]], numbers: Iterator[int]) -> PyTree:

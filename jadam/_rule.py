@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import inspect
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -159,7 +160,8 @@ class Block(ABC):  # noqa: B024 (what is built are rules and wrappers)
     def __new__(cls, *_: Any, **__: Any) -> Any:
         Declared.by(cls)  # here, since without @dataclass `__init__` would complain of arguments first
         if missing := sorted(cls.__abstractmethods__):
-            raise BadType(f"class {cls.__name__} has no method {missing[0]}; write one as its base class says.")
+            arguments = ", ".join(inspect.signature(getattr(cls, missing[0])).parameters)
+            raise BadType(f"class {cls.__name__} must have a method {missing[0]}({arguments}).")
         return super().__new__(cls)
 
     def __post_init__(self) -> None:
