@@ -90,9 +90,11 @@ def check_in_dtype(name: str, value: Any, number: Any = None, dtype: Any = None)
         dtype: in which it is kept; by default the widest that there may be, until parameters are seen.
     """
     number = value if number is None else number
+    if number == 0 or 1e-37 < abs(number) < 1e38:
+        return  # as nearly always: in any dtype that there is
     limits = jnp.finfo(dtype or jnp.result_type(float))
     least, largest = float(limits.tiny), float(limits.max)
-    if number != 0 and not least <= abs(number) <= largest:
+    if not least <= abs(number) <= largest:
         raise BadValue(
             f"{{name}} must be between {least:.2g} and {largest:.2g} in magnitude; in {limits.dtype}, in which it is kept, "
             f"it is {'inf' if abs(number) > 1 else 0}.",

@@ -7,13 +7,14 @@ import operator
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from itertools import product
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.core import Tracer
 
+from jadam._annotations import Option, is_integer
 from jadam._chain import Transformation, builder, not_ours
 from jadam._dtypes import decode, encode
 from jadam._engine.plan import Plan, without_numbers
@@ -27,6 +28,9 @@ from jadam._transformation import GradientTransformation
 from jadam._tree import PyTree, slashed, strong
 
 
+Size = Annotated[int, Option("an integer >= 0", lambda x: is_integer(x) and x >= 0)]
+
+
 @builder
 def with_precision(
     tx: Transformation,
@@ -34,7 +38,7 @@ def with_precision(
     params: str | None = None,
     *,
     rounding: str = "stochastic",
-    min_size: int = 4096,
+    min_size: Size = 4096,
     seed: int = 0,
 ) -> GradientTransformation:
     """The same transformation with its slots, or 16-bit parameters, stored otherwise; the arithmetic stays float32.
@@ -78,8 +82,6 @@ def with_precision(
         _check("params", params, params, PARAM_STORAGE)
     _check("rounding", rounding, rounding, ("stochastic", "nearest"))
     min_size, seed = operator.index(min_size), operator.index(seed)
-    if min_size < 0:
-        raise BadValue("{name} must be an integer >= 0.", min_size=min_size)
     rules = [place.part.rule for place in tx.recipe.all]
     known = {slot for rule in rules if not isinstance(rule, Pair) for slot in _slots(without_numbers(rule))}
     if unknown := set(by_name) - known:

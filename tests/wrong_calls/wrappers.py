@@ -126,7 +126,7 @@ CALLS = {
         TX, "int8", rounding="up"
     ),
     "with_precision(min_size=-1): min_size must be an integer >= 0.": lambda: jadam.with_precision(TX, "int8", min_size=-1),
-    "with_precision(min_size=True): min_size must be an integer.": lambda: jadam.with_precision(TX, "int8", min_size=True),
+    "with_precision(min_size=True): min_size must be an integer >= 0.": lambda: jadam.with_precision(TX, "int8", min_size=True),
     "with_precision(seed=1.5): seed must be an integer.": lambda: jadam.with_precision(TX, "int8", seed=1.5),
     "with_precision: only tx, state, params may be given by position; write rounding='nearest'.": lambda: jadam.with_precision(
         TX, "int8", None, "nearest"
