@@ -27,7 +27,6 @@ from jadam._storage.slots import SLOT_STORAGE, SlotStorage
 from jadam._transformation import GradientTransformation
 from jadam._tree import PyTree, slashed, strong
 
-
 Size = Annotated[int, Option("an integer >= 0", lambda x: is_integer(x) and x >= 0)]
 
 
