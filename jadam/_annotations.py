@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, dataclass, replace
@@ -59,9 +60,11 @@ class Option:
             allowed = False
         if not allowed:
             raise BadValue(f"{{name}} must be {self.words}.", **{name: value})
-        if self.number:
-            check_in_dtype(name, value)
-        return value
+        if not self.number:
+            return value
+        number = as_float(name, value)
+        check_in_dtype(name, value, number)
+        return value if type(value) is int and abs(value) < 2**31 else number  # JAX takes integers to be int32
 
 
 def is_number(value: Any) -> bool:
@@ -76,6 +79,17 @@ def uncalled(value: Any) -> str:
     """In words, what should have been called: a class, or a function of jadam's; nothing for something else."""
     own = inspect.isroutine(value) and str(getattr(value, "__module__", "")).startswith("jadam.")
     return f"the {'function' if own else 'class'} {value.__name__}; call it" if own or isinstance(value, type) else ""
+
+
+def as_float(name: str, value: Any) -> float:
+    """A number, of Python's or another library's, as a double."""
+    try:
+        return float(value)
+    except OverflowError:  # an integer that no dtype has
+        check_in_dtype(name, value, math.inf)
+        raise
+    except (TypeError, ValueError, RuntimeError):  # an array of another library
+        raise BadType(f"{{name}} must be a number or a schedule, not a {type(value).__name__}.", **{name: value}) from None
 
 
 def check_in_dtype(name: str, value: Any, number: Any = None, dtype: Any = None) -> None:

@@ -118,7 +118,7 @@ class AdaptiveGradClip(Rule):
             found = {axis % len(shape) for axis in axes if -len(shape) <= axis < len(shape)}
             if len(found) < len(axes):
                 raise BadValue(f"a parameter has shape {shape}, in which axis={self.axis} are not different axes; mask it out.")
-            return axes
+            return tuple(sorted(found))
         if sum(length > 1 for length in shape) <= 1:
             return tuple(range(len(shape)))
         if len(shape) > 4:

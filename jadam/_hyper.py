@@ -14,7 +14,7 @@ import numpy as np
 from jax import Array
 from jax.core import Tracer
 
-from jadam._annotations import Note, Option, check_in_dtype, hints_of, is_integer, of_field, uncalled
+from jadam._annotations import Note, Option, as_float, check_in_dtype, hints_of, is_integer, of_field, uncalled
 from jadam._errors import BadType, BadValue
 from jadam._masks import Mask
 from jadam._state import COMPLEMENT
@@ -38,7 +38,7 @@ class Range:
             raise BadType(f"{{name}} must be {words}.", **{name: value})
         if isinstance(value, Tracer):
             return Driven(value)
-        number = _as_float(name, value)
+        number = as_float(name, value)
         if not self.holds(number):
             raise BadValue(f"{{name}} must be {self.words}.", **{name: value})
         check_in_dtype(name, value, self.store(number))
@@ -63,16 +63,6 @@ def _no_scalar(value: Any) -> str:
         return f"a number or a schedule, not a {type(value).__name__}; {SEVERAL}"
     kind = "mask" if isinstance(value, Mask) else type(value).__name__
     return "" if hasattr(value, "__float__") or hasattr(value, "__index__") else f"a number or a schedule, not a {kind}"
-
-
-def _as_float(name: str, value: Any) -> float:
-    try:
-        return float(value)
-    except OverflowError:  # an integer that float64 has not either
-        check_in_dtype(name, value)
-        raise
-    except (TypeError, ValueError, RuntimeError):  # an array of another library
-        raise BadType(f"{{name}} must be a number or a schedule, not a {type(value).__name__}.", **{name: value}) from None
 
 
 Count = Annotated[int, Option("an integer in [1, 2**31)", lambda x: is_integer(x) and 1 <= x < 2**31)]

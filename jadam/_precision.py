@@ -18,7 +18,7 @@ from jadam._annotations import Option, is_integer
 from jadam._chain import Transformation, builder, not_ours
 from jadam._dtypes import decode, encode
 from jadam._engine.plan import Plan, without_numbers
-from jadam._errors import BadValue, door
+from jadam._errors import BadValue, door, shown
 from jadam._groups import SetToZero
 from jadam._learning_rate import ScaleByLearningRate, peak_of
 from jadam._recipe import Landing, Pair, Recipe, Scope
@@ -170,7 +170,7 @@ def _moved(p: Array, rate: float) -> Array:
 
 def _check(argument: str, given: Any, value: Any, allowed: Any) -> None:
     if not isinstance(value, str) or value not in allowed:
-        raise BadValue(f"{value!r} must be one of {', '.join(allowed)}.", **{argument: given})
+        raise BadValue(f"{shown(value)} must be one of {', '.join(allowed)}.", **{argument: given})
 
 
 def _slots(rule: Any) -> set[str]:

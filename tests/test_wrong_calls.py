@@ -5,6 +5,8 @@ import inspect
 import math
 import pkgutil
 import re
+from decimal import Decimal
+from fractions import Fraction
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 import wrong_calls
 from support import OPTIMIZERS
+from wrong_calls import traced
 
 import jadam
 from jadam import GradientTransformation
@@ -153,3 +156,59 @@ def test_an_error_of_the_users_own_stays():
 def test_the_same_words_for_a_traced_number():
     with pytest.raises(Misuse, match=r"adam\(learning_rate=.*\): learning_rate must be a scalar, not of shape \(2,\)"):
         jax.jit(lambda rate: jadam.adam(rate).init({"w": jnp.ones(2)}))(jnp.ones(2))
+
+
+class Odd:
+    """What can neither be compared, nor hashed, nor shown."""
+
+    __hash__ = None  # pyright: ignore[reportAssignmentType]
+
+    def __eq__(self, other):
+        raise ValueError("not comparable")
+
+    def __repr__(self):
+        raise ValueError("not to be shown")
+
+
+ODD = [
+    *(Odd(), object(), "zzz", "", b"x", 1j, [], [1], (), {"a": 1}, range(3), slice(3), {1}, Ellipsis, float, len, jadam.clip),
+    *(math.nan, math.inf, -1, True, np.True_, 10**400, 2**40, 1e39, 1e-50, np.float16(0.1), Fraction(1, 3), Decimal("0.1")),
+    *(np.ones(3), np.asarray("a"), np.datetime64("2020"), np.str_("a"), jax.ShapeDtypeStruct((), "float32"), jax.random.key(0)),
+]
+BY_OTHERS = {("partition", "transforms")}
+"""Arguments that are not yet checked."""
+
+
+@pytest.mark.parametrize("name", sorted(BUILDERS))
+def test_nothing_but_words_of_jadam(name):
+    """Whatever an argument is, what is built is a transformation, or the error is jadam's and begins with the name."""
+    build = BUILDERS[name]
+    for argument, parameter in inspect.signature(build).parameters.items():
+        if (name, argument) in BY_OTHERS or argument in ("mask", "matrices", "blocks", "param_labels"):
+            continue  # trees, of which the parameters decide
+        for value in ODD:
+            required = dict(zip(inspect.signature(build).parameters, positional(build), strict=False))
+            several = parameter.kind is parameter.VAR_POSITIONAL
+            message = built(lambda: build(value) if several else build(**required | {argument: value}))  # noqa: B023
+            assert re.match(rf"{name}\b", message)
+
+
+def built(call):
+    """The message of a wrong call, or what is built."""
+    try:
+        return call().name
+    except Misuse as error:
+        return str(error)
+
+
+def test_numbers_of_any_kind_are_floats():
+    """2**40 was an overflow of int32 in the first step, and a fraction no number of JAX's."""
+    params = {"w": jnp.ones((2, 3))}
+    for number in (2**40, Fraction(1, 2), np.float16(0.5), np.int64(3), Decimal("0.5")):
+        traced(jadam.clip(number), params)
+        if not isinstance(number, Decimal):
+            traced(jadam.clip_by_global_norm(1.0, eps=number), params)
+    np.testing.assert_array_equal(
+        traced(jadam.adaptive_grad_clip(0.1, axis=-1), params)[0]["w"],
+        traced(jadam.adaptive_grad_clip(0.1, axis=np.int64(1)), params)[0]["w"],
+    )
