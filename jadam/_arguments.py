@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 from collections.abc import Sequence
 from inspect import Parameter, Signature
 from typing import Any
@@ -39,6 +40,17 @@ WAYS_HERE = {
 """Arguments of torch, optax and keras for what jadam does in another way."""
 
 
+def shown(value: Any) -> str:
+    """A value as an error message shows it: the name of a function or class, else its `repr`, or the beginning of that."""
+    if isinstance(value, type) or inspect.isroutine(value):
+        return value.__name__
+    try:
+        text = " ".join(repr(value).split())  # an array takes several lines
+    except Exception:  # an integer of 5,000 digits, an array that was donated
+        return f"<{type(value).__name__}>"
+    return text if len(text) <= 200 else f"{text[:100]}..."
+
+
 def misfit(signature: Signature, args: Sequence[Any], kwargs: dict[str, Any]) -> str:
     """What is wrong with the arguments of a call; nothing if they fit."""
     parameters = list(signature.parameters.values())
@@ -52,7 +64,7 @@ def misfit(signature: Signature, args: Sequence[Any], kwargs: dict[str, Any]) ->
         return f"there is no {unknown[0]}; {f'{instead}. It' if instead else 'it'} accepts {_listed(accepted)}."
     if len(args) > len(positional) and Parameter.VAR_POSITIONAL not in kinds:
         by_name = [name for name in known if name not in (*positional, *kwargs)]
-        written = ", ".join(f"{name}={value!r}" for name, value in zip(by_name, args[len(positional) :], strict=False))
+        written = ", ".join(f"{name}={shown(value)}" for name, value in zip(by_name, args[len(positional) :], strict=False))
         given = f"only {_listed(positional)} may be given by position" if positional else "nothing may be given by position"
         return f"{given}; write {written}." if written else f"too many arguments; it accepts {_listed(accepted)}."
     if twice := [name for name in positional[: len(args)] if name in kwargs]:
@@ -75,5 +87,5 @@ def _instead(name: str, value: Any, known: Sequence[str]) -> str:
     if not meant:
         return WAYS_HERE.get(name, "")
     values = value if isinstance(value, tuple | list) and len(value) == len(meant) > 1 else [value]
-    shown = [repr(one) for one in values] if len(values) == len(meant) else ["..."] * len(meant)
-    return f"write {', '.join(f'{here}={one}' for here, one in zip(meant, shown, strict=True))}"
+    texts = list(map(shown, values)) if len(values) == len(meant) else ["..."] * len(meant)
+    return f"write {', '.join(f'{here}={one}' for here, one in zip(meant, texts, strict=True))}"

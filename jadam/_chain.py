@@ -22,20 +22,13 @@ def builder(function: Callable[P, GradientTransformation]) -> Callable[P, Gradie
 
     Its arguments are checked against their annotations, as the fields of rules are: some meet no rule.
     """
-    name = function.__name__
-
-    @wraps(function)
-    def checked(*args: P.args, **kwargs: P.kwargs) -> GradientTransformation:
-        check_arguments(function, args, kwargs)
-        return function(*args, **kwargs)
-
-    call = door(checked)
 
     @wraps(function)
     def build(*args: P.args, **kwargs: P.kwargs) -> GradientTransformation:
-        return GradientTransformation.of(call(*args, **kwargs).recipe, name)
+        check_arguments(function, args, kwargs)
+        return GradientTransformation.of(function(*args, **kwargs).recipe, function.__name__)
 
-    return build
+    return door(build)
 
 
 class _AsTransformation:
@@ -68,29 +61,31 @@ def recipe_of(place: str, item: Any) -> Recipe:
         return item.recipe
     if isinstance(item, Rule):
         return Recipe((Part(item),))
-    if words := _no_transformation(item):
-        raise BadType(f"{place} is {words}.")
-    init, update = item
-    return GradientTransformation(init, update).recipe
+    pair = _pair(item)
+    if len(pair) != 2 or not all(map(callable, pair)):
+        raise BadType(f"{place} is {_no_transformation(item)}.")
+    return GradientTransformation(*pair).recipe
+
+
+def _pair(item: Any) -> tuple[Any, ...]:
+    """What may be an (init, update) pair; nothing for what has two items for another reason, or is not yet called."""
+    try:
+        pair = () if isinstance(item, str | Mapping | list) else tuple(item)
+    except TypeError:
+        return ()
+    return () if any(map(uncalled, pair)) else pair
 
 
 def _no_transformation(item: Any) -> str:
-    """What something is that is not a transformation, and what to write instead; nothing for an (init, update) pair."""
+    """What something is that is not a transformation, and what to write instead."""
     if isinstance(item, type) or inspect.isroutine(item):
         kind, name = "class" if isinstance(item, type) else "function", getattr(item, "__name__", "it")
         return f"the {kind} {name}; call it: {name}(...)"
     if isinstance(item, Wrapper):
         return f"a wrapper; put a transformation into it: jadam.wrap({shown(item)}, tx)"
-    if isinstance(item, list) or (
-        isinstance(item, tuple) and any(isinstance(one, tuple | GradientTransformation) or uncalled(one) for one in item)
-    ):
+    of_several = isinstance(item, tuple) and any(isinstance(x, tuple | GradientTransformation) or uncalled(x) for x in item)
+    if isinstance(item, list) or of_several:
         return f"a {type(item).__name__}; for several transformations in a row, write jadam.chain(*items)"
-    try:
-        pair = () if isinstance(item, str | Mapping) else tuple(item)
-    except TypeError:
-        pair = ()
-    if len(pair) == 2 and all(map(callable, pair)):
-        return ""
     return f"{shown(item)}, which is not a transformation; give one of jadam's, or an (init, update) pair"
 
 

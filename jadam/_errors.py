@@ -8,20 +8,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, ParamSpec, TypeVar
 
 from jadam._arguments import misfit
+from jadam._arguments import shown as shown
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-
-def shown(value: Any) -> str:
-    """A value as an error message shows it: the name of a function or class, else its `repr`, or the beginning of that."""
-    if isinstance(value, type) or inspect.isroutine(value):
-        return value.__name__
-    try:
-        text = " ".join(repr(value).split())  # an array takes several lines
-    except Exception:  # an integer of 5,000 digits, an array that was donated
-        return f"<{type(value).__name__}>"
-    return text if len(text) <= 200 else f"{text[:100]}..."
 
 
 class Misuse(Exception):
