@@ -58,6 +58,22 @@ def zeros(p: Array) -> Array:
     return jnp.zeros_like(p, dtype=compute_dtype(p.dtype))
 
 
+class Named(dict[str, Any]):
+    """Things by name, of which one that is not there is an error in words."""
+
+    def __init__(self, values: Mapping[str, Any], words: str):
+        super().__init__(values)
+        self.words = words
+
+    def __missing__(self, name: str) -> Any:
+        raise BadValue(self.words.replace("{missing}", name))
+
+
+def extra(values: Mapping[str, Any]) -> Named:
+    """The keyword arguments of a step."""
+    return Named(values, "{missing} is missing; call update(grads, state, params, {missing}=...), and step alike.")
+
+
 class H(SimpleNamespace):
     """The hyperparameters and constants of a rule or wrapper, by name: what it knows as `h`."""
 

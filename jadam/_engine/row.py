@@ -21,7 +21,7 @@ from jadam._engine.placement import decoded
 from jadam._engine.plan import Placed, Plan
 from jadam._errors import BadValue
 from jadam._recipe import Pair
-from jadam._rule import Context, DecayRate, H, Rule
+from jadam._rule import Context, DecayRate, H, Named, Rule, extra
 from jadam._state import GIVEN, OptState
 from jadam._storage.rounding import number_key, step_key
 from jadam._tree import PyTree
@@ -106,10 +106,12 @@ class Row:
         h, count, dtype = self._h(placed), self.state.count, self.plan.dtype
         slots = checks.columns(self.plan, self.state, placed.key, placed.at)
         ready = _Ready(placed, dict(zip(placed.at, placed.rules, strict=True)), slots, h)
-        scalars = self.state.scalars.get(placed.key, {})
+        kept = self.state.scalars.get(placed.key, {})
+        scalars = Named(kept, f"{rule.name} keeps no scalar {{missing}}; `scalars` makes what it keeps.")
         t = count.astype(dtype) + 1
         # Once a step, and not for each kind of leaf: XLA writes scalars that vary by leaf into its kernels.
-        constants = returned.constants(rule, rule.prepare(Context(H(**h), count, t, scalars, self.step.extra, self, ready)))
+        context = Context(H(**h), count, t, scalars, extra(self.step.extra), self, ready)
+        constants = returned.constants(rule, rule.prepare(context))
         if shadowed := {"gradient", *h} & set(constants):
             name = shadowed.pop()
             raise BadValue(f"{rule.name}.prepare returns {name!r}, which is the name of something else in h; choose another.")
@@ -189,9 +191,9 @@ class Row:
             h=H(**self._h(placed)),
             updates=[self._full(i, self.updates[i]) for i in at],
             slots=defaultdict(list, {name: [decoded(stored[i][name], plan.dtype_of(i)) for i in at] for name in names}),
-            scalars=own,
+            scalars=Named(own, f"{wrapper.name} keeps no scalar {{missing}}; `scalars` makes what it keeps."),
             count=inner.count,
-            extra=self.step.extra,
+            extra=extra(self.step.extra),
             run=run,
             stay=lambda: still,
             reader=self,

@@ -108,7 +108,19 @@ CALLS = {
     "chain.update: h has nothing, and no rate; annotate that as a hyperparameter, or return it from prepare.": lambda: traced(
         rule(update=lambda self, g, slots, p, h: (h.rate * g, slots))
     ),
+    "chain.update: value is missing; call update(grads, state, params, value=...), and step alike.": lambda: traced(
+        rule(prepare=lambda self, context: {"loss": context.extra["value"]})
+    ),
+    "chain.update: own keeps no scalar age; `scalars` makes what it keeps.": lambda: traced(
+        rule(prepare=lambda self, context: {"age": context.scalars["age"] + 1})
+    ),
     # wrappers of one's own
+    "own.update: grad_fn is missing; call update(grads, state, params, grad_fn=...), and step alike.": lambda: traced(
+        around(lambda inside: inside.extra["grad_fn"](inside.params))
+    ),
+    "own.update: own keeps no scalar age; `scalars` makes what it keeps.": lambda: traced(
+        around(lambda inside: inside.scalars["age"])
+    ),
     "own.update: Own.around must return what inside.run, stay or when returned, a dictionary of slots, and one "
     "of scalars, not None.": lambda: traced(around(lambda inside: None)),
     "own.update: Own.around must return what inside.run, stay or when returned, a dictionary of slots, and one "
