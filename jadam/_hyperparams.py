@@ -15,7 +15,7 @@ from jax.core import Tracer
 
 from jadam._annotations import check_in_dtype
 from jadam._engine.numbers import alike
-from jadam._errors import BadValue
+from jadam._errors import BadType, BadValue, door
 from jadam._hyper import Driven, Range
 from jadam._recipe import Recipe
 from jadam._state import COMPLEMENT, GIVEN, SET, OptState, check_is_state, numbered, states
@@ -49,6 +49,7 @@ def to_stored(key: str, value: Any) -> Any:
     return 1 - value if key.rsplit(".", 1)[-1].startswith(COMPLEMENT) else value
 
 
+@door
 def hyperparams(state: PyTree) -> dict[str, Array]:
     """The hyperparameters in a state, by name: `hyperparams(state)["learning_rate"]`.
 
@@ -59,9 +60,15 @@ def hyperparams(state: PyTree) -> dict[str, Array]:
         Scalars, float32 or float64. What a schedule drives is the value that the last update used; before the first
         update, the value that it will use. A name that several rules have comes with the rule's: `adam_1.b2`; one that
         several states have is numbered: `b2_1`.
+
+    Raises:
+        TypeError: there is no state of jadam inside.
     """
+    inside = list(states(state))
+    if not inside:
+        raise BadType(f"a {type(state).__name__} has no state of jadam inside; pass what tx.init or tx.update returned.")
     found: dict[str, Array] = {}
-    for inner in states(state):
+    for inner in inside:
         for name, key in readable_names(inner).items():
             found[numbered(name, found)] = value_of(key, inner.hyperparams[key])
     return found
@@ -71,6 +78,8 @@ def set_hyperparams(recipe: Recipe, state: OptState, values: dict[str, Any]) -> 
     """The state of a recipe with other hyperparameters."""
     check_is_state("first", state)
     fields = {key: (hyper, getattr(at.part.rule, hyper.name)) for at in recipe.all for key, hyper in at.hypers}
+    if other := set(state.hyperparams) ^ set(fields):
+        raise BadValue(f"the state belongs to another transformation: only one of the two has {sorted(other)[0]}.")
     places: dict[str, tuple[int, str, Any]] = {}
     for number, inner in enumerate(states(state)):  # the first is this one, others stand in the slots of pairs
         for name, key in readable_names(inner).items():
@@ -80,8 +89,6 @@ def set_hyperparams(recipe: Recipe, state: OptState, values: dict[str, Any]) -> 
         if name not in places:
             raise BadValue(f"there is no {name!r}; there are {', '.join(sorted(places)) or 'none'}.")
         number, key, old = places[name]
-        if number == 0 and key not in fields:
-            raise BadValue(f"the state belongs to another transformation, one with {key}.")
         hyper, driver = fields[key] if number == 0 else (None, None)
         _check(name, value, hyper.allowed if hyper else ANY, driver, old)
         edits.setdefault(number, {})[key] = value
@@ -118,8 +125,8 @@ def _edited(tree: PyTree, edits: dict[int, dict[str, Any]], numbers: Iterator[in
 
 def _replaced(key: str, stored: Any, value: Any) -> Any:
     (old,), treedef = jax.tree.flatten(stored)  # flax.nnx keeps it in a box, which stays
-    if jnp.shape(value) not in ((), old.shape):
-        raise BadValue(f"{key} has shape {jnp.shape(value)}, in the state it has {old.shape}.")
+    if jnp.shape(value) not in ((), jnp.shape(old)):
+        raise BadValue(f"{key} has shape {jnp.shape(value)}, in the state it has {jnp.shape(old)}.")
     return treedef.unflatten([alike(old, to_stored(key, value))])
 
 

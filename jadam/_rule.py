@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jadam._dtypes import cast, compute_dtype, decode
-from jadam._errors import BadType, BadValue, door, naming
+from jadam._errors import BadType, BadValue, door, naming, shown
 from jadam._hyper import Declared, HyperField
 from jadam._norm import global_norm
 
@@ -54,7 +54,7 @@ class DecayRate:
 def zeros(p: Array) -> Array:
     """A slot of zeros like the parameter, in the dtype of the arithmetic, with the parameter's sharding."""
     if not hasattr(p, "dtype"):
-        raise BadType("{name} must be an array, such as the parameter that `init` of a rule receives.", p=p)
+        raise BadType(f"{shown(p)} is not an array; pass the parameter.")
     return jnp.zeros_like(p, dtype=compute_dtype(p.dtype))
 
 
@@ -72,6 +72,11 @@ class Named(dict[str, Any]):
 def extra(values: Mapping[str, Any]) -> Named:
     """The keyword arguments of a step."""
     return Named(values, "{missing} is missing; call update(grads, state, params, {missing}=...), and step alike.")
+
+
+def scalars_of(owner: Block, values: Mapping[str, Any]) -> Named:
+    """The scalars of a rule or wrapper."""
+    return Named(values, f"{owner.name} keeps no scalar {{missing}}; `scalars` makes what it keeps.")
 
 
 class H(SimpleNamespace):
@@ -234,6 +239,10 @@ class Rule(Block):
 
     elementwise: ClassVar[bool] = True
     """Whether every element is treated alone. Only then can it act on complex parameters, as pairs of real numbers."""
+
+    keeps_zeros: ClassVar[bool] = False
+    """Whether an update of zeros stays one, whatever else the rule meets. A parameter whose update is set to zero, with only
+    such rules after that, is frozen: nothing acts on it, and norms do not count it."""
 
     reads_gradient: ClassVar[bool] = False
     """Whether `update` finds in `h.gradient` the raw gradient, before the rules ahead of this one."""

@@ -75,15 +75,24 @@ def arrays(argument: str, tree: PyTree) -> PyTree:
     return strong(argument, tree)[0]
 
 
-def strong(argument: str, tree: PyTree) -> tuple[PyTree, list[Any], Any]:
-    """`arrays(argument, tree)`, with its leaves and structure."""
-    leaves, treedef = jax.tree.flatten(tree)
+def strong(argument: str, tree: PyTree, shapes: bool = False) -> tuple[PyTree, list[Any], Any]:
+    """`arrays(argument, tree)`, with its leaves and structure; with `shapes`, a leaf may be a `jax.ShapeDtypeStruct`."""
+    try:
+        leaves, treedef = jax.tree.flatten(tree)
+    except ValueError as error:  # keys of a dict that cannot be sorted
+        raise BadType(
+            f"{argument} is a tree that JAX cannot flatten, with dict keys of several types perhaps: {error}"
+        ) from None
     if _are_strong(leaves):
         return tree, leaves, treedef
+    if not shapes and jax.ShapeDtypeStruct in map(type, leaves):
+        path = next(path for path, leaf in tree_flatten_with_path(tree)[0] if type(leaf) is jax.ShapeDtypeStruct)
+        raise BadType(f"{argument} has a ShapeDtypeStruct at {quoted(path)}, a shape without values; pass an array.")
     if not all(map(is_array, leaves)):
         path, leaf = next((path, leaf) for path, leaf in tree_flatten_with_path(tree)[0] if not is_array(leaf))
+        reason = "for which JAX has no dtype" if isinstance(leaf, int | np.ndarray | np.generic) else "which is not an array"
         raise BadType(
-            f"{argument} has {leaf!r}, a {type(leaf).__name__}, at {quoted(path)}, which is not an array; "
+            f"{argument} has {leaf!r}, a {type(leaf).__name__}, at {quoted(path)}, {reason}; "
             "take it out of the tree, or put None in its place."
         )
     leaves = [_strong(leaf) for leaf in leaves]
@@ -101,9 +110,12 @@ def _are_strong(leaves: list[Any]) -> bool:
 
 def is_array(leaf: Any) -> bool:
     """Whether this is an array, or a number that can become one."""
-    if isinstance(leaf, jax.Array | bool | int | float | complex):
+    if isinstance(leaf, int):
+        return abs(leaf) <= jnp.iinfo(jnp.result_type(int)).max
+    if isinstance(leaf, jax.Array | jax.ShapeDtypeStruct | float | complex):
         return True
-    return hasattr(leaf, "shape") and getattr(getattr(leaf, "dtype", None), "kind", "O") not in "OSU"
+    dtype = getattr(leaf, "dtype", None)
+    return hasattr(leaf, "shape") and (dtype == jax.dtypes.float0 or hasattr(jnp, getattr(dtype, "name", "none")))
 
 
 def _strong(leaf: Any) -> Any:
@@ -126,28 +138,6 @@ def difference(tree: PyTree, reference: Leaves) -> str:
     if extra:
         return f"{quoted(extra[0])} is not among the parameters"
     return f"{leaves.treedef} is not {reference.treedef}"
-
-
-def owners(tree: PyTree, params: Leaves) -> list[int | None]:
-    """For each leaf of a state, the number of the parameter it belongs to: the one whose path its own path ends with.
-
-    In a slot of jadam's, that is the path after `slots`, rule and slot, whatever the shape; elsewhere shapes must agree.
-    """
-    numbers = {path: number for number, path in enumerate(params.paths)}
-
-    def owner(path: KeyPath, leaf: Any) -> int | None:
-        if path and path[-1] in (GetAttrKey("codes"), GetAttrKey("scales")):  # of `Int8Blocks`, which stands for one array
-            path = path[:-1]
-        for start in range(len(path) + 1):
-            number = numbers.get(path[start:])
-            if number is None:
-                continue
-            is_slot = start >= 3 and path[start - 3] == GetAttrKey("slots") and path[start:]
-            if is_slot or jnp.shape(params.values[number]) == leaf.shape:
-                return number
-        return None
-
-    return [owner(path, leaf) for path, leaf in tree_flatten_with_path(tree)[0]]
 
 
 def of_numbers(value: Any) -> bool:

@@ -16,6 +16,7 @@ LAYERS = [
     {"_rule"},
     {"_wrapper"},
     {"_recipe"},
+    {"_frozen"},
     {"_engine"},
     {"_hyperparams", "_apply_updates"},
     {"_transformation"},

@@ -25,6 +25,13 @@ def slots(rule: Any, p: Array) -> dict[str, Any]:
     return found
 
 
+def slot(rule: Any, kept: Mapping[str, Any], name: str) -> Any:
+    """A slot that `prepare` asks for."""
+    if name not in kept:
+        raise BadValue(f"{rule.name} keeps no slot {name!r} for all its parameters; `init` makes what it keeps.")
+    return kept[name]
+
+
 def scalars(block: Any) -> dict[str, Any]:
     """The scalars that a rule or wrapper keeps, with their initial values."""
     found = block.scalars()

@@ -47,7 +47,7 @@ CALLS = {
     "block: dict is not a class of rules; write a subclass of jadam.Rule.": lambda: jadam.block(dict),
     "block: rule must be given; it accepts rule.": lambda: jadam.block(),
     "<lambda>: it returned 3, which is not a rule.": lambda: jadam.block(lambda: 3)(),
-    "zeros(p=3): p must be an array, such as the parameter that `init` of a rule receives.": lambda: jadam.zeros(3),
+    "zeros: 3 is not an array; pass the parameter.": lambda: jadam.zeros(3),
     "zeros: p must be given; it accepts p.": lambda: jadam.zeros(),
     # fields
     "optioned(table=[1.0]): table must be hashable, such as a tuple in place of a list or an array.": lambda: Optioned([1.0]),

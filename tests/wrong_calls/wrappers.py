@@ -1,7 +1,7 @@
 """Of chains and wrappers: what stands inside them, and their options."""
 
 import jadam
-from wrong_calls import ADAM, BIAS, ONES, PAIR, PARAMS, STATE, TX, Always
+from wrong_calls import ADAM, BIAS, ONES, PAIR, PARAMS, TX, Always
 
 CALLS = {
     # what is not a transformation
@@ -188,9 +188,6 @@ CALLS = {
     "around it.": lambda: jadam.check_precision(jadam.adam, PARAMS),
     "check_precision: the learning rate must be a finite number >= 0, or a schedule with such a peak_value.": lambda: (
         jadam.check_precision(TX, PARAMS, 10**400)
-    ),
-    "current_loss_scale: the state has no loss scales; it must be of one `loss_scale`.": lambda: jadam.current_loss_scale(
-        STATE
     ),
     "state_shardings: params must be given; it accepts tx, params.": lambda: jadam.state_shardings(TX),
     "global_norm: updates has 'a', a str, at w, which is not an array; take it out of the tree, or put None in "
