@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jadam._chain import block, builder, chain
+from jadam._chain import TransformationLike, block, builder, recipe_of
 from jadam._errors import BadType, BadValue
 from jadam._frozen import SetToZero
 from jadam._masks import EVERYTHING, Mask, MaskLike, PerLeaf, as_mask
@@ -18,7 +18,7 @@ set_to_zero = block(SetToZero)
 
 
 @builder
-def masked(inner: Any, mask: MaskLike) -> GradientTransformation:
+def masked(inner: TransformationLike, mask: MaskLike) -> GradientTransformation:
     """Applies a transformation to some parameters; the updates of the others pass untouched, and it keeps no slots for them.
 
     Args:
@@ -29,7 +29,7 @@ def masked(inner: Any, mask: MaskLike) -> GradientTransformation:
     Raises:
         TypeError: the mask is a string or a schedule.
     """
-    chosen, recipe = as_mask(mask), chain(inner).recipe
+    chosen, recipe = as_mask(mask), recipe_of("inner", inner)
     return GradientTransformation.of(recipe if chosen == EVERYTHING else recipe.within(masked_by(chosen)))
 
 
@@ -83,7 +83,7 @@ def partition(
 
 def _group(groups: Groups, number: int, tx: Any, label: str = "") -> Recipe:
     scope = Scope(groups, _InGroup(groups, number), number=number, label=label, group=groups.names[number])
-    return chain(tx).recipe.within(scope)
+    return recipe_of(f"the transformation for {groups.names[number]}", tx).within(scope)
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ def peak_of(learning_rate: Any) -> float | None:
         return getattr(learning_rate, "peak_value", None)
     try:
         return float(learning_rate)
-    except (TypeError, ValueError):  # a tracer, or what `scale_by_learning_rate` will refuse
+    except (TypeError, ValueError, OverflowError):  # a tracer, or what `scale_by_learning_rate` will refuse
         return None
 
 
