@@ -36,10 +36,10 @@ def peak_of(learning_rate: Any) -> float | None:
 
 
 def warn_of_lost(recipe: Recipe, plan: Plan, values: Sequence[Any]) -> None:
-    """Warns the user, who called `tx.init` three calls up."""
+    """Warns the user, who called `tx.init` four calls up."""
     if found := lost(recipe, plan, values):
         more = f" And {len(found) - 1} more: see jadam.check_precision(tx, params)." if len(found) > 1 else ""
-        warnings.warn(f"{found[0]}{more}", PrecisionWarning, stacklevel=4)
+        warnings.warn(f"{found[0]}{more}", PrecisionWarning, stacklevel=5)
 
 
 def lost(recipe: Recipe, plan: Plan, values: Sequence[Any], rate: float | None = None) -> list[str]:

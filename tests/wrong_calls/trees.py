@@ -90,12 +90,6 @@ CALLS = {
     f"describe: params has 'a', a str, at w, {TAKE_OUT}": lambda: jadam.describe(TX, {"w": "a"}),
     f"describe: a dict {NOT_OURS}": lambda: jadam.describe(PARAMS, TX),
     f"check_precision: a dict {NOT_OURS}": lambda: jadam.check_precision(PARAMS, TX),
-    "check_precision: the learning rate must be a finite number >= 0, or a schedule with such a peak_value.": lambda: (
-        jadam.check_precision(TX, PARAMS, -1.0)
-    ),
-    f"state_shardings: {PARAMS!r} is not a transformation; the order is (tx, params).": lambda: jadam.state_shardings(
-        PARAMS, TX
-    ),
     "state_shardings: None is not a transformation; the order is (tx, params).": lambda: jadam.state_shardings(None, PARAMS),
     "schedule_free_params: the state is not of a schedule-free optimizer.": lambda: jadam.schedule_free_params(STATE, PARAMS),
     "schedule_free_params: the state has another structure than the parameters: it was made for other ones.": lambda: (
