@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jadam._derivatives import complement_of_power
 from jadam._dtypes import cast, compute_dtype, decode
 from jadam._errors import naming
 from jadam._hyper import Declared, HyperField
@@ -41,11 +42,8 @@ class DecayRate:
         return average + self.complement * (x - average)
 
     def debias(self, t: Array) -> Array:
-        """`1 - b**t`, by which a zero-initialised average after `t` steps is divided (Kingma & Ba 2015, section 3).
-
-        In float32 the plain formula is off by 7e-4 for b = 0.99999; this one by an ulp or two.
-        """
-        return -jnp.expm1(t * jnp.log1p(-self.complement))
+        """`1 - b**t`, by which a zero-initialised average after `t` steps is divided (Kingma & Ba 2015, section 3)."""
+        return complement_of_power(self.complement, t)
 
 
 def zeros(p: Array) -> Array:

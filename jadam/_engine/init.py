@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jadam._dtypes import decode
+from jadam._dtypes import decode, full_products
 from jadam._engine.numbers import initial
 from jadam._engine.placement import on_automatic_axes, placed, scalar, shared_sharding, slot_sharding
 from jadam._engine.plan import Placed, Plan
@@ -47,7 +47,8 @@ def _slots(plan: Plan, one: Placed, rule: Any, i: int, value: jax.Array) -> dict
     """What a part keeps for a new leaf."""
     p = decode(value)
     try:
-        slots = rule.init(p)
+        with full_products():
+            slots = rule.init(p)
     except ValueError as error:
         raise BadValue(f"the parameter at {plan.path(i)}: {error}") from None
     return {slot: _stored(x, one.formats.codec(slot), value.dtype, p) for slot, x in slots.items()}

@@ -8,12 +8,12 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array, lax
 
-from jadam._dtypes import cast, compute_dtype, decode, encode, full_dtype
-from jadam._engine.placement import on_automatic_axes
+from jadam._dtypes import cast, compute_dtype, decode, encode, full_dtype, full_products
+from jadam._engine.placement import on_automatic_axes, tied
 from jadam._errors import BadValue
+from jadam._norm import bounded
 from jadam._recipe import SlotFormats
 from jadam._rule import Block, Rule
 from jadam._storage.params import ParamStorage
@@ -90,13 +90,14 @@ def _run(program: Program, operands: Operands) -> tuple[Array, list[dict[str, An
         if rule.reads_gradient and gradient is not None:
             values.gradient = cast(decode(gradient), dtype)
         before = _shapes(g, own)
-        with jax.named_scope(rule.name):  # shows in profiles and in the HLO
+        with jax.named_scope(rule.name), full_products():  # the name shows in profiles and in the HLO
             out, own = rule.update(bounded(g) if own else g, own, param, values)
         if (shapes := _shapes(out, own)) != before:
             raise BadValue(
                 f"{type(rule).__name__}.update must keep the shapes of update and slots: of {before} it made {shapes}."
             )
         g = cast(out, dtype)  # float32 from rule to rule, so that the order of a chain costs no digits
+        own = {slot: tied(value, like, g.shape) for slot, value in own.items()}
         new_slots.append({slot: encoded(value, slot, formats, like.dtype, key, name) for slot, value in own.items()})
     if program.mode == "between":
         return encode(g, full_dtype(like.dtype)), new_slots, residue
@@ -138,16 +139,6 @@ def _kept_shapes(rule: Rule, formats: SlotFormats, shape: tuple[int, ...], dtype
         return {slot: formats.codec(slot).encode(value, dtype) for slot, value in rule.init(decode(p)).items()}
 
     return jax.tree.map(jnp.shape, jax.eval_shape(stored, jax.ShapeDtypeStruct(shape, dtype)))
-
-
-def bounded(g: Array) -> Array:
-    """Finite gradients so huge that their square, or a sum of squares, would be inf are cut to 2^52 (2^500 in float64).
-
-    Only before rules with slots, which an inf would spoil for ever. NaN and inf pass: that a step went wrong must be seen.
-    """
-    # In lax, as all that is traced for every kind of leaf: jnp takes four times as long to trace.
-    limit = np.asarray(2.0 ** (jnp.finfo(g.dtype).maxexp // 2 - 12), g.dtype)
-    return lax.select(lax.is_finite(g), lax.clamp(-limit, g, limit), g)
 
 
 def needs_params(rule: Any) -> str:

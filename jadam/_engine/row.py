@@ -15,12 +15,13 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
-from jadam._dtypes import cast, compute_dtype, decode, encode, full_dtype
+from jadam._dtypes import cast, compute_dtype, decode, encode, full_dtype, full_products
 from jadam._engine import checks
-from jadam._engine.leaf import Mode, Operands, Program, StateMismatch, bounded, encoded, needs_params, run_rules
+from jadam._engine.leaf import Mode, Operands, Program, StateMismatch, encoded, needs_params, run_rules
 from jadam._engine.placement import decoded
 from jadam._engine.plan import Placed, Plan
 from jadam._errors import BadValue
+from jadam._norm import bounded
 from jadam._recipe import Pair
 from jadam._rule import Context, DecayRate, Rule
 from jadam._state import GIVEN, OptState
@@ -110,7 +111,8 @@ class Row:
         scalars = self.state.scalars.get(placed.key, {})
         t = count.astype(dtype) + 1
         # Once a step, and not for each kind of leaf: XLA writes scalars that vary by leaf into its kernels.
-        constants = rule.prepare(Context(SimpleNamespace(**h), count, t, scalars, self.step.extra, self, ready))
+        with full_products():
+            constants = rule.prepare(Context(SimpleNamespace(**h), count, t, scalars, self.step.extra, self, ready))
         if shadowed := {"gradient", *h} & set(constants):
             name = shadowed.pop()
             raise BadValue(f"{rule.name}.prepare returns {name!r}, which is the name of something else in h; choose another.")

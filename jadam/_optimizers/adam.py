@@ -17,7 +17,7 @@ from jadam._assembly import (
     peak_of,
     scale_by_learning_rate,
 )
-from jadam._authoring import Context, Decay, MaskLike, NonNegative, Rule, Slots, builder, zeros
+from jadam._authoring import Context, Decay, MaskLike, NonNegative, Rule, Slots, builder, root, zeros
 
 EpsForm = Literal["standard", "eps_hat"]
 
@@ -49,7 +49,7 @@ class ScaleByAdam(Rule):
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
         m = h.b1.ema(slots["mu"], g)
         v = h.b2.ema(slots["nu"], g * g)
-        return m * h.mu_scale / (jnp.sqrt(v * h.nu_scale + h.eps_root) + h.scaled_eps), {"mu": m, "nu": v}
+        return m * h.mu_scale / (root(v * h.nu_scale + h.eps_root) + h.scaled_eps), {"mu": m, "nu": v}
 
 
 scale_by_adam = block(ScaleByAdam)

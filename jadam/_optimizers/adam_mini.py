@@ -9,7 +9,21 @@ import jax.numpy as jnp
 from jax import Array
 
 from jadam._assembly import GradientTransformation, add_decayed_weights, block, chain, scale_by_learning_rate
-from jadam._authoring import BadValue, Context, Decay, GivenByLeaf, MaskLike, NonNegative, PyTree, Rule, Slots, builder, zeros
+from jadam._authoring import (
+    BadValue,
+    Context,
+    Decay,
+    GivenByLeaf,
+    MaskLike,
+    NonNegative,
+    PyTree,
+    Rule,
+    Slots,
+    builder,
+    mean,
+    root,
+    zeros,
+)
 
 
 def _is_counts(node: Any) -> bool:
@@ -43,7 +57,7 @@ class ScaleByAdamMini(Rule):
         """The mean over each block, an array with one element a block."""
         counts = self._counts(x.shape)
         split = [n for count, length in zip(counts, x.shape, strict=True) for n in (count, length // count)]
-        return x.reshape(split).mean(tuple(range(1, 2 * x.ndim, 2)))
+        return mean(x.reshape(split), tuple(range(1, 2 * x.ndim, 2))).reshape(counts)
 
     def init(self, p: Array) -> Slots:
         return {"mu": zeros(p), "nu": zeros(self._mean(p))}
@@ -54,11 +68,11 @@ class ScaleByAdamMini(Rule):
 
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
         m, v = h.b1.ema(slots["mu"], g), h.b2.ema(slots["nu"], self._mean(g * g))
-        root = jnp.sqrt(v * h.nu_scale)  # before it is spread: one root a block
-        for axis, (count, length) in enumerate(zip(root.shape, g.shape, strict=True)):
+        size = root(v * h.nu_scale)  # before it is spread: one root a block
+        for axis, (count, length) in enumerate(zip(size.shape, g.shape, strict=True)):
             if 1 < count < length:  # other axes are broadcast by the division
-                root = jnp.repeat(root, length // count, axis)
-        return m * h.mu_scale / (root + h.eps), {"mu": m, "nu": v}
+                size = jnp.repeat(size, length // count, axis)
+        return m * h.mu_scale / (size + h.eps), {"mu": m, "nu": v}
 
 
 scale_by_adam_mini = block(ScaleByAdamMini)

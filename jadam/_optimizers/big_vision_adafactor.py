@@ -17,7 +17,21 @@ from jadam._assembly import (
     identity,
     scale_by_learning_rate,
 )
-from jadam._authoring import Context, Count, Decay, DecayRate, MaskLike, NonNegative, Positive, Rule, Slots, builder, zeros
+from jadam._authoring import (
+    Context,
+    Count,
+    Decay,
+    DecayRate,
+    MaskLike,
+    NonNegative,
+    Positive,
+    Rule,
+    Slots,
+    builder,
+    mean,
+    root,
+    zeros,
+)
 
 
 @dataclass(frozen=True)
@@ -56,12 +70,12 @@ class ScaleByFactoredRms(Rule):
         axes, squares = self._axes(g.shape), g * g + h.eps
         if axes is None:
             v = h.b2.ema(slots["nu"], squares)
-            return g / jnp.sqrt(v), {"nu": v}
-        row = h.b2.ema(slots["nu_row"], squares.mean(axes[0], keepdims=True))
-        col = h.b2.ema(slots["nu_col"], squares.mean(axes[1], keepdims=True))
+            return g / root(v), {"nu": v}
+        row = h.b2.ema(slots["nu_row"], mean(squares, axes[:1]))
+        col = h.b2.ema(slots["nu_col"], mean(squares, axes[1:]))
         # A row without gradients has eps alone: beside a large mean its ratio underflows, and nothing may be divided by zero.
-        relative = jnp.maximum(row / row.mean(axes[1], keepdims=True), jnp.finfo(g.dtype).tiny)
-        return g / jnp.sqrt(relative) / jnp.sqrt(col), {"nu_row": row, "nu_col": col}
+        relative = jnp.maximum(row / mean(row, axes[1:]), jnp.finfo(g.dtype).tiny)
+        return g / root(relative) / root(col), {"nu_row": row, "nu_col": col}
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jadam._assembly import GradientTransformation, block, chain, decay_after_step, hold_first, scale_by_learning_rate
-from jadam._authoring import Context, Count, Decay, MaskLike, NonNegative, Rule, Slots, builder, zeros
+from jadam._authoring import Context, Count, Decay, MaskLike, NonNegative, Rule, Slots, builder, root, zeros
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class ScaleBySoap(Rule):
         grams = {axis: h.b2.ema(slots[f"gram_{axis}"], _gram(g, axis)) for axis in axes}
         m = jnp.where(first, slots["mu"], h.b1.ema(slots["mu"], g))
         v = jnp.where(first, slots["nu"], h.b2.ema(slots["nu"], _turned(g, bases) ** 2))
-        u = _turned(m, bases) * h.mu_scale / (jnp.sqrt(v * h.nu_scale) + h.scaled_eps)
+        u = _turned(m, bases) * h.mu_scale / (root(v * h.nu_scale) + h.scaled_eps)
         u = _turned(u, {axis: basis.T for axis, basis in bases.items()})
         if axes:  # after the step: `v` is still averaged in the bases so far
             case = jnp.where(first, 1, jnp.where(h.due, 2, 0))

@@ -18,6 +18,7 @@ import numpy as np
 from jax import Array, lax
 from jax.typing import DTypeLike
 
+from jadam._derivatives import straight_through
 from jadam._dtypes import cast, decode, encode
 from jadam._storage.rounding import Noise, round_stochastically
 from jadam._storage.slots import Storage
@@ -112,7 +113,10 @@ class Kahan(_Landed):
     residue: ClassVar[Mapping[str, Any]] = {"compensation": jnp.bfloat16}
 
     def decode(self, p: Array, residue: Residue) -> Array:
-        return decode(p) + decode(residue["compensation"])
+        # What rounding took is less than a unit of the weight: what is more belongs to another, before it was set to zero.
+        info, stored = jnp.finfo(p.dtype), decode(p)
+        unit = lax.max(lax.abs(stored) * np.float32(info.eps / 2), np.float32(info.smallest_subnormal))
+        return stored + lax.clamp(-unit, decode(residue["compensation"]), unit)
 
     def round(self, new: Array, dtype: DTypeLike, noise: Noise | None) -> Array:
         return _exactly(new, dtype)
@@ -129,13 +133,19 @@ class Remainder(_Landed):
     residue: ClassVar[Mapping[str, Any]] = {"remainder": jnp.int16}
 
     def decode(self, p: Array, residue: Residue) -> Array:
-        return lax.bitcast_convert_type(_pattern(p) + residue["remainder"].astype(jnp.int32), jnp.float32)
+        # Whoever sets a weight between steps leaves the remainder of another: at zero it may turn the sign of the pattern, and
+        # beside inf make a NaN or a number. There the weight counts as it is stored. Elsewhere it is half a unit at most.
+        pattern = _pattern(p)
+        exact = pattern + residue["remainder"].astype(jnp.int32)
+        belongs = lax.bitwise_and(lax.ge(lax.bitwise_xor(exact, pattern), np.int32(0)), lax.is_finite(p))
+        exact = lax.bitcast_convert_type(lax.select(belongs, exact, pattern), jnp.float32)
+        return straight_through(exact, decode(p))
 
     def round(self, new: Array, dtype: DTypeLike, noise: Noise | None) -> Array:
         """To nearest, and halves away from zero, so that a remainder fits 16 bits."""
         pattern = lax.bitcast_convert_type(new, jnp.int32) + np.int32(0x8000)
         rounded = lax.bitcast_convert_type((pattern >> 16).astype(jnp.int16), jnp.bfloat16)
-        return lax.select(lax.is_finite(new), rounded, new.astype(jnp.bfloat16))
+        return straight_through(lax.select(lax.is_finite(new), rounded, new.astype(jnp.bfloat16)), new)
 
     def keep(self, new: Array, landed: Array) -> Residue:
         near, pattern = _pattern(landed), lax.bitcast_convert_type(new, jnp.int32)
