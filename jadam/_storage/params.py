@@ -2,8 +2,11 @@
 
 A caller adds the update to the parameter, which rounds to nearest. To get another rounding, the engine computes the new
 parameter itself and returns `new - old`. Their sum is `new` exactly where that is between half and twice `old` (Sterbenz
-1974). Elsewhere, where the step is as large as the parameter, it can be off by 1/128 of the step (1/1024 in float16), and
-the residue, which the state keeps beside the parameter, makes up for it as far as it goes. `tx.step` always returns `new`.
+1974). Elsewhere, where the step is as large as the parameter, it can be off by 1/128 of the step (1/1024 in float16).
+`tx.step` always returns `new`.
+
+A residue, which the state keeps beside a parameter, is less than a unit of it. Others change parameters between steps: they
+prune, project, reset, restore. Then the residue is that of another weight, and must not count for more.
 """
 
 from __future__ import annotations
@@ -113,7 +116,6 @@ class Kahan(_Landed):
     residue: ClassVar[Mapping[str, Any]] = {"compensation": jnp.bfloat16}
 
     def decode(self, p: Array, residue: Residue) -> Array:
-        # What rounding took is less than a unit of the weight: what is more belongs to another, before it was set to zero.
         info, stored = jnp.finfo(p.dtype), decode(p)
         unit = lax.max(lax.abs(stored) * np.float32(info.eps / 2), np.float32(info.smallest_subnormal))
         return stored + lax.clamp(-unit, decode(residue["compensation"]), unit)
@@ -133,13 +135,13 @@ class Remainder(_Landed):
     residue: ClassVar[Mapping[str, Any]] = {"remainder": jnp.int16}
 
     def decode(self, p: Array, residue: Residue) -> Array:
-        # Whoever sets a weight between steps leaves the remainder of another: at zero it may turn the sign of the pattern, and
-        # beside inf make a NaN or a number. There the weight counts as it is stored. Elsewhere it is half a unit at most.
-        pattern = _pattern(p)
-        exact = pattern + residue["remainder"].astype(jnp.int32)
-        belongs = lax.bitwise_and(lax.ge(lax.bitwise_xor(exact, pattern), np.int32(0)), lax.is_finite(p))
-        exact = lax.bitcast_convert_type(lax.select(belongs, exact, pattern), jnp.float32)
-        return straight_through(exact, decode(p))
+        # The remainder of another weight may turn the sign of the pattern at zero, or go beyond inf: both are patterns of NaN.
+        # There the weight counts as it is stored. Elsewhere a remainder is half a unit at most.
+        stored, pattern = decode(p), _pattern(p)
+        sum_of_patterns = pattern + residue["remainder"].astype(jnp.int32)
+        exact = lax.bitcast_convert_type(sum_of_patterns, jnp.float32)
+        belongs = lax.bitwise_and(lax.ge(lax.bitwise_xor(sum_of_patterns, pattern), np.int32(0)), lax.is_finite(exact))
+        return straight_through(lax.select(belongs, exact, stored), stored)
 
     def round(self, new: Array, dtype: DTypeLike, noise: Noise | None) -> Array:
         """To nearest, and halves away from zero, so that a remainder fits 16 bits."""
