@@ -93,7 +93,12 @@ class _Landed(ParamStorage):
 def _exactly(x: Array, dtype: DTypeLike) -> Array:
     """`x.astype(dtype)` that XLA does not leave out: it computes chains of 16-bit operations in float32 if it may."""
     info = jnp.finfo(dtype)
-    return lax.reduce_precision(x, info.nexp, info.nmant).astype(dtype)
+    rounded = lax.reduce_precision(x, info.nexp, info.nmant)
+    if info.minexp > jnp.finfo(x.dtype).minexp:  # float16, whose numbers below 6e-5 `reduce_precision` would make zero
+        least = np.asarray(info.smallest_subnormal, x.dtype)
+        small = lax.round(x / least, lax.RoundingMethod.TO_NEAREST_EVEN) * least
+        rounded = lax.select(lax.abs(x) < np.asarray(info.smallest_normal, x.dtype), small, rounded)
+    return straight_through(rounded.astype(dtype), x)
 
 
 @dataclass(frozen=True)

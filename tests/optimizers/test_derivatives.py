@@ -9,14 +9,18 @@ import pytest
 from support import OPTIMIZERS, is_finite
 
 RNG = np.random.default_rng(0)
-START = {"w": RNG.standard_normal((3, 4)), "b": RNG.standard_normal(5)}
-TARGET = {"w": RNG.standard_normal((3, 4)), "b": RNG.standard_normal(5)}
+START, TARGET = ({"w": RNG.standard_normal((3, 4))} for _ in range(2))
 OPTIONS = {"big_vision_adafactor": {"min_dim_size_to_factor": 2}}
 
-JUMPS = {
+ROUGH = {
     ("prodigy", "b1"): "without momentum the authors step by the new estimate, with it by the old",
+    ("adadelta", "eps"): "the root of eps, which the first step is a multiple of, has no derivative at zero",
+    ("adabelief", "b1"): "without momentum there is no distance to the average, and a step is one over eps",
+    ("big_vision_adafactor", "beta2_cap"): "a kink: at the first step the cap is the decay",
+    ("adabound", "learning_rate"): "the first that is not zero is what the bounds are in proportion to",
+    ("laprop", "learning_rate"): "an average divided by that of the rates: 0 / 0",
 }
-"""Hyperparameters whose value at zero is no limit of the values around it."""
+"""Hyperparameters that the mathematics gives no derivative at zero; there it is finite all the same."""
 
 
 @functools.cache
@@ -43,14 +47,15 @@ def dense():
 
 
 def central(f, x):
+    """A difference, and how far the rounding of `f` may put it off."""
     e = 1e-4 * abs(x)
-    return (f(x + e) - f(x - e)) / (2 * e)
+    return (f(x + e) - f(x - e)) / (2 * e), 1e-13 * abs(f(x)) / e
 
 
 def inward(f, x):
     """From the edge of a range, which nothing is beyond: of second order."""
-    e = -1e-4 if x else 1e-9
-    return (-3 * f(x) + 4 * f(x + e) - f(x + 2 * e)) / (2 * e)
+    e = -1e-5 if x else 1e-9
+    return (-3 * f(x) + 4 * f(x + e) - f(x + 2 * e)) / (2 * e), 1e-13 * abs(f(x) / e)
 
 
 def field(key):
@@ -62,35 +67,41 @@ def edge(key):
     return 1.0 if ".one_minus_" in key else 0.0
 
 
+def allows_zero(name):
+    """The hyperparameters whose range has zero."""
+    rules = [place.part.rule for place in OPTIMIZERS[name](0.05).recipe.all]
+    return {hyper.name for rule in rules for hyper in rule.hypers if hyper.allowed.holds(0.0)}
+
+
 @pytest.mark.parametrize("name", sorted(OPTIMIZERS))
-@pytest.mark.usefixtures("x64")
+@pytest.mark.usefixtures("x64", "quick")
 def test_derivatives_by_hyperparameters(name):
-    """By every hyperparameter: at its default, and at zero (b1 = 0 is how GANs train, and was NaN)."""
+    """At its default, and at zero where that is allowed: b1 = 0 is how GANs train, and was NaN."""
     hypers, start, loss = problem(name)
     for key in hypers:
-        for value in {float(hypers[key]), edge(key)}:
+        for value in {float(hypers[key]), *([edge(key)] if field(key) in allows_zero(name) else [])}:
             at = lambda x, key=key: loss(hypers | {key: jnp.asarray(x)}, start, dense())  # noqa: E731
             slope = at(value)[1][0][key]
             assert jnp.isfinite(slope), (key, value)
-            if value != edge(key) or (name, field(key)) not in JUMPS:
-                difference = (inward if value == edge(key) else central)(lambda x: float(at(x)[0]), value)
-                assert slope == pytest.approx(difference, rel=1e-3, abs=1e-4), (key, value)
+            if value != edge(key) or (name, field(key)) not in ROUGH:
+                difference, off = (inward if value == edge(key) else central)(lambda x: float(at(x)[0]), value)
+                assert slope == pytest.approx(difference, rel=1e-3, abs=1e-4 + off), (key, value)
 
 
 @pytest.mark.parametrize("name", sorted(OPTIMIZERS))
-@pytest.mark.usefixtures("x64")
+@pytest.mark.usefixtures("x64", "quick")
 def test_where_no_gradient_is_the_derivative_is_finite(name):
     """A row that a batch does not touch: `sqrt(v)` has no derivative at zero, but `m / (sqrt(v) + eps)` has one."""
     hypers, start, loss = problem(name)
-    untouched = dense() | {"w": jnp.ones((3, 4)).at[1].set(0)}
+    untouched = {"w": jnp.ones((3, 4)).at[1].set(0)}
     for weights in (untouched, jax.tree.map(jnp.zeros_like, TARGET)):
         assert is_finite(loss(hypers, start, weights))
 
 
 @pytest.mark.parametrize("name", sorted(OPTIMIZERS))
-@pytest.mark.usefixtures("x64")
-def test_the_start_can_be_differentiated(name):
+@pytest.mark.usefixtures("x64", "quick")
+def test_derivatives_by_the_start(name):
     hypers, start, loss = problem(name)
     slope = loss(hypers, start, dense())[1][1]["w"][1, 2]
-    at = lambda x: float(loss(hypers, start | {"w": start["w"].at[1, 2].set(x)}, dense())[0])  # noqa: E731
-    assert slope == pytest.approx(central(at, float(start["w"][1, 2])), rel=1e-3, abs=1e-4)
+    at = lambda x: float(loss(hypers, {"w": start["w"].at[1, 2].set(x)}, dense())[0])  # noqa: E731
+    assert slope == pytest.approx(central(at, float(start["w"][1, 2]))[0], rel=1e-3, abs=1e-4)

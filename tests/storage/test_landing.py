@@ -317,3 +317,14 @@ def test_what_is_not_finite_stays_so(storage):
     for bad in (jnp.inf, -jnp.inf, jnp.nan):
         after, _ = tx.step({"w": jnp.zeros(64, jnp.bfloat16)}, state, {"w": jnp.full(64, bad, jnp.bfloat16)})
         np.testing.assert_array_equal(wide(after["w"]), np.full(64, bad))
+
+
+def test_small_weights_of_float16_stay():
+    """Below 6.1e-5, where float16 has fewer digits, Kahan's weights were zero, and the compensation all there was of them."""
+    tx = jadam.with_precision(jadam.sgd(1.0), params="kahan")
+    p, state = {"w": jnp.asarray([1e-5, -3e-5, 6e-5, 1e-7], jnp.float16)}, None
+    exact, state = wide(p)["w"], tx.init(p)
+    for _ in range(20):
+        p, state = tx.step({"w": jnp.full(4, 1e-6, jnp.float16)}, state, p)
+    exact = exact - 20 * float(jnp.float16(1e-6))
+    assert np.abs(wide(p["w"]) - exact).max() <= float(jnp.finfo(jnp.float16).smallest_subnormal)
