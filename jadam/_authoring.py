@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from jadam._chain import builder as builder
+from jadam._derivatives import eigenvectors as eigenvectors
+from jadam._derivatives import orthonormalized as orthonormalized
 from jadam._derivatives import root as root
 from jadam._dtypes import cast as cast
 from jadam._errors import BadValue as BadValue

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jadam._dtypes import cast
+from jadam._dtypes import cast, full_products
 
 
 @jax.custom_jvp
@@ -52,3 +52,41 @@ def straight_through(rounded: Array, x: Array) -> Array:
 @straight_through.defjvp
 def _(primals: tuple[Array, Array], tangents: tuple[Any, Array]) -> tuple[Array, Array]:
     return primals[0], cast(tangents[1], primals[0].dtype)
+
+
+@jax.custom_jvp
+def eigenvectors(a: Array) -> Array:
+    """Those of a symmetric matrix, as columns; where eigenvalues are equal, they are taken not to turn among each other."""
+    return jnp.linalg.eigh(a)[1]
+
+
+@eigenvectors.defjvp
+def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    with full_products():
+        w, q = jnp.linalg.eigh(*primals)
+        gaps = w[None, :] - w[:, None]
+        known = jnp.abs(gaps) > _negligible(w)
+        return q, q @ jnp.where(known, q.T @ tangents[0] @ q / jnp.where(known, gaps, 1), 0)
+
+
+@jax.custom_jvp
+def orthonormalized(x: Array) -> Array:
+    """The orthogonal factor of a square matrix; columns that depend on those before them are taken not to turn."""
+    return jnp.linalg.qr(x)[0]
+
+
+@orthonormalized.defjvp
+def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    with full_products():
+        q, r = jnp.linalg.qr(*primals)
+        sizes = jnp.diagonal(r)
+        known = jnp.abs(sizes) > _negligible(sizes)
+        r = r + jnp.diag(jnp.where(known, 0, 1 - sizes))
+        turns = jax.scipy.linalg.solve_triangular(r, tangents[0].T @ q, trans="T", lower=False).T  # Q^T dX R^-1
+        below = jnp.tril(jnp.where(known[None, :], turns, 0), -1)
+        return q, q @ (below - below.T)
+
+
+def _negligible(x: Array) -> Array:
+    """What rounding leaves of zero beside numbers such as these."""
+    return jnp.max(jnp.abs(x)) * (x.size * float(jnp.finfo(x.dtype).eps))

@@ -101,12 +101,12 @@ def mean(x: Array, axes: tuple[int, ...]) -> Array:
     return lax.expand_dims(lax.reduce_sum(x * np.asarray(1 / count, x.dtype), axes), axes)
 
 
-def bounded(g: Array, terms: int = 1) -> Array:
-    """Finite gradients whose square, or a sum of so many squares, float32 cannot hold are cut to 2^61 (2^509 in float64).
+def bounded(g: Array, squares: int = 16) -> Array:
+    """Finite gradients so huge that a sum of so many squares would be inf are cut, by default to 2^61 (2^509 in float64).
 
-    `(g + b2 (g - previous))^2` of Adan is 9 times the largest square, which leaves a factor of 7. NaN and inf pass: that a
-    step went wrong must be seen.
+    Sixteen, since Adan's `(g + b2 (g - previous))^2` is up to 9 times the largest. NaN and inf pass: that a step went wrong
+    must be seen.
     """
     # In lax, as all that is traced for every kind of leaf: jnp takes four times as long to trace.
-    limit = np.asarray(2.0 ** (jnp.finfo(g.dtype).maxexp // 2 - 3) / math.sqrt(terms), g.dtype)
+    limit = np.asarray(2.0 ** (jnp.finfo(g.dtype).maxexp // 2 - 1) / math.sqrt(squares), g.dtype)
     return lax.select(lax.is_finite(g), lax.clamp(-limit, g, limit), g)
