@@ -20,7 +20,6 @@ from jadam._masks import EVERYTHING as EVERYTHING
 from jadam._masks import GivenByLeaf as GivenByLeaf
 from jadam._masks import MaskLike as MaskLike
 from jadam._norm import bounded as bounded
-from jadam._norm import mean as mean
 from jadam._norm import scaled_norm as scaled_norm
 from jadam._rule import Context as Context
 from jadam._rule import DecayRate as DecayRate

@@ -1,4 +1,4 @@
-"""Norms and means that neither overflow nor underflow, and the bound that keeps squares of gradients finite."""
+"""Norms that neither overflow nor underflow, and the bound that keeps squares of gradients finite."""
 
 from __future__ import annotations
 
@@ -95,17 +95,10 @@ def scaled_norm(x: Array, axes: tuple[int, ...] | None = None, mean: bool = Fals
     return scale * root(total / (x.size / max(total.size, 1)) if mean else total)
 
 
-def mean(x: Array, axes: tuple[int, ...]) -> Array:
-    """Means along some axes, which stay with length 1, as sums of shares: a sum may be inf where the mean is not."""
-    count = math.prod(x.shape[axis] for axis in axes)
-    return lax.expand_dims(lax.reduce_sum(x * np.asarray(1 / count, x.dtype), axes), axes)
-
-
 def bounded(g: Array, squares: int = 16) -> Array:
     """Finite gradients so huge that a sum of so many squares would be inf are cut, by default to 2^61 (2^509 in float64).
 
-    Sixteen, since Adan's `(g + b2 (g - previous))^2` is up to 9 times the largest. NaN and inf pass: that a step went wrong
-    must be seen.
+    NaN and inf pass: that a step went wrong must be seen.
     """
     # In lax, as all that is traced for every kind of leaf: jnp takes four times as long to trace.
     limit = np.asarray(2.0 ** (jnp.finfo(g.dtype).maxexp // 2 - 1) / math.sqrt(squares), g.dtype)

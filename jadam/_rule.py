@@ -209,6 +209,13 @@ class Rule(Block):
         """
         return {}
 
+    def squares(self, shape: tuple[int, ...]) -> int:
+        """How many squares of gradients it adds up: if it has slots, `update` sees gradients cut so that the sum is finite.
+
+        Sixteen are enough for rules that square elements, or up to four times them.
+        """
+        return 16
+
     @abstractmethod
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
         """The update and the new slots of one array; `g`, the slots and `p` are float32 of one shape."""

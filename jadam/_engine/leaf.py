@@ -91,7 +91,7 @@ def _run(program: Program, operands: Operands) -> tuple[Array, list[dict[str, An
             values.gradient = cast(decode(gradient), dtype)
         before = _shapes(g, own)
         with jax.named_scope(rule.name), full_products():  # the name shows in profiles and in the HLO
-            out, own = rule.update(bounded(g) if own else g, own, param, values)
+            out, own = rule.update(bounded(g, rule.squares(g.shape)) if own else g, own, param, values)
         if (shapes := _shapes(out, own)) != before:
             raise BadValue(
                 f"{type(rule).__name__}.update must keep the shapes of update and slots: of {before} it made {shapes}."

@@ -240,7 +240,7 @@ class Row:
 
     def bound(self, of: _Ready, u: Array) -> Array:
         """An update as the rule's `update` sees it."""
-        return bounded(u) if of.placed.key in self.state.slots else u
+        return bounded(u, of.placed.rule.squares(u.shape)) if of.placed.key in self.state.slots else u
 
     def params(self, of: _Ready) -> list[Array]:
         if self.step.params is None:

@@ -20,7 +20,6 @@ from jadam._authoring import (
     Rule,
     Slots,
     builder,
-    mean,
     root,
     scaled_norm,
     zeros,
@@ -46,6 +45,9 @@ class ScaleByAdafactor(Rule):
             return {"nu": zeros(p)}
         return {"nu_row": zeros(p.sum(-1, keepdims=True)), "nu_col": zeros(p.sum(-2, keepdims=True))}
 
+    def squares(self, shape: tuple[int, ...]) -> int:
+        return max(16, *shape[-2:]) if len(shape) > 1 else 16  # a mean is a sum before it is divided
+
     def prepare(self, context: Context) -> dict[str, Any]:
         t = context.t
         return {
@@ -60,12 +62,11 @@ class ScaleByAdafactor(Rule):
             new = {"nu": h.b2.ema(slots["nu"], g * g)}
             size = root(new["nu"])
         else:
-            rows, columns = g.ndim - 2, g.ndim - 1
-            row = h.b2.ema(slots["nu_row"], mean(g * g, (columns,)))
-            col = h.b2.ema(slots["nu_col"], mean(g * g, (rows,)))
+            row = h.b2.ema(slots["nu_row"], (g * g).mean(-1, keepdims=True))
+            col = h.b2.ema(slots["nu_col"], (g * g).mean(-2, keepdims=True))
             new = {"nu_row": row, "nu_col": col}
             # The root of `row col / mean(row)`, of rank one with the same row and column means, in which nothing overflows.
-            size = root(row / jnp.maximum(mean(row, (rows,)), eps1)) * root(col)
+            size = root(row / jnp.maximum(row.mean(-2, keepdims=True), eps1)) * root(col)
         u = g / jnp.maximum(size, eps1)
         u = u / jnp.maximum(1, scaled_norm(u, mean=True) / h.d)
         return u * jnp.maximum(h.eps2, scaled_norm(p, mean=True)) * h.relative, new

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
@@ -20,7 +21,6 @@ from jadam._authoring import (
     Rule,
     Slots,
     builder,
-    mean,
     root,
     zeros,
 )
@@ -57,10 +57,13 @@ class ScaleByAdamMini(Rule):
         """The mean over each block, an array with one element a block."""
         counts = self._counts(x.shape)
         split = [n for count, length in zip(counts, x.shape, strict=True) for n in (count, length // count)]
-        return mean(x.reshape(split), tuple(range(1, 2 * x.ndim, 2))).reshape(counts)
+        return x.reshape(split).mean(tuple(range(1, 2 * x.ndim, 2)))
 
     def init(self, p: Array) -> Slots:
         return {"mu": zeros(p), "nu": zeros(self._mean(p))}
+
+    def squares(self, shape: tuple[int, ...]) -> int:
+        return max(16, math.prod(shape) // math.prod(self._counts(shape)))  # a mean is a sum before it is divided
 
     def prepare(self, context: Context) -> dict[str, Any]:
         h, t = context.h, context.t

@@ -28,7 +28,6 @@ from jadam._authoring import (
     Rule,
     Slots,
     builder,
-    mean,
     root,
     zeros,
 )
@@ -61,6 +60,9 @@ class ScaleByFactoredRms(Rule):
             return {"nu": zeros(p)}
         return {slot: zeros(p.sum(axis, keepdims=True)) for slot, axis in zip(("nu_row", "nu_col"), axes, strict=True)}
 
+    def squares(self, shape: tuple[int, ...]) -> int:
+        return max(16, *shape) if self._axes(shape) else 16  # a mean is a sum before it is divided
+
     def prepare(self, context: Context) -> dict[str, Any]:
         newest = context.t**-context.h.decay_rate
         # The larger complement is the smaller decay; decays near one would lose their digits.
@@ -71,10 +73,10 @@ class ScaleByFactoredRms(Rule):
         if axes is None:
             v = h.b2.ema(slots["nu"], squares)
             return g / root(v), {"nu": v}
-        row = h.b2.ema(slots["nu_row"], mean(squares, axes[:1]))
-        col = h.b2.ema(slots["nu_col"], mean(squares, axes[1:]))
+        row = h.b2.ema(slots["nu_row"], squares.mean(axes[0], keepdims=True))
+        col = h.b2.ema(slots["nu_col"], squares.mean(axes[1], keepdims=True))
         # A row without gradients has eps alone: beside a large mean its ratio underflows, and nothing may be divided by zero.
-        relative = jnp.maximum(row / mean(row, axes[1:]), jnp.finfo(g.dtype).tiny)
+        relative = jnp.maximum(row / row.mean(axes[1], keepdims=True), jnp.finfo(g.dtype).tiny)
         return g / root(relative) / root(col), {"nu_row": row, "nu_col": col}
 
 

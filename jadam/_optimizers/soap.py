@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -17,7 +18,6 @@ from jadam._authoring import (
     NonNegative,
     Rule,
     Slots,
-    bounded,
     builder,
     eigenvectors,
     orthonormalized,
@@ -51,6 +51,9 @@ class ScaleBySoap(Rule):
         square = {f"{kind}_{axis}": jnp.zeros((p.shape[axis],) * 2, p.dtype) for kind, axis in matrices}
         return {"mu": zeros(p), "nu": zeros(p)} | square
 
+    def squares(self, shape: tuple[int, ...]) -> int:
+        return max(16, math.prod(shape))  # a turned gradient may have its norm in one element
+
     def prepare(self, context: Context) -> dict[str, Any]:
         h, t = context.h, jnp.maximum(context.t - 1, 1)  # the averages begin one step late
         nu_scale = 1 / h.b2.debias(t)
@@ -64,7 +67,6 @@ class ScaleBySoap(Rule):
 
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
         axes, first = self._axes(g), h.first
-        g = bounded(g, max(g.size, 16))  # turned, it may have its norm in one element
         bases = {axis: slots[f"basis_{axis}"] for axis in axes}
         grams = {axis: h.b2.ema(slots[f"gram_{axis}"], _gram(g, axis)) for axis in axes}
         m = jnp.where(first, slots["mu"], h.b1.ema(slots["mu"], g))

@@ -20,6 +20,7 @@ ROUGH = {
     ("adabound", "learning_rate"): "the first that is not zero is what the bounds are in proportion to",
     ("laprop", "learning_rate"): "an average divided by that of the rates: 0 / 0",
     ("schedule_free_adamw", "learning_rate"): "the weights of the average are powers of it: 0 / 0",
+    ("soap", "weight_decay"): "without it the gradients of this problem stay diagonal in their first basis: elements appear",
     ("stable_adamw", "b2"): "a kink: the root mean square is 1, where clipping begins",
 }
 """Hyperparameters that the mathematics gives no derivative at zero; there it is finite all the same."""
