@@ -8,7 +8,7 @@ import jadam
 ROOT = Path(jadam.__file__).parent
 LAYERS = [
     {"_errors"},
-    {"_tree", "_dtypes", "_schedules"},
+    {"_tree", "_dtypes", "_derivatives", "_schedules"},
     {"_masks", "_norm", "_state", "_storage"},
     {"_hyper"},
     {"_rule"},
