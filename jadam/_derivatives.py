@@ -39,10 +39,10 @@ def complement_of_power(complement: Array, t: Array) -> Array:
 
 @complement_of_power.defjvp
 def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
-    # That of the power: the logarithm has none at b = 0, where GANs train.
+    # That of the power: the logarithm has none at b = 0, where GANs train; nor has JAX's `b**0`, for a second derivative.
     t, b = primals[1], 1 - primals[0]
     by_t = b**t * jnp.log(jnp.where(b > 0, b, 1))
-    return complement_of_power(*primals), t * b ** (t - 1) * tangents[0] - by_t * tangents[1]
+    return complement_of_power(*primals), t * jnp.where(t == 1, 1, b) ** (t - 1) * tangents[0] - by_t * tangents[1]
 
 
 @jax.custom_jvp
