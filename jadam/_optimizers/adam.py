@@ -72,7 +72,7 @@ def adam(
         b1: decay of the average of gradients, in [0, 1).
         b2: decay of the average of squares, in [0, 1).
         eps: added to the root, >= 0.
-        eps_root: added under the root, >= 0; above zero, the update can be differentiated at a gradient of zero.
+        eps_root: added under the root, >= 0.
         eps_form: "standard", or "eps_hat" for the paper's efficient form, in which eps is added to `sqrt(v)`.
 
     Reference:

@@ -87,7 +87,10 @@ MATRICES = {
 def test_slots_of_another_shape_stay_where_they_are(optimizer):
     """XLA spread SOAP's matrices over the devices, which `init` had replicated: the next step was compiled again."""
     mesh = eight_devices(AxisType.Auto)
-    params = {name: jax.device_put(jnp.full(shape, 0.1), NamedSharding(mesh, spec)) for name, (shape, spec) in MATRICES.items()}
+    params = {
+        name: jax.device_put(jnp.full(shape, 0.1, jnp.float32), NamedSharding(mesh, spec))
+        for name, (shape, spec) in MATRICES.items()
+    }
     tx = optimizer(0.1)
     step = jax.jit(tx.step)
     after, state = step(params, tx.init(params), params)
