@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jadam._dtypes import decode
+from jadam._dtypes import decode, full_products
 from jadam._engine import returned
 from jadam._engine.lost import warn_of_lost
 from jadam._engine.numbers import initial
@@ -65,7 +65,8 @@ def _slots(plan: Plan, one: Placed, rule: Any, i: int, value: Any) -> dict[str, 
         )
     p = decode(_array(value))
     try:
-        slots = returned.slots(rule, p)
+        with full_products():
+            slots = returned.slots(rule, p)
     except ValueError as error:
         raise BadValue(f"the parameter at {plan.path(i)}: {error}") from None
     return apart({slot: _stored(x, one.formats.codec(slot), value.dtype, p) for slot, x in slots.items()})

@@ -15,13 +15,14 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jadam._dtypes import cast, compute_dtype, decode, encode, full_dtype
+from jadam._dtypes import cast, compute_dtype, decode, encode, full_dtype, full_products
 from jadam._engine import checks, returned
 from jadam._engine.kept import types
-from jadam._engine.leaf import Mode, Operands, Program, bounded, encoded, needs_params, run_rules
+from jadam._engine.leaf import Mode, Operands, Program, encoded, needs_params, run_rules
 from jadam._engine.placement import decoded, on_automatic_axes
 from jadam._engine.plan import Placed, Plan
 from jadam._errors import BadValue
+from jadam._norm import bounded
 from jadam._recipe import Pair
 from jadam._rule import Context, DecayRate, H, Rule, extra, scalars_of
 from jadam._state import GIVEN, OptState
@@ -113,7 +114,8 @@ class Row:
         t = count.astype(dtype) + 1
         # Once a step, and not for each kind of leaf: XLA writes scalars that vary by leaf into its kernels.
         context = Context(H(**h), count, t, scalars, extra(self.step.extra), self, ready)
-        constants = returned.constants(rule, rule.prepare(context))
+        with full_products():
+            constants = returned.constants(rule, rule.prepare(context))
         if shadowed := {"gradient", *h} & set(constants):
             name = shadowed.pop()
             raise BadValue(f"{rule.name}.prepare returns {name!r}, which is the name of something else in h; choose another.")
@@ -189,7 +191,7 @@ class Row:
         inside = Inside(
             h=H(**self._h(placed)),
             updates=[self._full(i, self.updates[i]) for i in at],
-            slots=defaultdict(list, {name: [self._decoded(i, stored[i].get(name)) for i in at] for name in together(names)}),
+            slots=defaultdict(list, {name: [decoded(stored[i].get(name), plan.dtype_of(i)) for i in at] for name in together(names)}),
             scalars=scalars_of(wrapper, own),
             count=inner.count,
             extra=extra(self.step.extra),
@@ -214,9 +216,6 @@ class Row:
             self.new = self.new._replace(count=done.state.count)
         if scalars:
             self.new.scalars[key] = scalars
-
-    def _decoded(self, i: int, stored: Any) -> Array | None:
-        return None if stored is None else decoded(stored, self.plan.dtype_of(i))
 
     def _encoded(self, placed: Placed, i: int, slots: dict[str, Any], before: dict[str, Any]) -> dict[str, Array]:
         """The slots of a wrapper for a leaf as the state keeps them, placed as they were before."""
@@ -253,7 +252,7 @@ class Row:
 
     def bound(self, of: _Ready, u: Array) -> Array:
         """An update as the rule's `update` sees it."""
-        return bounded(u) if of.placed.key in self.state.slots else u
+        return bounded(u, of.placed.rule.squares(u.shape)) if of.placed.key in self.state.slots else u
 
     def params(self, of: _Ready) -> list[Array]:
         if self.step.params is None:

@@ -38,7 +38,8 @@ def orthogonalize(x: Array, steps: int = 5, eps: Any = 1e-7, dtype: str | None =
 
     def product(left: Array, right: Array) -> Array:
         factors = (cast(factor, dtype or x.dtype) for factor in (left, right))
-        return r(jnp.matmul(*factors, preferred_element_type=x.dtype))
+        precision = "default" if dtype in ("bfloat16", "float16") else None
+        return r(jnp.matmul(*factors, precision=precision, preferred_element_type=x.dtype))
 
     for _ in range(steps):
         gram = product(x, x.mT)
