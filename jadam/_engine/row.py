@@ -1,6 +1,6 @@
 """Runs a row of parts over the leaves of a tree.
 
-Per leaf, `run_rules` decodes the parameter and its slots, runs the rules in order and encodes; it is compiled once for each
+Per leaf, `run_rules` decodes the parameter and its slots, runs the rules in order and encodes; it is traced once for each
 (rules, kind of leaf), so that a tree of 148 leaves with 6 shapes is traced 6 times.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +18,7 @@ from jax import Array
 from jadam._dtypes import cast, compute_dtype, decode, encode, full_dtype
 from jadam._engine import checks, returned
 from jadam._engine.kept import types
-from jadam._engine.leaf import Mode, Operands, Program, bounded, encoded, needs_params, run_rules
+from jadam._engine.leaf import Mode, Operands, Program, bounded, encoded, needs_params
 from jadam._engine.placement import decoded, on_automatic_axes
 from jadam._engine.plan import Placed, Plan
 from jadam._errors import BadValue
@@ -38,6 +38,7 @@ class Step(NamedTuple):
     params: list[Any] | None
     extra: dict[str, Any]
     hyperparams: dict[str, tuple[Array, Array]]
+    run_rules: Callable[[Program, Operands], Any]  # under `jit`
 
 
 class Done(NamedTuple):
@@ -145,7 +146,7 @@ class Row:
                 [one.h for one in ready],
                 (self.key, number_key(i)) if any(name for *_, name in rules) or plan.storage(i).draws else None,
             )
-            self.updates[i], slots, self.residues[i] = run_rules(Program(rules, plan.storage(i), mode), operands)
+            self.updates[i], slots, self.residues[i] = self.step.run_rules(Program(rules, plan.storage(i), mode), operands)
             for one, new in zip(ready, slots, strict=True):
                 one.slots[i] = new
         for one in self.pending:
