@@ -17,6 +17,7 @@ from jadam._engine.numbers import Said, acting, said
 from jadam._engine.plan import Plan
 from jadam._engine.restored import restored
 from jadam._engine.row import Row, Step
+from jadam._engine.symbolic import asking_no_symbols
 from jadam._errors import BadValue
 from jadam._recipe import Recipe
 from jadam._state import OptState, check_is_state
@@ -24,6 +25,7 @@ from jadam._storage.params import NEAREST
 from jadam._tree import PyTree, arrays, is_array, strong
 
 
+@asking_no_symbols
 def update(
     recipe: Recipe, mode: Mode, updates: PyTree, state: OptState, params: PyTree, extra: dict[str, Any]
 ) -> tuple[PyTree, OptState]:
