@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections import Counter, defaultdict
 
 import jax
 import jax.numpy as jnp
 
 from jadam._chain import not_ours
-from jadam._engine.plan import Plan
+from jadam._engine.plan import Placed, Plan
 from jadam._errors import door
 from jadam._precision import check_precision
 from jadam._state import owners
@@ -46,18 +47,23 @@ def describe(tx: GradientTransformation, params: PyTree) -> str:
     plan, leaves = Plan.of(tx.recipe, values, treedef), flatten(params)
     state = jax.eval_shape(tx.init, params)
     sizes = [math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)]
-    owned = owners(state, leaves)
+    size: Counter[int | None] = Counter()  # by the number of the parameter; in one pass, since a tree may have 10,000 leaves
+    for owner, of_leaf in zip(owners(state, leaves), sizes, strict=True):
+        size[owner] += of_leaf
+    acting: dict[int, list[Placed]] = defaultdict(list)
+    for placed in plan.all:
+        for number in placed.at:
+            acting[number].append(placed)
 
     rows = [("path", "shape", "dtype", "group", "rules", "state bytes")]
     for number, (path, leaf) in enumerate(zip(leaves.paths, leaves.values, strict=True)):
-        parts = [placed for placed in plan.all if number in placed.at]
+        parts = acting[number]
         landing = [plan.storage(number).key] if number in plan.landings else []
         rules = ", ".join([*(placed.rule.key for placed in parts), *landing])
         rules = rules or ("frozen" if number in plan.frozen else "none" if number in plan.trained else "not trained")
         groups = [placed.group for placed in parts] + [plan.frozen.get(number, "")]
         group = ", ".join(dict.fromkeys(filter(None, groups))) or "-"
-        size = sum(size for size, owner in zip(sizes, owned, strict=True) if owner == number)
-        rows.append((slashed(path) or ".", str(jnp.shape(leaf)), str(leaf.dtype), group, rules, f"{size:,}"))
+        rows.append((slashed(path) or ".", str(jnp.shape(leaf)), str(leaf.dtype), group, rules, f"{size[number]:,}"))
     if all(row[3] == "-" for row in rows[1:]):
         rows = [row[:3] + row[4:] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

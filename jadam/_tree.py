@@ -131,8 +131,9 @@ def _strong(leaf: Any) -> Any:
 def difference(tree: PyTree, reference: Leaves) -> str:
     """In words, the first path in which a tree differs in structure from another."""
     leaves = flatten(tree)
-    missing = [path for path in reference.paths if path not in set(leaves.paths)]
-    extra = [path for path in leaves.paths if path not in set(reference.paths)]
+    present, expected = set(leaves.paths), set(reference.paths)
+    missing = [path for path in reference.paths if path not in present]
+    extra = [path for path in leaves.paths if path not in expected]
     if missing:
         return f"{quoted(missing[0])} is missing"
     if extra:

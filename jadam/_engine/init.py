@@ -15,6 +15,7 @@ from jadam._engine.lost import warn_of_lost
 from jadam._engine.numbers import initial
 from jadam._engine.placement import on_automatic_axes, placed, scalar, shared_sharding, slot_sharding
 from jadam._engine.plan import Placed, Plan
+from jadam._engine.symbolic import asking_no_symbols
 from jadam._errors import BadType, BadValue
 from jadam._recipe import Pair, Recipe
 from jadam._state import OptState
@@ -22,6 +23,7 @@ from jadam._storage.slots import Float32, SlotStorage, apart
 from jadam._tree import PyTree, is_trained, strong
 
 
+@asking_no_symbols
 def init(recipe: Recipe, params: PyTree) -> OptState:
     """The initial state: slots with the sharding of their parameters, everything else replicated."""
     _, values, treedef = strong("params", params, shapes=True)

@@ -1,4 +1,4 @@
-"""Runs rules on one array: the inner loop of the engine, traced once for each kind of array."""
+"""Runs rules on one array: the inner loop of the engine, which is traced once for each kind of array."""
 
 from __future__ import annotations
 
@@ -56,7 +56,6 @@ class Operands(NamedTuple):
     keys: tuple[Any, Any] | None
 
 
-@functools.partial(jax.jit, static_argnames="program")
 def run_rules(program: Program, operands: Operands) -> tuple[Array, list[dict[str, Any]], dict[str, Array]]:
     """The rules on one array: the result, the new slots, and the residue of the parameter."""
     like = operands.u if operands.p is None else operands.p

@@ -79,7 +79,7 @@ def tied(value: Array, like: Array, shape: tuple[int, ...]) -> Array:
 
 
 def decoded(stored: Any, dtype: Any) -> Any:
-    """A stored slot of a parameter of this dtype, in the dtype of the arithmetic, on whatever mesh; None where there is none."""
+    """A stored slot of a parameter of this dtype, in the dtype of the arithmetic, on whatever mesh; None stays."""
     if stored is None:
         return None
     first = jax.tree.leaves(stored)[0]

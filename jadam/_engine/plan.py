@@ -136,7 +136,7 @@ class Plan:
         shapes = tuple([(value.shape, value.dtype) for value in values])
         plan = recipe.plans.get((treedef, shapes))
         if plan is None:
-            if len(recipe.plans) >= 16:  # a transformation that meets ever new trees must not keep them all
+            if len(recipe.plans) >= 32:  # a transformation that meets ever new trees must not keep them all
                 recipe.plans.clear()
             plan = recipe.plans[treedef, shapes] = cls._made(recipe, flatten(treedef.unflatten(values)), shapes)
         return plan

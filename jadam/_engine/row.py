@@ -1,6 +1,6 @@
 """Runs a row of parts over the leaves of a tree.
 
-Per leaf, `run_rules` decodes the parameter and its slots, runs the rules in order and encodes; it is compiled once for each
+Per leaf, `run_rules` decodes the parameter and its slots, runs the rules in order and encodes; it is traced once for each
 (rules, kind of leaf), so that a tree of 148 leaves with 6 shapes is traced 6 times.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +18,7 @@ from jax import Array
 from jadam._dtypes import cast, compute_dtype, decode, encode, full_dtype, full_products
 from jadam._engine import checks, returned
 from jadam._engine.kept import types
-from jadam._engine.leaf import Mode, Operands, Program, encoded, needs_params, run_rules
+from jadam._engine.leaf import Mode, Operands, Program, encoded, needs_params
 from jadam._engine.placement import decoded, on_automatic_axes
 from jadam._engine.plan import Placed, Plan
 from jadam._errors import BadValue
@@ -39,6 +39,7 @@ class Step(NamedTuple):
     params: list[Any] | None
     extra: dict[str, Any]
     hyperparams: dict[str, tuple[Array, Array]]
+    run_rules: Callable[[Program, Operands], Any]  # under `jit`
 
 
 class Done(NamedTuple):
@@ -147,7 +148,7 @@ class Row:
                 [one.h for one in ready],
                 (self.key, number_key(i)) if any(name for *_, name in rules) or plan.storage(i).draws else None,
             )
-            self.updates[i], slots, self.residues[i] = run_rules(Program(rules, plan.storage(i), mode), operands)
+            self.updates[i], slots, self.residues[i] = self.step.run_rules(Program(rules, plan.storage(i), mode), operands)
             for one, new in zip(ready, slots, strict=True):
                 one.slots[i] = new
         for one in self.pending:
@@ -188,10 +189,11 @@ class Row:
                 step = step._replace(params=[before.updates.get(i, p) for i, p in enumerate(step.params)])
             return Row(step, placed.inner, given, dict(before.residues), before.state, mode).run()
 
+        columns = {name: [decoded(stored[i].get(name), plan.dtype_of(i)) for i in at] for name in together(names)}
         inside = Inside(
             h=H(**self._h(placed)),
             updates=[self._full(i, self.updates[i]) for i in at],
-            slots=defaultdict(list, {name: [decoded(stored[i].get(name), plan.dtype_of(i)) for i in at] for name in together(names)}),
+            slots=defaultdict(list, columns),
             scalars=scalars_of(wrapper, own),
             count=inner.count,
             extra=extra(self.step.extra),
@@ -200,15 +202,14 @@ class Row:
             reader=self,
             of=_Ready(placed, {}, stored, {}),
         )
-        before = {name: inside.slots[name] for name in together(names) if at}
-        done, slots, scalars = returned.around(wrapper, wrapper.around(inside), Done, before)
+        done, slots, scalars = returned.around(wrapper, wrapper.around(inside), Done, columns if at else {})
         self.updates |= done.updates
         self.residues |= done.residues
         for mine, theirs in zip(self.new[1:], done.state[1:], strict=True):
             mine.update(theirs)
         if names:
-            columns = {i: {name: values[n] for name, values in slots.items()} for n, i in enumerate(at)}
-            self.new.slots[key] = plan.trees({i: self._encoded(placed, i, columns[i], stored[i]) for i in at}, names)
+            leaves = {i: {name: values[n] for name, values in slots.items()} for n, i in enumerate(at)}
+            self.new.slots[key] = plan.trees({i: self._encoded(placed, i, leaves[i], stored[i]) for i in at}, names)
         scalars = {name: jnp.asarray(scalars[name], own[name].dtype) for name in wrapper.scalars()}
         if placed.counts:
             scalars["count"] = done.state.count

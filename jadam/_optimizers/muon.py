@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.core import max_dim
 
 from jadam._assembly import (
     GradientTransformation,
@@ -85,7 +86,8 @@ class ScaleByMuon(Rule):
             m = h.momentum.value * slots["mu"] + g
             u = g + h.momentum.value * m if self.nesterov else m
         outputs, inputs = g.shape[self.output_axis], g.shape[-3 - self.output_axis]
-        size = max(1, outputs / inputs) ** 0.5 if self.scale == "keller" else 0.2 * max(outputs, inputs) ** 0.5
+        larger = max_dim(outputs, inputs)  # of symbolic shapes too
+        size = (larger / inputs) ** 0.5 if self.scale == "keller" else 0.2 * larger**0.5
         u = orthogonalize(u, self.ns_steps, h.ns_eps, self.ns_dtype)
         # "keller" scales the matrix in the dtype of Newton-Schulz, "moonlight" the learning rate: where their authors do.
         scaled = rounded(size * u, self.ns_dtype) if self.scale == "keller" else size * u
