@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+from jax.core import max_dim
 
 from jadam._derivatives import root
 from jadam._dtypes import cast, compute_dtype, decode
@@ -101,5 +101,9 @@ def bounded(g: Array, squares: int = 16) -> Array:
     NaN and inf pass: that a step went wrong must be seen.
     """
     # In lax, as all that is traced for every kind of leaf: jnp takes four times as long to trace.
-    limit = np.asarray(2.0 ** (jnp.finfo(g.dtype).maxexp // 2 - 1) / math.sqrt(squares), g.dtype)
+    top = np.asarray(2.0 ** (jnp.finfo(g.dtype).maxexp // 2 - 1), g.dtype)
+    if isinstance(squares, int):
+        limit = top / np.sqrt(np.asarray(max(16, squares), g.dtype))
+    else:  # of a symbolic shape
+        limit = top * lax.rsqrt(jnp.asarray(max_dim(16, squares), g.dtype))
     return lax.select(lax.is_finite(g), lax.clamp(-limit, g, limit), g)

@@ -255,7 +255,7 @@ class Rule(Block):
     def squares(self, shape: tuple[int, ...]) -> int:
         """How many squares of gradients it adds up: if it has slots, `update` sees gradients cut so that the sum is finite.
 
-        Sixteen are enough for rules that square elements, or up to four times them.
+        Sixteen are enough for rules that square elements, or up to four times them; what is below that counts as sixteen.
         """
         return 16
 

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from jax import Array
+from jax.core import max_dim
 
 from jadam._assembly import GradientTransformation, add_decayed_weights, block, chain, scale_by_learning_rate
 from jadam._authoring import (
@@ -46,7 +47,7 @@ class ScaleByAdafactor(Rule):
         return {"nu_row": zeros(p.sum(-1, keepdims=True)), "nu_col": zeros(p.sum(-2, keepdims=True))}
 
     def squares(self, shape: tuple[int, ...]) -> int:
-        return max(16, *shape[-2:]) if len(shape) > 1 else 16  # a mean is a sum before it is divided
+        return max_dim(*shape[-2:]) if len(shape) > 1 else 1  # a mean is a sum before it is divided
 
     def prepare(self, context: Context) -> dict[str, Any]:
         t = context.t

@@ -63,7 +63,7 @@ class ScaleByAdamMini(Rule):
         return {"mu": zeros(p), "nu": zeros(self._mean(p))}
 
     def squares(self, shape: tuple[int, ...]) -> int:
-        return max(16, math.prod(shape) // math.prod(self._counts(shape)))  # a mean is a sum before it is divided
+        return math.prod(shape) // math.prod(self._counts(shape))  # a mean is a sum before it is divided
 
     def prepare(self, context: Context) -> dict[str, Any]:
         h, t = context.h, context.t

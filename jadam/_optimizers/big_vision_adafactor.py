@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from jax import Array
+from jax.core import max_dim
 
 from jadam._assembly import (
     GradientTransformation,
@@ -61,7 +63,7 @@ class ScaleByFactoredRms(Rule):
         return {slot: zeros(p.sum(axis, keepdims=True)) for slot, axis in zip(("nu_row", "nu_col"), axes, strict=True)}
 
     def squares(self, shape: tuple[int, ...]) -> int:
-        return max(16, *shape) if self._axes(shape) else 16  # a mean is a sum before it is divided
+        return functools.reduce(max_dim, shape) if self._axes(shape) else 1  # a mean is a sum before it is divided
 
     def prepare(self, context: Context) -> dict[str, Any]:
         newest = context.t**-context.h.decay_rate

@@ -52,7 +52,7 @@ class ScaleBySoap(Rule):
         return {"mu": zeros(p), "nu": zeros(p)} | square
 
     def squares(self, shape: tuple[int, ...]) -> int:
-        return max(16, math.prod(shape))  # a turned gradient may have its norm in one element
+        return math.prod(shape)  # a turned gradient may have its norm in one element
 
     def prepare(self, context: Context) -> dict[str, Any]:
         h, t = context.h, jnp.maximum(context.t - 1, 1)  # the averages begin one step late
@@ -104,7 +104,8 @@ def _known(v: Array, turned: bool) -> Array:
     Adam would make full steps of that, the longest where there is nothing. The factor 64 is 4 times what the worst element
     of random 16 x 16 matrices has in float32, where for 4096 x 4096 it is a 2000th of the mean element.
     """
-    noise = 64 * float(jnp.finfo(v.dtype).eps) / v.size**0.25 if turned else 0
+    size = jnp.asarray(v.size, v.dtype)  # an array, since a symbolic shape has no roots
+    noise = 64 * float(jnp.finfo(v.dtype).eps) / jnp.sqrt(jnp.sqrt(size)) if turned else 0
     return v > noise**2 * jnp.sum(v)
 
 
