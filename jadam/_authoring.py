@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from jadam._by_leaf import GivenByLeaf as GivenByLeaf
 from jadam._chain import builder as builder
 from jadam._dtypes import cast as cast
 from jadam._errors import BadValue as BadValue
@@ -14,7 +15,6 @@ from jadam._hyper import NonNegative as NonNegative
 from jadam._hyper import Option as Option
 from jadam._hyper import Positive as Positive
 from jadam._masks import EVERYTHING as EVERYTHING
-from jadam._masks import GivenByLeaf as GivenByLeaf
 from jadam._masks import MaskLike as MaskLike
 from jadam._norm import scaled_norm as scaled_norm
 from jadam._rule import Context as Context

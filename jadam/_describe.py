@@ -11,7 +11,7 @@ from jadam._engine.plan import Plan
 from jadam._errors import door
 from jadam._precision import check_precision, not_ours
 from jadam._transformation import GradientTransformation
-from jadam._tree import PyTree, flatten, owners, slashed, strong
+from jadam._tree import PyTree, flatten, owners, strong
 
 
 @door
@@ -47,14 +47,14 @@ def describe(tx: GradientTransformation, params: PyTree) -> str:
     owned = owners(state, leaves)
 
     rows = [("path", "shape", "dtype", "group", "rules", "state bytes")]
-    for number, (path, leaf) in enumerate(zip(leaves.paths, leaves.values, strict=True)):
+    for number, (name, leaf) in enumerate(zip(leaves.names, leaves.values, strict=True)):
         parts = [placed for placed in plan.all if number in placed.at]
         landing = [plan.storage(number).key] if number in plan.landings else []
         rules = ", ".join([*(placed.rule.key for placed in parts), *landing])
         rules = rules or ("none" if number in plan.trained else "not trained")
         group = ", ".join(dict.fromkeys(placed.group for placed in parts if placed.group)) or "-"
         size = sum(size for size, owner in zip(sizes, owned, strict=True) if owner == number)
-        rows.append((slashed(path) or ".", str(jnp.shape(leaf)), str(leaf.dtype), group, rules, f"{size:,}"))
+        rows.append((name or ".", str(jnp.shape(leaf)), str(leaf.dtype), group, rules, f"{size:,}"))
     if all(row[3] == "-" for row in rows[1:]):
         rows = [row[:3] + row[4:] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

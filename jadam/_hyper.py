@@ -150,6 +150,8 @@ class Declared:
             _check_is_dataclass(owner)
             notes = list(_notes(owner))
             hypers = tuple(HyperField(name, note) for name, note in notes if isinstance(note, Range))
+            if taken := [hyper.name for hyper in hypers if hyper.name.startswith(COMPLEMENT)]:
+                raise BadValue(f"{owner.__name__}: {taken[0]} is how the state calls a Decay; call it otherwise.")
             owner._declared = cls(hypers, tuple((name, note.check) for name, note in notes))  # pyright: ignore
         return vars(owner)["_declared"]
 

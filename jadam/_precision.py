@@ -20,11 +20,12 @@ from jadam._engine.plan import Plan, without_numbers
 from jadam._errors import BadType, BadValue, door
 from jadam._groups import SetToZero
 from jadam._learning_rate import ScaleByLearningRate, peak_of
-from jadam._recipe import Landing, Pair, Recipe, Scope
+from jadam._recipe import Landing, Pair, Recipe
+from jadam._scope import Scope
 from jadam._storage.params import PARAM_STORAGE, Nearest
 from jadam._storage.slots import SLOT_STORAGE, SlotStorage
 from jadam._transformation import GradientTransformation
-from jadam._tree import PyTree, slashed, strong
+from jadam._tree import PyTree, strong
 
 
 @builder
@@ -156,7 +157,7 @@ def check_precision(
                 f"use with_precision(tx, params=...) of {' or '.join(map(repr, better))}" if better else "keep it in float32"
             )
             sentences.append(
-                f"{slashed(plan.paths[i]) or 'the parameter'}: steps of {rate:g} move {moved:.0%} of its elements, "
+                f"{plan.names[i] or 'the parameter'}: steps of {rate:g} move {moved:.0%} of its elements, "
                 f"which are {p.dtype} rounded to nearest; {advice}."
             )
     return sentences

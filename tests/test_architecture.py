@@ -9,10 +9,11 @@ ROOT = Path(jadam.__file__).parent
 LAYERS = [
     {"_errors"},
     {"_tree", "_dtypes", "_schedules"},
-    {"_masks", "_norm", "_state", "_storage"},
+    {"_by_leaf", "_masks", "_norm", "_state", "_storage"},
     {"_hyper"},
     {"_rule"},
     {"_wrapper"},
+    {"_scope"},
     {"_recipe"},
     {"_engine"},
     {"_hyperparams", "_apply_updates"},

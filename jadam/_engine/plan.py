@@ -14,12 +14,13 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from jadam._by_leaf import ByLeaf
 from jadam._dtypes import compute_dtype
 from jadam._errors import BadType
 from jadam._hyper import HyperField
-from jadam._masks import ByLeaf
-from jadam._recipe import Landing, Pair, Place, Recipe, SlotFormats, mask_of
+from jadam._recipe import Landing, Pair, Place, Recipe, SlotFormats
 from jadam._rule import Rule
+from jadam._scope import mask_of
 from jadam._storage.params import NEAREST, ParamStorage
 from jadam._tree import Leaves, PyTree, flatten, is_trained, quoted
 
@@ -71,7 +72,7 @@ class Plan:
     """A recipe over a tree.
 
     Attributes:
-        paths: of all leaves.
+        names: of all leaves: their paths as `match` writes them.
         shapes: and dtypes, of all leaves.
         treedef: of the tree.
         trained: the numbers of the leaves that optimizers act on.
@@ -83,7 +84,7 @@ class Plan:
             code with one number must not take their place.
     """
 
-    paths: tuple[Any, ...]
+    names: tuple[str, ...]
     shapes: tuple[tuple[tuple[int, ...], Any], ...]
     treedef: Any
     trained: tuple[int, ...]
@@ -137,7 +138,7 @@ class Plan:
         for key, landing in zip(keys, recipe.landings, strict=True):
             landings = dict.fromkeys(_stored(landing, leaves, trained), key) | landings  # the first said is the innermost
         storages = {key: landing.storage for key, landing in zip(keys, recipe.landings, strict=True)}
-        return cls(leaves.paths, shapes, leaves.treedef, trained, row, storages, landings, tuple(recipe.numbers), recipe.traced)
+        return cls(leaves.names, shapes, leaves.treedef, trained, row, storages, landings, tuple(recipe.numbers), recipe.traced)
 
     @cached_property
     def all(self) -> tuple[Placed, ...]:
@@ -168,11 +169,11 @@ class Plan:
         return {key: self.trees({i: values[i] for i, own in self.landings.items() if own == key}, kept[key]) for key in kept}
 
     def path(self, i: int) -> str:
-        return quoted(self.paths[i])
+        return quoted(self.names[i])
 
     def tree(self, values: Mapping[int, Any], others: Sequence[Any] | None = None) -> PyTree:
         """A tree like this one with `values` by leaf number; `others`, or None, where there is none."""
-        others = others or [None] * len(self.paths)
+        others = others or [None] * len(self.names)
         return self.treedef.unflatten([values.get(i, other) for i, other in enumerate(others)])
 
     def trees(self, values: Mapping[int, Mapping[str, Any]], names: Iterable[str]) -> dict[str, PyTree]:
@@ -229,7 +230,7 @@ def _refuse_complex(rule: Rule, at: Sequence[int], leaves: Leaves) -> None:
     for i in at:
         if jnp.issubdtype(leaves.values[i].dtype, jnp.complexfloating):
             raise BadType(
-                f"{rule.name} does not act on complex parameters, and {quoted(leaves.paths[i])} is "
+                f"{rule.name} does not act on complex parameters, and {quoted(leaves.names[i])} is "
                 f"{leaves.values[i].dtype}; mask it out."
             )
 
@@ -243,7 +244,7 @@ def _stored(landing: Landing, leaves: Leaves, trained: Sequence[int]) -> list[in
             continue
         if dtype not in landing.storage.dtypes:
             raise BadType(
-                f"params={landing.storage.key!r} is for bfloat16, and {quoted(leaves.paths[i])} is {dtype}; "
+                f"params={landing.storage.key!r} is for bfloat16, and {quoted(leaves.names[i])} is {dtype}; "
                 "take 'kahan' or 'stochastic' for it."
             )
         stored.append(i)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -127,7 +126,7 @@ def current_loss_scale(state: PyTree) -> Array:
         jax.tree.leaves(scalars["scale"])[0]  # flax.nnx keeps it in a box
         for inner in states(state)
         for key, scalars in inner.scalars.items()
-        if re.fullmatch(r"(.*\.)?loss_scale(_\d+)?", key)
+        if key.rpartition(".")[2] == "loss_scale" and "scale" in scalars  # one stands alone in its state, in a group perhaps
     ]
     if len(scales) != 1:
         raise BadValue(f"the state has {len(scales) or 'no'} loss scales; it must be of one `loss_scale`.")
