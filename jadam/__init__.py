@@ -99,6 +99,7 @@ from jadam._schedule_free import schedule_free_params as schedule_free_params
 from jadam._wrappers.loss_scale import current_loss_scale as current_loss_scale
 from jadam._describe import describe as describe
 from jadam._precision import check_precision as check_precision
+from jadam._engine.lost import PrecisionWarning as PrecisionWarning
 from jadam._sharding import state_shardings as state_shardings
 
 # Schedules

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jadam._dtypes import compute_dtype, decode, encode
-from jadam._errors import BadValue, door
+from jadam._dtypes import compute_dtype, decode, encode, is_complex
+from jadam._errors import BadType, BadValue, door
 from jadam._tree import PyTree, arrays, difference, flatten, is_trained, quoted
 
 
@@ -22,6 +22,7 @@ def apply_updates(params: PyTree, updates: PyTree) -> PyTree:
 
     Raises:
         ValueError: structures or shapes differ; nothing is broadcast.
+        TypeError: a leaf is not an array, or real meets complex.
     """
     return _apply(arrays("params", params), arrays("updates", updates))
 
@@ -41,6 +42,8 @@ def _apply(params: PyTree, updates: PyTree) -> PyTree:
             continue
         if jnp.shape(u) != p.shape:
             raise BadValue(f"the update at {quoted(name)} has shape {jnp.shape(u)}, its parameter {p.shape}.")
+        if is_complex(u.dtype) != is_complex(p.dtype):
+            raise BadType(f"the update at {quoted(name)} has dtype {u.dtype}, its parameter {p.dtype}.")
         same = u.dtype == p.dtype
         new.append(lax.add(p, u) if same else encode(decode(p) + decode(u).astype(compute_dtype(p.dtype)), p.dtype))
     return leaves.treedef.unflatten(new)

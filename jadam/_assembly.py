@@ -6,11 +6,11 @@ from jadam._chain import block as block
 from jadam._chain import chain as chain
 from jadam._chain import identity as identity
 from jadam._clipping import clip_by_block_rms as clip_by_block_rms
+from jadam._engine.lost import peak_of as peak_of
 from jadam._groups import masked as masked
 from jadam._groups import partition as partition
 from jadam._learning_rate import Scale as Scale
 from jadam._learning_rate import hold_first as hold_first
-from jadam._learning_rate import peak_of as peak_of
 from jadam._learning_rate import scale_by_learning_rate as scale_by_learning_rate
 from jadam._masks import as_mask as as_mask
 from jadam._masks import ndim_at_least as ndim_at_least

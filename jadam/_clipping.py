@@ -29,6 +29,7 @@ class Clip(Rule):
     """
 
     max_delta: Positive
+    keeps_zeros: ClassVar[bool] = True
 
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
         return jnp.clip(g, -h.max_delta, h.max_delta), slots
@@ -48,6 +49,7 @@ class ClipByGlobalNorm(Rule):
 
     max_norm: Positive
     eps: float = 0.0
+    keeps_zeros: ClassVar[bool] = True
 
     def prepare(self, context: Context) -> dict[str, Array]:
         # A factor to multiply by: XLA would write a divided gradient to memory and read it back three times.
@@ -70,6 +72,7 @@ class ClipByBlockRms(Rule):
 
     threshold: Positive
     elementwise: ClassVar[bool] = False
+    keeps_zeros: ClassVar[bool] = True
 
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
         root = _root_of_factor(h.threshold, scaled_norm(g, mean=True))
@@ -99,6 +102,7 @@ class AdaptiveGradClip(Rule):
     eps: Positive = 1e-3
     axis: int | tuple[int, ...] | None = None
     elementwise: ClassVar[bool] = False
+    keeps_zeros: ClassVar[bool] = True
 
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
         axes = self._axes(g.shape)

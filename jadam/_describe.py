@@ -10,8 +10,9 @@ import jax.numpy as jnp
 from jadam._engine.plan import Plan
 from jadam._errors import door
 from jadam._precision import check_precision, not_ours
+from jadam._state import owners
 from jadam._transformation import GradientTransformation
-from jadam._tree import PyTree, flatten, owners, strong
+from jadam._tree import PyTree, flatten, strong
 
 
 @door
@@ -34,13 +35,13 @@ def describe(tx: GradientTransformation, params: PyTree) -> str:
         >>> tx = jadam.partition([(jadam.match("bias"), jadam.freeze()), (True, jadam.adam(1e-3))])
         >>> print(jadam.describe(tx, params))
         path    shape   dtype    group          rules                state bytes
-        bias    (4,)    float32  match('bias')  set_to_zero                    0
+        bias    (4,)    float32  match('bias')  frozen                         0
         kernel  (8, 4)  float32  everything     adam, learning_rate          256
         2 arrays with 36 parameters, 300 bytes of state: 8.33 a parameter
     """
     if not isinstance(tx, GradientTransformation):
         raise not_ours(tx)
-    params, values, treedef = strong("params", params)
+    params, values, treedef = strong("params", params, shapes=True)
     plan, leaves = Plan.of(tx.recipe, values, treedef), flatten(params)
     state = jax.eval_shape(tx.init, params)
     sizes = [math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)]
@@ -51,15 +52,16 @@ def describe(tx: GradientTransformation, params: PyTree) -> str:
         parts = [placed for placed in plan.all if number in placed.at]
         landing = [plan.storage(number).key] if number in plan.landings else []
         rules = ", ".join([*(placed.rule.key for placed in parts), *landing])
-        rules = rules or ("none" if number in plan.trained else "not trained")
-        group = ", ".join(dict.fromkeys(placed.group for placed in parts if placed.group)) or "-"
+        rules = rules or ("frozen" if number in plan.frozen else "none" if number in plan.trained else "not trained")
+        groups = [placed.group for placed in parts] + [plan.frozen.get(number, "")]
+        group = ", ".join(dict.fromkeys(filter(None, groups))) or "-"
         size = sum(size for size, owner in zip(sizes, owned, strict=True) if owner == number)
         rows.append((name or ".", str(jnp.shape(leaf)), str(leaf.dtype), group, rules, f"{size:,}"))
     if all(row[3] == "-" for row in rows[1:]):
         rows = [row[:3] + row[4:] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join([*map(str.ljust, row[:-1], widths), row[-1].rjust(widths[-1])]) for row in rows]
-    count = sum(leaves.values[number].size for number in plan.trained)
+    count = sum(leaves.values[number].size for number in (*plan.trained, *plan.frozen))
     per_parameter = f": {sum(sizes) / count:.2f} a parameter" if count else ""
     lines.append(f"{len(leaves.values)} arrays with {count:,} parameters, {sum(sizes):,} bytes of state{per_parameter}")
     found = check_precision(tx, params)

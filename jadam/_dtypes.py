@@ -9,6 +9,10 @@ from jax import Array, lax
 from jax.typing import DTypeLike
 
 
+def is_complex(dtype: DTypeLike) -> bool:
+    return jnp.issubdtype(dtype, jnp.complexfloating)
+
+
 def compute_dtype(dtype: DTypeLike) -> Any:
     """The dtype of the arithmetic on such an array: float64 for float64 and complex128, else float32."""
     return jnp.float64 if jnp.dtype(dtype) in (jnp.float64, jnp.complex128) else jnp.float32
@@ -16,7 +20,7 @@ def compute_dtype(dtype: DTypeLike) -> Any:
 
 def decode(x: Array) -> Array:
     """An array in the dtype of the arithmetic; complex numbers as pairs on a last axis of 2."""
-    if jnp.issubdtype(x.dtype, jnp.complexfloating):
+    if is_complex(x.dtype):
         return jnp.stack([x.real, x.imag], axis=-1)
     return cast(x, compute_dtype(x.dtype))
 
@@ -28,13 +32,13 @@ def cast(x: Array, dtype: DTypeLike) -> Array:
 
 def encode(x: Array, dtype: DTypeLike) -> Array:
     """The inverse of `decode`, rounding to the nearest number of `dtype`."""
-    if jnp.issubdtype(dtype, jnp.complexfloating):
+    if is_complex(dtype):
         return cast(lax.complex(x[..., 0], x[..., 1]), dtype)
     return cast(x, dtype)
 
 
 def full_dtype(dtype: DTypeLike) -> Any:
     """The dtype that holds the arithmetic on such an array exactly: `compute_dtype`, complex where it is complex."""
-    if jnp.issubdtype(dtype, jnp.complexfloating):
+    if is_complex(dtype):
         return jnp.dtype(dtype)
     return compute_dtype(dtype)

@@ -6,27 +6,15 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import jax.numpy as jnp
-from jax import Array
-
 from jadam._by_leaf import PerLeaf
 from jadam._chain import block, builder, chain
 from jadam._errors import BadType, BadValue
+from jadam._frozen import SetToZero
 from jadam._masks import EVERYTHING, Mask, MaskLike, as_mask
 from jadam._recipe import Recipe
-from jadam._rule import Rule, Slots
 from jadam._scope import Groups, Scope, masked_by
 from jadam._transformation import GradientTransformation
 from jadam._tree import Leaves, PyTree, flatten, quoted
-
-
-@dataclass(frozen=True)
-class SetToZero(Rule):
-    """Replaces updates by zeros, whatever they were."""
-
-    def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
-        return jnp.zeros_like(g), slots
-
 
 set_to_zero = block(SetToZero)
 
@@ -49,10 +37,10 @@ def masked(inner: Any, mask: MaskLike) -> GradientTransformation:
 
 @builder
 def freeze(mask: MaskLike = True) -> GradientTransformation:
-    """Replaces the updates of the parameters in `mask` by zeros, and keeps no state for them.
+    """Replaces the updates of the parameters in `mask` by zeros, in a `partition` or at the end of a chain.
 
-    In a `partition` it is the group of what is not trained. At the end of a chain it stops what came before it, but the
-    rules before it keep their slots.
+    What is frozen takes no part in anything: the state keeps nothing for it, norms and checks for NaN do not see its
+    gradient, which may be anything, None too.
     """
     return masked(set_to_zero(), mask)
 

@@ -14,7 +14,7 @@ import numpy as np
 from jax import Array
 
 from jadam._engine.numbers import alike
-from jadam._errors import BadValue
+from jadam._errors import BadType, BadValue, door
 from jadam._hyper import Driven, HyperField
 from jadam._recipe import Recipe
 from jadam._state import COMPLEMENT, GIVEN, SET, OptState, check_is_state, numbered, states
@@ -73,6 +73,7 @@ def to_stored(key: str, value: Any) -> Any:
     return 1 - value if key.rsplit(".", 1)[-1].startswith(COMPLEMENT) else value
 
 
+@door
 def hyperparams(state: PyTree) -> dict[str, Array]:
     """The hyperparameters in a state, by name: `hyperparams(state)["learning_rate"]`.
 
@@ -83,15 +84,22 @@ def hyperparams(state: PyTree) -> dict[str, Array]:
         Scalars, float32 or float64. What a schedule drives is the value that the last update used; before the first
         update, the value that it will use. A name that several rules have comes with the group's and the rule's:
         `body.adam.b2`. Rules that are alike are numbered, `adam_0.b2`, and so is a name that several states have, `b2_0`.
+
+    Raises:
+        TypeError: there is no state of jadam inside.
     """
-    inner = list(states(state))
-    return {name: value_of(key, inner[number].hyperparams[key]) for name, (number, key) in places(state).items()}
+    inside = list(states(state))
+    if not inside:
+        raise BadType(f"a {type(state).__name__} has no state of jadam inside; pass what tx.init or tx.update returned.")
+    return {name: value_of(key, inside[number].hyperparams[key]) for name, (number, key) in places(state).items()}
 
 
 def set_hyperparams(recipe: Recipe, state: OptState, values: dict[str, Any]) -> OptState:
     """The state of a recipe with other hyperparameters."""
     check_is_state("first", state)
     fields = {key: (hyper, getattr(at.part.rule, hyper.name)) for at in recipe.all for key, hyper in at.hypers}
+    if other := set(state.hyperparams) ^ set(fields):
+        raise BadValue(f"the state belongs to another transformation: only one of the two has {sorted(other)[0]}.")
     known = places(state)  # the first state is this one, others stand in the slots of pairs
     edits: dict[int, dict[str, Any]] = {}
     for name, value in values.items():
@@ -99,8 +107,6 @@ def set_hyperparams(recipe: Recipe, state: OptState, values: dict[str, Any]) -> 
             alike = [other for other in known if re.fullmatch(rf"(.*\.)?{re.escape(name)}(_\d+)?", other)]
             raise BadValue(f"there is no {name!r}; there are {', '.join(sorted(alike or known)) or 'none'}.")
         number, key = known[name]
-        if number == 0 and key not in fields:
-            raise BadValue(f"the state belongs to another transformation, one with {key}.")
         _check(name, value, *(fields[key] if number == 0 else (None, None)))
         edits.setdefault(number, {})[key] = value
     return _edited(state, edits, iter(range(1 + max(edits, default=0))))
@@ -132,8 +138,8 @@ def _edited(tree: PyTree, edits: dict[int, dict[str, Any]], numbers: Iterator[in
 
 def _replaced(key: str, stored: Any, value: Any) -> Any:
     (old,), treedef = jax.tree.flatten(stored)  # flax.nnx keeps it in a box, which stays
-    if jnp.shape(value) not in ((), old.shape):
-        raise BadValue(f"{key} has shape {jnp.shape(value)}, in the state it has {old.shape}.")
+    if jnp.shape(value) not in ((), jnp.shape(old)):
+        raise BadValue(f"{key} has shape {jnp.shape(value)}, in the state it has {jnp.shape(old)}.")
     return treedef.unflatten([alike(old, to_stored(key, value))])
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from jax import Array
@@ -20,6 +20,7 @@ class Scale(Rule):
     """Multiplies updates by `step_size`, a number of any sign or a schedule: `u = step_size * g`."""
 
     step_size: Hyper
+    keeps_zeros: ClassVar[bool] = True
 
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
         return h.step_size * g, slots
@@ -36,6 +37,7 @@ class ScaleByLearningRate(Rule):
 
     learning_rate: NonNegative
     flip_sign: bool = True
+    keeps_zeros: ClassVar[bool] = True
 
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
         return (-h.learning_rate if self.flip_sign else h.learning_rate) * g, slots
@@ -43,16 +45,6 @@ class ScaleByLearningRate(Rule):
 
 scale = block(Scale)
 scale_by_learning_rate = block(ScaleByLearningRate)
-
-
-def peak_of(learning_rate: Any) -> float | None:
-    """The highest value of a learning rate: the number, or the `peak_value` of a schedule that has one."""
-    if callable(learning_rate):
-        return getattr(learning_rate, "peak_value", None)
-    try:
-        return float(learning_rate)
-    except (TypeError, ValueError):  # a tracer, or what `scale_by_learning_rate` will refuse
-        return None
 
 
 @dataclass(frozen=True)
@@ -64,6 +56,7 @@ class HoldFirst(Rule):
     """
 
     steps: Count = 1
+    keeps_zeros: ClassVar[bool] = True
 
     def prepare(self, context: Context) -> dict[str, Array]:
         return {"held": context.count < self.steps}

@@ -11,18 +11,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import Array
-from jax.core import Tracer
 
 from jadam._chain import builder
-from jadam._dtypes import decode, encode
+from jadam._engine.lost import lost, peak_of
 from jadam._engine.plan import Plan, without_numbers
 from jadam._errors import BadType, BadValue, door
-from jadam._groups import SetToZero
-from jadam._learning_rate import ScaleByLearningRate, peak_of
 from jadam._recipe import Landing, Pair, Recipe
 from jadam._scope import Scope
-from jadam._storage.params import PARAM_STORAGE, Nearest
+from jadam._storage.params import PARAM_STORAGE
 from jadam._storage.slots import SLOT_STORAGE, SlotStorage
 from jadam._transformation import GradientTransformation
 from jadam._tree import PyTree, strong
@@ -134,40 +130,9 @@ def check_precision(
     given = None if learning_rate is None else peak_of(learning_rate)
     if learning_rate is not None and not (given is not None and 0 <= given < math.inf):
         raise BadValue("the learning rate must be a finite number >= 0, or a schedule with such a peak_value.")
-    _, values, treedef = strong("params", params)
+    _, values, treedef = strong("params", params, shapes=True)
     plan = Plan.of(tx.recipe, values, treedef)
-    # A plan has no numbers: they are read off the recipe, whose parts are in the same order.
-    rates = [
-        (set(placed.at), peak_of(place.part.rule.learning_rate))
-        for place, placed in zip(tx.recipe.all, plan.all, strict=True)
-        if isinstance(place.part.rule, ScaleByLearningRate)
-    ]
-    frozen = {i for placed in plan.all if isinstance(placed.rule, SetToZero) for i in placed.at}
-    sentences = []
-    for i in plan.trained:
-        p = values[i]
-        rate = max((rate for at, rate in rates if i in at and rate), default=None) if given is None else given
-        nearest = isinstance(plan.storage(i), Nearest) and (i in plan.landings or jnp.dtype(p.dtype).itemsize <= 2)
-        # Of abstract parameters no value is known, and a rate of 0 moves nothing on purpose.
-        if rate is None or isinstance(p, jax.ShapeDtypeStruct | Tracer) or not nearest or i in frozen:
-            continue
-        if (moved := float(_moved(p, rate))) < 0.99:
-            better = [name for name, kind in PARAM_STORAGE.items() if kind is not Nearest and p.dtype in kind.dtypes]
-            advice = (
-                f"use with_precision(tx, params=...) of {' or '.join(map(repr, better))}" if better else "keep it in float32"
-            )
-            sentences.append(
-                f"{plan.names[i] or 'the parameter'}: steps of {rate:g} move {moved:.0%} of its elements, "
-                f"which are {p.dtype} rounded to nearest; {advice}."
-            )
-    return sentences
-
-
-@jax.jit
-def _moved(p: Array, rate: float) -> Array:
-    """The part of the elements that a step moves in one direction or the other."""
-    moves = [encode(decode(p) + step, p.dtype) != p for step in (rate, -rate)]
-    return jnp.mean(moves[0] | moves[1], dtype=jnp.float32)
+    return lost(tx.recipe, plan, values, given)
 
 
 def not_ours(tx: Any) -> BadType:

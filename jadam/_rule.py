@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jadam._dtypes import cast, compute_dtype, decode
-from jadam._errors import naming
+from jadam._errors import BadType, naming
 from jadam._hyper import Declared, HyperField
 from jadam._norm import global_norm
 
@@ -50,6 +50,8 @@ class DecayRate:
 
 def zeros(p: Array) -> Array:
     """A slot of zeros like the parameter, in the dtype of the arithmetic, with the parameter's sharding."""
+    if not hasattr(p, "dtype"):
+        raise BadType(f"zeros: {p!r} is not an array; pass the parameter.")
     return jnp.zeros_like(p, dtype=compute_dtype(p.dtype))
 
 
@@ -200,6 +202,10 @@ class Rule(Block):
 
     elementwise: ClassVar[bool] = True
     """Whether every element is treated alone. Only then can it act on complex parameters, as pairs of real numbers."""
+
+    keeps_zeros: ClassVar[bool] = False
+    """Whether an update of zeros stays one, whatever else the rule meets. A parameter whose update is set to zero, with only
+    such rules after that, is frozen: nothing acts on it, and norms do not count it."""
 
     reads_gradient: ClassVar[bool] = False
     """Whether `update` finds in `h.gradient` the raw gradient, before the rules ahead of this one."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -16,10 +15,9 @@ from jadam._hyper import Decay, FixedNonNegative, NonNegative
 from jadam._masks import EVERYTHING, MaskLike
 from jadam._rule import Context, Rule, Slots
 from jadam._state import states
-from jadam._storage.blocks import Int8Blocks
-from jadam._storage.slots import decode_slot
+from jadam._storage.slots import decode_slot, together
 from jadam._transformation import GradientTransformation
-from jadam._tree import PyTree
+from jadam._tree import PyTree, flatten
 
 
 @dataclass(frozen=True)
@@ -119,15 +117,20 @@ def schedule_free_params(state: PyTree, params: PyTree) -> PyTree:
         ValueError: the state is not of a schedule-free optimizer.
     """
     found = [
-        inner.slots[rule]["x"]
+        inner.slots[rule]
         for inner in states(state)
         for rule, _, name in (key.rpartition(".") for key in inner.hyperparams)
         if name == "weight_lr_power"
     ]
     if not found:
         raise BadValue("the state is not of a schedule-free optimizer.")
-    leaves, treedef = jax.tree.flatten(params, is_leaf=lambda x: x is None)
-    for average in found:
-        own = jax.tree.leaves(average, is_leaf=lambda x: x is None or isinstance(x, Int8Blocks))
-        leaves = [p if x is None else encode(decode_slot(x), p.dtype) for x, p in zip(own, leaves, strict=True)]
-    return treedef.unflatten(leaves)
+    leaves = flatten(params)
+    for slots in found:
+        try:
+            columns = {name: leaves.treedef.flatten_up_to(tree) for name, tree in slots.items()}
+        except (ValueError, TypeError):
+            raise BadValue("the state has another structure than the parameters: it was made for other ones.") from None
+        for i, p in enumerate(leaves.values):
+            own = together({name: column[i] for name, column in columns.items() if column[i] is not None})
+            leaves.values[i] = encode(decode_slot(own["x"]), p.dtype) if "x" in own else p
+    return leaves.treedef.unflatten(leaves.values)

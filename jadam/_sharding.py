@@ -6,10 +6,10 @@ import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jadam._engine.placement import slot_sharding
-from jadam._errors import BadValue, door
-from jadam._state import OptState
+from jadam._errors import BadType, BadValue, door
+from jadam._state import OptState, owners
 from jadam._transformation import GradientTransformation
-from jadam._tree import PyTree, flatten, owners
+from jadam._tree import PyTree, flatten
 
 
 @door
@@ -27,7 +27,10 @@ def state_shardings(tx: GradientTransformation, params: PyTree) -> OptState:
 
     Raises:
         ValueError: no parameter has a sharding.
+        TypeError: `tx` has no `init`.
     """
+    if not hasattr(tx, "init"):
+        raise BadType(f"{tx!r} is not a transformation; the order is (tx, params).")
     leaves = flatten(params)
     shardings = [getattr(leaf, "sharding", None) for leaf in leaves.values]
     meshes = [sharding.mesh for sharding in shardings if isinstance(sharding, NamedSharding)]

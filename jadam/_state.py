@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import count
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax import Array
+from jax.tree_util import KeyPath, tree_flatten_with_path
 
 from jadam._errors import BadType
-from jadam._tree import PyTree
+from jadam._tree import Leaves, PyTree
 
 COMPLEMENT = "one_minus_"
 GIVEN = ".given"
@@ -43,9 +45,16 @@ class OptState(NamedTuple):
 
 
 def check_is_state(place: str, state: Any) -> None:
-    if not isinstance(state, OptState):
-        order = "; the order is (grads, state, params)" if place == "second" else ""
-        raise BadType(f"the {place} argument is a {type(state).__name__}, not the state that init returned{order}.")
+    if isinstance(state, OptState):
+        return
+    kind = type(state).__name__
+    if isinstance(state, Mapping) and set(state) == set(OptState._fields):
+        remedy = "restored from a checkpoint without its type? Write jadam.OptState(**state)"
+    elif isinstance(state, list | tuple) and len(state) == len(OptState._fields) and isinstance(state[1], Mapping):
+        remedy = "restored from a checkpoint without its type? Write jadam.OptState(*state)"
+    else:
+        remedy = "the order is (grads, state, params)" if place == "second" else "pass what tx.init or tx.update returned"
+    raise BadType(f"the {place} argument is a {kind}, not the state that init returned; {remedy}.")
 
 
 def states(tree: PyTree) -> Iterator[OptState]:
@@ -60,3 +69,39 @@ def numbered(name: str) -> Iterator[str]:
     """The name, `name_1`, `name_2`, ..."""
     yield name
     yield from (f"{name}_{number}" for number in count(1))
+
+
+def owners(tree: PyTree, params: Leaves) -> list[int | None]:
+    """For each leaf of a state, the number of the parameter that it belongs to.
+
+    In a slot of jadam's that is the leaf in its place, whatever parameters are called. Elsewhere it is the one of its shape
+    whose path its own path ends with.
+    """
+    numbers = {path: number for number, path in enumerate(params.paths)}
+
+    def elsewhere(path: KeyPath, leaf: Any) -> int | None:
+        ends = (numbers.get(path[start:]) for start in range(len(path) + 1))
+        alike = (n for n in ends if n is not None and jnp.shape(params.values[n]) == jnp.shape(leaf))
+        return next(alike, None)
+
+    def of_slot(slot: PyTree) -> list[int | None] | None:
+        """Those of a tree like the parameters, in which None may stand for leaves."""
+        try:
+            column = params.treedef.flatten_up_to(slot)
+        except (ValueError, TypeError):
+            return None
+        return [number for number, values in enumerate(column) for _ in jax.tree.leaves(values)]
+
+    found: list[int | None] = []
+    for path, node in tree_flatten_with_path(tree, is_leaf=lambda x: isinstance(x, OptState))[0]:
+        if not isinstance(node, OptState):
+            found.append(elsewhere(path, node))
+            continue
+        for field, value in zip(node._fields, node, strict=True):
+            if field != "slots":
+                found += [None] * len(jax.tree.leaves(value))
+                continue
+            for key in sorted(value):  # as JAX flattens a dict
+                kept = [of_slot(value[key][slot]) for slot in sorted(value[key])] if isinstance(value[key], dict) else [None]
+                found += owners(value[key], params) if None in kept else [number for column in kept for number in column]
+    return found

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import GetAttrKey, KeyPath, all_leaves, keystr, tree_flatten_with_path
+from jax.tree_util import KeyPath, all_leaves, keystr, tree_flatten_with_path
 
 from jadam._errors import BadType
 
@@ -102,15 +102,23 @@ def arrays(argument: str, tree: PyTree) -> PyTree:
     return strong(argument, tree)[0]
 
 
-def strong(argument: str, tree: PyTree) -> tuple[PyTree, list[Any], Any]:
-    """`arrays(argument, tree)`, with its leaves and structure."""
-    leaves, treedef = jax.tree.flatten(tree)
+def strong(argument: str, tree: PyTree, shapes: bool = False) -> tuple[PyTree, list[Any], Any]:
+    """`arrays(argument, tree)`, with its leaves and structure; with `shapes`, a leaf may be a `jax.ShapeDtypeStruct`."""
+    try:
+        leaves, treedef = jax.tree.flatten(tree)
+    except ValueError as error:  # keys of a dict that cannot be sorted
+        words = f"{argument} is a tree that JAX cannot flatten, with dict keys of several types perhaps: {error}"
+        raise BadType(words) from None
     if _are_strong(leaves):
         return tree, leaves, treedef
+    if not shapes and jax.ShapeDtypeStruct in map(type, leaves):
+        name = flatten(tree).names[[type(leaf) for leaf in leaves].index(jax.ShapeDtypeStruct)]
+        raise BadType(f"{argument} has a ShapeDtypeStruct at {quoted(name)}, a shape without values; pass an array.")
     if not all(map(is_array, leaves)):
         name, leaf = next((name, leaf) for name, leaf in zip(flatten(tree).names, leaves, strict=True) if not is_array(leaf))
+        reason = "for which JAX has no dtype" if isinstance(leaf, int | np.ndarray | np.generic) else "which is not an array"
         raise BadType(
-            f"{argument} has {leaf!r}, a {type(leaf).__name__}, at {quoted(name)}, which is not an array; "
+            f"{argument} has {leaf!r}, a {type(leaf).__name__}, at {quoted(name)}, {reason}; "
             "take it out of the tree, or put None in its place."
         )
     leaves = [_strong(leaf) for leaf in leaves]
@@ -128,9 +136,12 @@ def _are_strong(leaves: list[Any]) -> bool:
 
 def is_array(leaf: Any) -> bool:
     """Whether this is an array, or a number that can become one."""
-    if isinstance(leaf, jax.Array | bool | int | float | complex):
+    if isinstance(leaf, int):
+        return abs(leaf) <= jnp.iinfo(jnp.result_type(int)).max
+    if isinstance(leaf, jax.Array | jax.ShapeDtypeStruct | float | complex):
         return True
-    return hasattr(leaf, "shape") and getattr(getattr(leaf, "dtype", None), "kind", "O") not in "OSU"
+    dtype = getattr(leaf, "dtype", None)
+    return hasattr(leaf, "shape") and (dtype == jax.dtypes.float0 or hasattr(jnp, getattr(dtype, "name", "none")))
 
 
 def _strong(leaf: Any) -> Any:
@@ -176,28 +187,6 @@ def _odd_one(names: Sequence[str], expected: Sequence[str]) -> str:
 
 def _kind(node: PyTree) -> str:
     return "None" if node is None else "an array" if all_leaves((node,)) else f"a {type(node).__name__}"
-
-
-def owners(tree: PyTree, params: Leaves) -> list[int | None]:
-    """For each leaf of a state, the number of the parameter it belongs to: the one whose path its own path ends with.
-
-    In a slot of jadam's, that is the path after `slots`, rule and slot, whatever the shape; elsewhere shapes must agree.
-    """
-    numbers = {path: number for number, path in enumerate(params.paths)}
-
-    def owner(path: KeyPath, leaf: Any) -> int | None:
-        if path and path[-1] in (GetAttrKey("codes"), GetAttrKey("scales")):  # of `Int8Blocks`, which stands for one array
-            path = path[:-1]
-        for start in range(len(path) + 1):
-            number = numbers.get(path[start:])
-            if number is None:
-                continue
-            is_slot = start >= 3 and path[start - 3] == GetAttrKey("slots") and path[start:]
-            if is_slot or jnp.shape(params.values[number]) == leaf.shape:
-                return number
-        return None
-
-    return [owner(path, leaf) for path, leaf in tree_flatten_with_path(tree)[0]]
 
 
 def of_numbers(value: Any) -> bool:

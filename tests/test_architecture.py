@@ -15,6 +15,7 @@ LAYERS = [
     {"_wrapper"},
     {"_scope"},
     {"_recipe"},
+    {"_frozen"},
     {"_engine"},
     {"_hyperparams", "_apply_updates"},
     {"_transformation"},

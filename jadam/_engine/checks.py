@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jadam._engine.plan import Plan
+from jadam._dtypes import cast, is_complex
+from jadam._engine.kept import Type, Types, kept, types
+from jadam._engine.plan import Placed, Plan
 from jadam._errors import BadType, BadValue
 from jadam._recipe import Pair
 from jadam._state import GIVEN, OptState
+from jadam._storage.slots import together
 from jadam._tree import PyTree, difference, is_trained
 from jadam._wrapper import Wrapper
 
@@ -34,8 +36,7 @@ def gradients(plan: Plan, updates: PyTree) -> list[Any]:
             )
         if g.shape != shape:  # nothing is broadcast: a gradient of one row would train all rows, without an error
             raise BadValue(f"the gradient at {plan.path(i)} has shape {g.shape}, its parameter {shape}.")
-        kinds = [jnp.issubdtype(kind, jnp.complexfloating) for kind in (g.dtype, dtype)]
-        if not is_trained(g) or kinds[0] != kinds[1]:
+        if not is_trained(g) or is_complex(g.dtype) != is_complex(dtype):
             raise BadType(
                 f"the gradient at {plan.path(i)} has dtype {g.dtype}, its parameter {dtype}; "
                 "give a floating-point gradient, complex where the parameter is."
@@ -52,44 +53,92 @@ def check_state(plan: Plan, state: OptState) -> None:
             raise BadValue(f"{one.rule.name} skips whole steps; put it around all else, without a mask.")
     expected = {key for one in plan.all for key, _ in one.hypers}
     owners = {one.key for one in plan.all} | set(plan.storages)
+    pairs = {one.key for one in plan.all if isinstance(one.rule, Pair)}
+    scalars = kept_scalars(plan)
     # Slots of other rules would be dropped from the new state, and with them what they have learnt.
     fits = set(state.hyperparams) == expected and set(state.given) == {key + GIVEN for key in expected}
-    keeping = {one.key for one in plan.all if one.counts or (not isinstance(one.rule, Pair) and one.rule.scalars())}
-    if not fits or set(state.slots) - owners or set(state.scalars) != keeping:
+    fits &= pairs <= set(state.slots) <= owners and set(state.scalars) == set(scalars)
+    if not fits:
         of = sorted({key.rsplit(".", 1)[0] for key in state.hyperparams} | set(state.slots) | set(state.scalars))
         raise BadValue(
             f"the state belongs to another transformation: it is of {', '.join(of) or 'no rules'}, this one of "
             f"{', '.join(one.key for one in plan.all) or 'no rules'}. Use the state that this transformation's init returned."
         )
+    for name, value, dtype in _scalars_of(plan, state):
+        if not isinstance(value, Array | np.ndarray | np.generic) or (value.shape, value.dtype) != ((), dtype):
+            found = Type(value.shape, value.dtype) if hasattr(value, "dtype") else repr(value)
+            vmapped = " For the states of many models, put jax.vmap around the call." if np.ndim(value) else ""
+            raise BadValue(f"{name} of the state is {found}, where init returns {Type((), dtype)}.{vmapped}")
+    for key, names in scalars.items():
+        if set(state.scalars[key]) != set(names):
+            raise BadValue(
+                f"the state has the scalars {sorted(state.scalars[key])} of {key}, where init returns {sorted(names)}."
+            )
 
 
-def columns(plan: Plan, state: OptState, key: str, at: Sequence[int]) -> dict[int, dict[str, Any]]:
-    """What the state keeps under a name, by leaf."""
-    try:
-        found = {slot: plan.treedef.flatten_up_to(tree) for slot, tree in state.slots.get(key, {}).items()}
-    except (ValueError, TypeError):
-        raise BadValue(
-            f"the state of {key} has another structure than the parameters: it was made for other ones. Call init with these."
-        ) from None
-    return {i: {slot: column[i] for slot, column in found.items() if column[i] is not None} for i in at}
+def kept_scalars(plan: Plan) -> dict[str, dict[str, Any]]:
+    """The dtypes of the scalars in a state, by part and name."""
+    kept = {}
+    for one in plan.all:
+        own = {} if isinstance(one.rule, Pair) else dict.fromkeys(one.rule.scalars(), plan.dtype)
+        if own := own | ({"count": jnp.int32} if one.counts else {}):
+            kept[one.key] = own
+    return kept
+
+
+def _scalars_of(plan: Plan, state: OptState) -> Iterator[tuple[str, Any, Any]]:
+    """What every leaf shares in a state: where it stands, the value, and the dtype that it must have."""
+    yield "count", state.count, jnp.int32
+    for field in ("hyperparams", "given"):
+        yield from ((f"{field}[{key!r}]", value, plan.dtype) for key, value in getattr(state, field).items())
+    for key, names in kept_scalars(plan).items():
+        own = state.scalars[key]
+        yield from ((f"scalars[{key!r}][{name!r}]", own[name], dtype) for name, dtype in names.items() if name in own)
+
+
+def slots(plan: Plan, state: OptState, placed: Placed) -> dict[int, dict[str, Any]]:
+    """What the state keeps for the leaves of a rule or wrapper."""
+    found = _columns(plan, state, placed.key, placed.at)
+    for i, rule in zip(placed.at, placed.rules, strict=True):
+        found[i] = together(_checked(plan, i, found[i], kept(plan, rule, placed.formats, i), rule.name))
+    return found
 
 
 def residues(plan: Plan, state: OptState) -> dict[int, dict[str, Array]]:
     """What is stored beside each parameter."""
     found: dict[int, dict[str, Array]] = {i: {} for i in plan.trained}
     for key, storage in plan.storages.items():
-        for i, stored in columns(plan, state, key, plan.trained).items():
+        words = f"with_precision(params={storage.key!r})"
+        for i, stored in _columns(plan, state, key, plan.trained).items():
             own = plan.landings.get(i) == key  # of several calls the innermost, and of float32 parameters none
-            expected = dict.fromkeys(storage.residue, plan.shapes[i][0]) if own else {}
-            if jax.tree.map(jnp.shape, stored) != expected:
-                names = ", ".join(expected) or "nothing"
-                raise mismatch(plan, i, f"with_precision(params={storage.key!r}) keeps {names} beside it")
-            found |= {i: stored} if own else {}
+            expected = (
+                {name: Type(plan.shapes[i][0], jnp.dtype(dtype)) for name, dtype in storage.residue.items()} if own else {}
+            )
+            found[i] |= _checked(plan, i, stored, expected, words)
     return found
 
 
-def mismatch(plan: Plan, i: int, words: str) -> BadValue:
-    return BadValue(
-        f"the state does not fit the parameter at {plan.path(i)}: {words}. "
-        "It was made for other parameters, another mask or another storage; call init with these."
-    )
+def _columns(plan: Plan, state: OptState, key: str, at: Sequence[int]) -> dict[int, dict[str, Any]]:
+    """What stands under a name in the slots of a state, by leaf."""
+    try:
+        found = {slot: plan.treedef.flatten_up_to(tree) for slot, tree in state.slots.get(key, {}).items()}
+    except (ValueError, TypeError, AttributeError):
+        raise BadValue(
+            f"the state of {key} has another structure than the parameters: it was made for other ones. Call init with these."
+        ) from None
+    return {i: {slot: column[i] for slot, column in found.items() if column[i] is not None} for i in at}
+
+
+def _checked(plan: Plan, i: int, found: Mapping[str, Any], expected: Types, owner: str) -> dict[str, Array]:
+    """The arrays of a leaf, of which a Python number, in a state that was stored as such, gets the dtype that it must have."""
+    arrays = {
+        name: cast(jnp.asarray(x), expected[name].dtype) if name in expected and isinstance(x, int | float) else x
+        for name, x in found.items()
+    }
+    if (own := types(arrays)) != expected:
+        words = [", ".join(f"{name} {kind}" for name, kind in sorted(x.items())) or "nothing" for x in (expected, own)]
+        raise BadValue(
+            f"the state does not fit the parameter at {plan.path(i)}: {owner} keeps {words[0]}, and the state has {words[1]}. "
+            "It was made for other parameters, another mask or another storage; call init with these."
+        )
+    return arrays

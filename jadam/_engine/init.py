@@ -10,20 +10,24 @@ import jax.numpy as jnp
 from jax import lax
 
 from jadam._dtypes import decode
+from jadam._engine.lost import warn_of_lost
 from jadam._engine.numbers import initial
 from jadam._engine.placement import on_automatic_axes, placed, scalar, shared_sharding, slot_sharding
 from jadam._engine.plan import Placed, Plan
-from jadam._errors import BadValue
+from jadam._errors import BadType, BadValue
 from jadam._recipe import Pair, Recipe
 from jadam._state import OptState
-from jadam._storage.slots import Float32, SlotStorage
-from jadam._tree import PyTree, strong
+from jadam._storage.slots import Float32, SlotStorage, apart
+from jadam._tree import PyTree, is_trained, strong
 
 
 def init(recipe: Recipe, params: PyTree) -> OptState:
     """The initial state: slots with the sharding of their parameters, everything else replicated."""
-    _, values, treedef = strong("params", params)
+    _, values, treedef = strong("params", params, shapes=True)
     plan = Plan.of(recipe, values, treedef)
+    if values and not any(map(is_trained, values)):
+        found = ", ".join(sorted({str(value.dtype) for value in values}))
+        raise BadType(f"nothing in params is trained: its leaves are {found}, none real or complex floating point.")
     sharding = shared_sharding([values[i] for i in plan.trained])
     hyperparams, given = initial(recipe, plan, sharding)
     state = OptState(scalar(0, jnp.int32, sharding), hyperparams, {}, {}, given)
@@ -31,7 +35,7 @@ def init(recipe: Recipe, params: PyTree) -> OptState:
         if isinstance(one.rule, Pair):
             state.slots[one.key] = one.rule.init(plan.tree({i: values[i] for i in one.at}))
             continue
-        own = {i: _slots(plan, one, rule, i, jnp.asarray(values[i])) for i, rule in zip(one.at, one.rules, strict=True)}
+        own = {i: _slots(plan, one, rule, i, values[i]) for i, rule in zip(one.at, one.rules, strict=True)}
         if names := list(dict.fromkeys(slot for slots in own.values() for slot in slots)):
             state.slots[one.key] = plan.trees(own, names)
         scalars = {name: scalar(value, plan.dtype, sharding) for name, value in one.rule.scalars().items()}
@@ -39,18 +43,31 @@ def init(recipe: Recipe, params: PyTree) -> OptState:
             scalars["count"] = scalar(0, jnp.int32, sharding)
         if scalars:
             state.scalars[one.key] = scalars
-    state.slots.update(plan.residues({i: plan.storage(i).init(jnp.asarray(values[i])) for i in plan.landings}))
+    warn_of_lost(recipe, plan, values)
+    state.slots.update(plan.residues({i: plan.storage(i).init(_array(values[i])) for i in plan.landings}))
     return state
 
 
-def _slots(plan: Plan, one: Placed, rule: Any, i: int, value: jax.Array) -> dict[str, Any]:
+def _array(value: Any) -> jax.Array:
+    """A leaf of the parameters; where only its shape is given, zeros placed as it says, for as long as slots are made of it."""
+    if isinstance(value, jax.ShapeDtypeStruct):
+        return jnp.zeros(value.shape, value.dtype, device=value.sharding)
+    return jnp.asarray(value)
+
+
+def _slots(plan: Plan, one: Placed, rule: Any, i: int, value: Any) -> dict[str, Any]:
     """What a part keeps for a new leaf."""
-    p = decode(value)
+    if rule.positions and isinstance(value, jax.ShapeDtypeStruct):
+        raise BadType(
+            f"{rule.positions[0]} of {rule.name} begins as a copy of the parameter, of which only the shape is given at "
+            f"{plan.path(i)}; pass arrays, or write jax.eval_shape(tx.init, params) for the shapes of the state."
+        )
+    p = decode(_array(value))
     try:
         slots = rule.init(p)
     except ValueError as error:
         raise BadValue(f"the parameter at {plan.path(i)}: {error}") from None
-    return {slot: _stored(x, one.formats.codec(slot), value.dtype, p) for slot, x in slots.items()}
+    return apart({slot: _stored(x, one.formats.codec(slot), value.dtype, p) for slot, x in slots.items()})
 
 
 def _stored(value: jax.Array, codec: SlotStorage, dtype: Any, p: Any) -> Any:

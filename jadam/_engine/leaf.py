@@ -15,15 +15,10 @@ from jadam._dtypes import cast, compute_dtype, decode, encode, full_dtype
 from jadam._engine.placement import on_automatic_axes
 from jadam._errors import BadValue
 from jadam._recipe import SlotFormats
-from jadam._rule import Block, Rule
+from jadam._rule import Rule
 from jadam._storage.params import ParamStorage
 from jadam._storage.rounding import Noise
 from jadam._storage.slots import decode_slot
-
-
-class StateMismatch(Exception):
-    """The slots of a leaf are not what its rule keeps."""
-
 
 Mode = Literal["between", "update", "step"]
 """What becomes of an update: the next part's, in float32; the caller's; or the new parameter."""
@@ -84,7 +79,6 @@ def _run(program: Program, operands: Operands) -> tuple[Array, list[dict[str, An
     new_slots = []
     for (rule, formats, name), stored, h in zip(program.rules, slots, hs, strict=True):
         param: Any = _NoParams(rule) if full_p is None else full_p
-        _check_slots(rule, formats, like, stored)
         own = {slot: cast(decode_slot(value), dtype) for slot, value in stored.items()}
         values = SimpleNamespace(**jax.tree.map(lambda x: x if x.dtype == bool else cast(x, dtype), h))
         if rule.reads_gradient and gradient is not None:
@@ -117,27 +111,6 @@ def encoded(value: Array, slot: str, formats: SlotFormats, dtype: Any, key: Any,
 
 def _shapes(u: Array, slots: dict[str, Array]) -> dict[str, tuple[int, ...]]:
     return {"update": u.shape, **{slot: value.shape for slot, value in slots.items()}}
-
-
-def _check_slots(rule: Rule, formats: SlotFormats, like: Array, stored: dict[str, Any]) -> None:
-    found = jax.tree.map(jnp.shape, stored)
-    if stored and all(shape == like.shape for shape in found.values()):
-        return  # as nearly always: spares the trace of `init`
-    expected = _kept_shapes(rule, formats, like.shape, like.dtype)
-    if expected != found:
-        words = [", ".join(f"{slot} of shape {shape}" for slot, shape in x.items()) or "nothing" for x in (expected, found)]
-        raise StateMismatch(f"{rule.name} keeps {words[0]}, the state has {words[1]}")
-
-
-@functools.cache
-def _kept_shapes(rule: Rule, formats: SlotFormats, shape: tuple[int, ...], dtype: Any) -> dict[str, Any]:
-    if type(rule).init is Block.init:
-        return {}
-
-    def stored(p: Array) -> dict[str, Any]:
-        return {slot: formats.codec(slot).encode(value, dtype) for slot, value in rule.init(decode(p)).items()}
-
-    return jax.tree.map(jnp.shape, jax.eval_shape(stored, jax.ShapeDtypeStruct(shape, dtype)))
 
 
 def bounded(g: Array) -> Array:

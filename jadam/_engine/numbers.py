@@ -71,19 +71,10 @@ def _given(plan: Plan, key: str, value: Any) -> Any:
     return jnp.full((), SET, plan.dtype) if key in plan.traced else jnp.copy(value)
 
 
-def assigned(state: OptState, dtype: Any) -> OptState:
-    """The state with what the user put in place of a hyperparameter (a float, a numpy scalar) as the array it replaced."""
-    odd = {
-        key: alike(state.given[key + GIVEN], value)
-        for key, value in state.hyperparams.items()
-        if not isinstance(value, Array) or value.dtype != dtype or value.weak_type
-        if key + GIVEN in state.given
-    }
-    return state._replace(hyperparams=state.hyperparams | odd) if odd else state
-
-
 def alike(old: Any, value: Any) -> Array:
     """The value with the dtype, shape and placement of an array of the state, so that no call compiles again."""
+    if isinstance(old, int | float):  # of a checkpoint: a step makes it an array
+        return value
     if isinstance(value, Tracer) or isinstance(old, Tracer) or not isinstance(old, Array):
         return jnp.broadcast_to(jnp.asarray(value, old.dtype), jnp.shape(value) or old.shape)
     new = np.broadcast_to(np.asarray(value, old.dtype), old.shape)

@@ -24,11 +24,11 @@ def shared_sharding(leaves: Sequence[Any]) -> Any:
     A scalar that is placed elsewhere would make the second step compile again.
     """
     for leaf in leaves:
-        if isinstance(leaf, Tracer) or not isinstance(leaf, Array):
+        if isinstance(leaf, Tracer) or not isinstance(leaf, Array | jax.ShapeDtypeStruct):
             return None
         if isinstance(leaf.sharding, NamedSharding):
             return NamedSharding(leaf.sharding.mesh, PartitionSpec())
-        if isinstance(leaf.sharding, SingleDeviceSharding) and leaf.committed:
+        if isinstance(leaf.sharding, SingleDeviceSharding) and getattr(leaf, "committed", True):
             return leaf.sharding
     return None
 

@@ -15,8 +15,9 @@ from typing import Any
 import jax.numpy as jnp
 
 from jadam._by_leaf import ByLeaf
-from jadam._dtypes import compute_dtype
+from jadam._dtypes import compute_dtype, is_complex
 from jadam._errors import BadType
+from jadam._frozen import SetToZero, frozen
 from jadam._hyper import HyperField
 from jadam._recipe import Landing, Pair, Place, Recipe, SlotFormats
 from jadam._rule import Rule
@@ -76,6 +77,7 @@ class Plan:
         shapes: and dtypes, of all leaves.
         treedef: of the tree.
         trained: the numbers of the leaves that optimizers act on.
+        frozen: those that they would act on if their updates were not set to zero, with their groups in words.
         row: the parts, in order.
         storages: of parameters, by their names in the state.
         landings: the name in the state of each leaf's storage, where the recipe says so; the innermost call does.
@@ -88,6 +90,7 @@ class Plan:
     shapes: tuple[tuple[tuple[int, ...], Any], ...]
     treedef: Any
     trained: tuple[int, ...]
+    frozen: dict[int, str]
     row: tuple[Placed, ...]
     storages: dict[str, ParamStorage]
     landings: dict[int, str]
@@ -95,10 +98,16 @@ class Plan:
     traced: tuple[str, ...]
 
     @cached_property
+    def kept(self) -> dict[Any, Any]:
+        """What rules keep for a leaf, by the kind of leaf, as far as it was asked."""
+        return {}
+
+    @cached_property
     def _identity(self) -> tuple[Any, ...]:
         return (
             self.treedef,
             self.shapes,
+            tuple(self.frozen),
             self.row,
             tuple(self.storages.items()),
             tuple(self.landings.items()),
@@ -129,16 +138,18 @@ class Plan:
 
     @classmethod
     def _made(cls, recipe: Recipe, leaves: Leaves, shapes: Any) -> Plan:
-        trained = tuple(
-            i for i, value in enumerate(leaves.values) if is_trained(value) and value.size > 0
-        )  # a mean of none is NaN
         places, keys = recipe.named
+        inexact = [i for i, value in enumerate(leaves.values) if is_trained(value) and value.size > 0]  # a mean of none is NaN
+        still = frozen(places, leaves, inexact) if any(isinstance(at.part.rule, SetToZero) for at in recipe.all) else {}
+        groups = {i: _group(place) for i, place in still.items()}
+        trained = tuple(i for i in inexact if i not in still)
         row = _placed(places, leaves, trained)
         landings: dict[int, str] = {}
         for key, landing in zip(keys, recipe.landings, strict=True):
             landings = dict.fromkeys(_stored(landing, leaves, trained), key) | landings  # the first said is the innermost
         storages = {key: landing.storage for key, landing in zip(keys, recipe.landings, strict=True)}
-        return cls(leaves.names, shapes, leaves.treedef, trained, row, storages, landings, tuple(recipe.numbers), recipe.traced)
+        numbers = tuple(recipe.numbers)
+        return cls(leaves.names, shapes, leaves.treedef, trained, groups, row, storages, landings, numbers, recipe.traced)
 
     @cached_property
     def all(self) -> tuple[Placed, ...]:
@@ -205,10 +216,14 @@ def _placed(row: Sequence[Place], leaves: Leaves, within: Sequence[int]) -> tupl
                 place.hypers,
                 place.counts,
                 _placed(place.inner, leaves, at),
-                " > ".join(scope.group for scope in place.scope if scope.group),
+                _group(place),
             )
         )
     return tuple(placed)
+
+
+def _group(place: Place) -> str:
+    return " > ".join(scope.group for scope in place.scope if scope.group)
 
 
 def _bound(rule: Any, at: Sequence[int], leaves: Leaves) -> tuple[Any, tuple[Any, ...]]:
@@ -228,7 +243,7 @@ def without_numbers(rule: Any) -> Any:
 
 def _refuse_complex(rule: Rule, at: Sequence[int], leaves: Leaves) -> None:
     for i in at:
-        if jnp.issubdtype(leaves.values[i].dtype, jnp.complexfloating):
+        if is_complex(leaves.values[i].dtype):
             raise BadType(
                 f"{rule.name} does not act on complex parameters, and {quoted(leaves.names[i])} is "
                 f"{leaves.values[i].dtype}; mask it out."

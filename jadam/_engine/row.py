@@ -12,19 +12,22 @@ from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
 from jadam._dtypes import cast, compute_dtype, decode, encode, full_dtype
 from jadam._engine import checks
-from jadam._engine.leaf import Mode, Operands, Program, StateMismatch, bounded, encoded, needs_params, run_rules
-from jadam._engine.placement import decoded
+from jadam._engine.kept import types
+from jadam._engine.leaf import Mode, Operands, Program, bounded, encoded, needs_params, run_rules
+from jadam._engine.placement import decoded, on_automatic_axes
 from jadam._engine.plan import Placed, Plan
 from jadam._errors import BadValue
 from jadam._recipe import Pair
 from jadam._rule import Context, DecayRate, Rule
 from jadam._state import GIVEN, OptState
 from jadam._storage.rounding import number_key, step_key
+from jadam._storage.slots import apart, together
 from jadam._tree import PyTree
 from jadam._wrapper import Inside, Wrapper
 
@@ -105,7 +108,7 @@ class Row:
     def _prepare(self, placed: Placed, rule: Rule) -> None:
         """Computes the constants of a rule, and queues it."""
         h, count, dtype = self._h(placed), self.state.count, self.plan.dtype
-        slots = checks.columns(self.plan, self.state, placed.key, placed.at)
+        slots = checks.slots(self.plan, self.state, placed)
         ready = _Ready(placed, dict(zip(placed.at, placed.rules, strict=True)), slots, h)
         scalars = self.state.scalars.get(placed.key, {})
         t = count.astype(dtype) + 1
@@ -142,15 +145,12 @@ class Row:
                 [one.h for one in ready],
                 (self.key, number_key(i)) if any(name for *_, name in rules) or plan.storage(i).draws else None,
             )
-            try:
-                self.updates[i], slots, self.residues[i] = run_rules(Program(rules, plan.storage(i), mode), operands)
-            except StateMismatch as error:
-                raise checks.mismatch(plan, i, str(error)) from None
+            self.updates[i], slots, self.residues[i] = run_rules(Program(rules, plan.storage(i), mode), operands)
             for one, new in zip(ready, slots, strict=True):
                 one.slots[i] = new
         for one in self.pending:
             if names := self.state.slots.get(one.placed.key, {}):
-                self.new.slots[one.placed.key] = plan.trees(one.slots, names)
+                self.new.slots[one.placed.key] = plan.trees({i: apart(slots) for i, slots in one.slots.items()}, names)
         self.pending = []
 
     def _pair(self, placed: Placed, pair: Pair) -> None:
@@ -168,7 +168,7 @@ class Row:
         """Lets a wrapper run what is inside it."""
         plan, at, key = self.plan, placed.at, placed.key
         self._flush("between")  # a wrapper is a wall for fusion: it sees finished updates
-        stored = checks.columns(plan, self.state, key, at)
+        stored = checks.slots(plan, self.state, placed)
         names, own = self.state.slots.get(key, {}), self.state.scalars.get(key, {})
         inner = _part_of(self.state, placed.inner)
         if placed.counts:
@@ -187,7 +187,7 @@ class Row:
         inside = Inside(
             h=SimpleNamespace(**self._h(placed)),
             updates=[self._full(i, self.updates[i]) for i in at],
-            slots=defaultdict(list, {name: [decoded(stored[i][name], plan.dtype_of(i)) for i in at] for name in names}),
+            slots=defaultdict(list, {name: [self._decoded(i, stored[i].get(name)) for i in at] for name in together(names)}),
             scalars=own,
             count=inner.count,
             extra=self.step.extra,
@@ -202,15 +202,8 @@ class Row:
         for mine, theirs in zip(self.new[1:], done.state[1:], strict=True):
             mine.update(theirs)
         if names:
-            keys = {i: self.key ^ number_key(i) if placed.formats.draws else None for i in at}
-            new = {
-                i: {
-                    name: encoded(values[n], name, placed.formats, plan.dtype_of(i), keys[i], key)
-                    for name, values in slots.items()
-                }
-                for n, i in enumerate(at)
-            }
-            self.new.slots[key] = plan.trees(new, names)
+            columns = {i: {name: values[n] for name, values in slots.items()} for n, i in enumerate(at)}
+            self.new.slots[key] = plan.trees({i: self._encoded(placed, i, columns[i], stored[i]) for i in at}, names)
         scalars = {name: jnp.asarray(scalars[name], own[name].dtype) for name in wrapper.scalars()}
         if placed.counts:
             scalars["count"] = done.state.count
@@ -218,6 +211,25 @@ class Row:
             self.new = self.new._replace(count=done.state.count)
         if scalars:
             self.new.scalars[key] = scalars
+
+    def _decoded(self, i: int, stored: Any) -> Array | None:
+        return None if stored is None else decoded(stored, self.plan.dtype_of(i))
+
+    def _encoded(self, placed: Placed, i: int, slots: dict[str, Any], before: dict[str, Any]) -> dict[str, Array]:
+        """The slots of a wrapper for a leaf as the state keeps them, placed as they were before."""
+        key = self.key ^ number_key(i) if placed.formats.draws else None
+        new = {}
+        for name, x in slots.items():
+            if x is not None and name in before:
+                place = functools.partial(jax.tree.map, lambda old: jax.typeof(old).sharding, before[name])
+                encode_ = functools.partial(
+                    encoded, slot=name, formats=placed.formats, dtype=self.plan.dtype_of(i), key=key, owner=placed.key
+                )
+                new[name] = on_automatic_axes(encode_, x, place)(x)
+        arrays = apart(new)
+        if types(arrays) != (expected := types(apart(before))):
+            raise BadValue(f"{placed.rule.name}.around must keep its slots: of {expected} it made {types(arrays)}.")
+        return arrays
 
     def _full(self, i: int, u: Any) -> Array:
         return cast(decode(u), compute_dtype(self.plan.dtype_of(i)))

@@ -11,8 +11,9 @@ from jax import Array
 
 from jadam._engine import checks
 from jadam._engine.leaf import Mode
-from jadam._engine.numbers import Said, acting, assigned, said
+from jadam._engine.numbers import Said, acting, said
 from jadam._engine.plan import Plan
+from jadam._engine.restored import restored
 from jadam._engine.row import Row, Step
 from jadam._errors import BadValue
 from jadam._recipe import Recipe
@@ -32,7 +33,7 @@ def update(
     if params is None and (landed := [storage.key for storage, _ in recipe.landings if storage != NEAREST]):
         raise BadValue(f"with_precision(params={landed[0]!r}) needs the parameters; call update(grads, state, params).")
     plan = Plan.of(recipe, leaves, treedef)  # before anything is traced: masks are functions of the user's
-    state = assigned(state, plan.dtype)
+    state = restored(plan, state)
     of_arrays = not extra or all(is_array(leaf) for leaf in jax.tree.leaves(extra))
     # Functions of the user's, pairs or arguments, would stay in the cache of the compiled step: Python runs around them.
     run = _compiled if plan.compiles and of_arrays else _run
@@ -60,7 +61,7 @@ _compiled = functools.partial(jax.jit, static_argnames=("plan", "mode"))(_run)
 def _untouched(step: Step, given: list[Any], i: int, mode: Mode) -> Any:
     """What stands for a leaf that is not trained: itself, or zeros, so that `params + updates` leaves it as it is."""
     if step.params is None:
-        return given[i]
+        return jnp.zeros_like(given[i]) if i in step.plan.frozen and given[i] is not None else given[i]
     if mode == "step":
         return step.params[i]
-    return jnp.zeros_like(step.params[i]) if isinstance(given[i], Array) else given[i]
+    return jnp.zeros_like(step.params[i]) if i in step.plan.frozen or isinstance(given[i], Array) else given[i]

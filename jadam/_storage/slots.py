@@ -6,6 +6,7 @@ The engine decodes before a rule and encodes after it; a new format is a class h
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal
 
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from jadam._dtypes import cast, compute_dtype, decode, encode, full_dtype
+from jadam._dtypes import cast, compute_dtype, decode, encode, full_dtype, is_complex
 from jadam._storage.blocks import Int8Blocks
 from jadam._storage.rounding import Noise, round_stochastically
 
@@ -59,7 +60,7 @@ class SlotStorage(Storage, ABC):
     def encode(self, x: Array, dtype: DTypeLike, noise: Noise | None = None) -> Any:
         """The stored form, for `decode_slot`, of a slot of a parameter of this dtype; without noise, rounded to nearest."""
         # Small slots have little to save.
-        if jnp.issubdtype(dtype, jnp.complexfloating) or x.size < self.min_size:
+        if is_complex(dtype) or x.size < self.min_size:
             return encode(x, full_dtype(dtype))
         return self.compress(cast(x, compute_dtype(dtype)), noise if self.draws else None)
 
@@ -101,6 +102,29 @@ FLOAT32 = Float32()
 SLOT_STORAGE: dict[str, type[SlotStorage]] = {kind().key: kind for kind in (Float32, BFloat16, Int8)}
 
 
+SCALES = ".scales"
+
+
 def decode_slot(stored: Any) -> Array:
     """A slot in the dtype of the arithmetic, whatever its format."""
     return stored.decode() if isinstance(stored, Int8Blocks) else decode(stored)
+
+
+def apart(slots: Mapping[str, Any]) -> dict[str, Array]:
+    """The slots of a leaf as the state keeps them: each an array, and the scales of blocks under a name of their own.
+
+    So every tree of a state has the structure of the parameters, whatever box a library puts around each of its leaves.
+    """
+    arrays = {}
+    for name, stored in slots.items():
+        arrays |= {name: stored.codes, name + SCALES: stored.scales} if isinstance(stored, Int8Blocks) else {name: stored}
+    return arrays
+
+
+def together(arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `apart`."""
+    return {
+        name: Int8Blocks(x, arrays[name + SCALES]) if name + SCALES in arrays else x
+        for name, x in arrays.items()
+        if not name.endswith(SCALES)
+    }

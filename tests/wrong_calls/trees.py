@@ -26,8 +26,6 @@ CALLS = {
     ),
     f"{STRUCTURE}dense/kernel is missing. {SAME_TREE}": lambda: update(kernel=None),
     f"{STRUCTURE}dense/more is not among the parameters. {SAME_TREE}": lambda: update(more=jnp.ones(2)),
-    "adamw.update: the second argument is a dict, not the state that init returned; "
-    "the order is (grads, state, params).": lambda: TX.update(PARAMS, PARAMS, STATE),
     f"adamw.update: add_decayed_weights {NEEDS_PARAMS}": lambda: TX.update(PARAMS, STATE),
     "adamw.step: params is None; call step(grads, state, params).": lambda: TX.step(PARAMS, STATE, None),
     "chain: argument 1 is 0.1, which is not a transformation; give one of jadam's, or an (init, update) pair.": lambda: (

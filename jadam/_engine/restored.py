@@ -1,0 +1,66 @@
+"""States that come from elsewhere than the last step: from a checkpoint, or changed by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax import Array
+from jax.tree_util import tree_flatten_with_path
+
+from jadam._engine.checks import kept_scalars
+from jadam._engine.numbers import alike
+from jadam._engine.plan import Plan
+from jadam._errors import BadType, BadValue
+from jadam._state import GIVEN, OptState
+from jadam._tree import is_array, quoted
+
+
+def restored(plan: Plan, state: OptState) -> OptState:
+    """The state with the numbers that stand in place of its arrays as those arrays.
+
+    Numbers outside of JAX are checked, since they are known without waiting for a device: a count below zero, or a decay
+    rate of 2, would make every parameter NaN.
+    """
+    for field in ("hyperparams", "slots", "scalars", "given"):
+        if not isinstance(getattr(state, field), Mapping):
+            raise BadValue(f"the {field} of the state are {getattr(state, field)!r}, and not a dict.")
+    assigned = {
+        key: alike(state.given[key + GIVEN], _checked(plan, key, value))
+        for key, value in state.hyperparams.items()
+        if not isinstance(value, Array) or value.dtype != plan.dtype or value.weak_type
+        if key + GIVEN in state.given and np.ndim(value) == 0
+    }
+    if assigned:
+        state = state._replace(hyperparams={**state.hyperparams, **assigned})
+    if all(issubclass(kind, Array) for kind in set(map(type, jax.tree.leaves(state)))):
+        return state
+    for path, leaf in tree_flatten_with_path(state)[0]:
+        if not is_array(leaf):
+            raise BadType(f"{quoted(path)} of the state is {leaf!r}, which is not an array.")
+    dtypes = kept_scalars(plan)
+    return state._replace(
+        count=_number(state.count, np.int32),
+        scalars={
+            key: {name: _number(value, dtypes.get(key, {}).get(name, plan.dtype)) for name, value in own.items()}
+            for key, own in state.scalars.items()
+        },
+        given={key: _number(value, plan.dtype) for key, value in state.given.items()},
+    )
+
+
+def _checked(plan: Plan, key: str, value: Any) -> Any:
+    """A hyperparameter that was put into the state; a schedule replaces it before it acts."""
+    hyper = next((hyper for one in plan.all for name, hyper in one.hypers if name == key), None)
+    if hyper and key in plan.numbers and not isinstance(value, Array):
+        hyper.allowed.check(key, float(hyper.store(value)))
+    return value
+
+
+def _number(value: Any, dtype: Any) -> Any:
+    """A Python number as an array, if it is of the kind that must be there; everything else as it is."""
+    if np.dtype(dtype) == np.int32 and isinstance(value, int | np.integer | np.ndarray) and np.ndim(value) == 0 and value < 0:
+        raise BadValue(f"the count of the state is {value}, and not the number of updates done.")
+    return np.asarray(value, dtype) if isinstance(value, int if np.dtype(dtype) == np.int32 else int | float) else value
