@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from jadam._annotations import Option as Option
 from jadam._by_leaf import GivenByLeaf as GivenByLeaf
 from jadam._chain import builder as builder
 from jadam._dtypes import cast as cast
@@ -12,7 +13,6 @@ from jadam._hyper import FixedNonNegative as FixedNonNegative
 from jadam._hyper import FixedPositive as FixedPositive
 from jadam._hyper import Negative as Negative
 from jadam._hyper import NonNegative as NonNegative
-from jadam._hyper import Option as Option
 from jadam._hyper import Positive as Positive
 from jadam._masks import EVERYTHING as EVERYTHING
 from jadam._masks import MaskLike as MaskLike

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 from jax import Array
 
-from jadam._chain import builder
+from jadam._chain import Transformation, builder
 from jadam._errors import BadType
 from jadam._hyper import FixedPositive
 from jadam._learning_rate import ScaleByLearningRate
@@ -36,7 +36,7 @@ class CautiousMask(Rule):
 
 
 @builder
-def cautious(tx: GradientTransformation) -> GradientTransformation:
+def cautious(tx: Transformation) -> GradientTransformation:
     """The same transformation with its direction masked: no element moves against its present gradient.
 
     The mask is placed after the last part that keeps slots before the learning rate; inside a wrapper, where that part is.

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import update_wrapper, wraps
-from typing import Any, ParamSpec
+from typing import Annotated, Any, ParamSpec
 
-from jadam._errors import BadType, BadValue, door, naming
+from jadam._annotations import check_arguments, uncalled
+from jadam._errors import BadType, BadValue, door, shown
 from jadam._recipe import Part, Recipe
 from jadam._rule import Rule, snake_case
 from jadam._transformation import GradientTransformation
@@ -17,14 +18,80 @@ P = ParamSpec("P")
 
 
 def builder(function: Callable[P, GradientTransformation]) -> Callable[P, GradientTransformation]:
-    """A public function that builds a transformation: it, and the errors on the way, bear the function's name."""
-    call, name = door(function), function.__name__
+    """A public function that builds a transformation: it, and the errors on the way, bear the function's name.
+
+    Its arguments are checked against their annotations, as the fields of rules are: some meet no rule.
+    """
 
     @wraps(function)
     def build(*args: P.args, **kwargs: P.kwargs) -> GradientTransformation:
-        return GradientTransformation.of(call(*args, **kwargs).recipe, name)
+        check_arguments(function, args, kwargs)
+        return GradientTransformation.of(function(*args, **kwargs).recipe, function.__name__)
 
-    return build
+    return door(build)
+
+
+class _AsTransformation:
+    """As an annotation: the argument is a transformation, or anything that can be one."""
+
+    def check(self, name: str, value: Any) -> Any:
+        recipe_of(name, value)
+        return value
+
+
+class _Ours:
+    """As an annotation: the argument is a transformation of jadam, whose rules can be seen."""
+
+    def check(self, name: str, value: Any) -> Any:
+        if not isinstance(value, GradientTransformation):
+            recipe_of(name, value)
+            raise not_ours(value)
+        return value
+
+
+TransformationLike = Annotated[Any, _AsTransformation()]
+"""A transformation, a rule, or any `(init, update)` pair such as optax's."""
+Transformation = Annotated[GradientTransformation, _Ours()]
+"""A transformation of jadam."""
+
+
+def recipe_of(place: str, item: Any) -> Recipe:
+    """The recipe of what can be a transformation; `place` says where it stands, for error messages."""
+    if isinstance(item, GradientTransformation):
+        return item.recipe
+    if isinstance(item, Rule):
+        return Recipe((Part(item),))
+    pair = _pair(item)
+    if len(pair) != 2 or not all(map(callable, pair)):
+        raise BadType(f"{place} is {_no_transformation(item)}.")
+    return GradientTransformation(*pair).recipe
+
+
+def _pair(item: Any) -> tuple[Any, ...]:
+    """What may be an (init, update) pair; nothing for what has two items for another reason, or is not yet called."""
+    try:
+        pair = () if isinstance(item, str | Mapping | list) else tuple(item)
+    except TypeError:
+        return ()
+    return () if any(map(uncalled, pair)) else pair
+
+
+def _no_transformation(item: Any) -> str:
+    """What something is that is not a transformation, and what to write instead."""
+    if isinstance(item, type) or inspect.isroutine(item):
+        kind, name = "class" if isinstance(item, type) else "function", getattr(item, "__name__", "it")
+        return f"the {kind} {name}; call it: {name}(...)"
+    if isinstance(item, Wrapper):
+        return f"a wrapper; put a transformation into it: jadam.wrap({shown(item)}, tx)"
+    of_several = isinstance(item, tuple) and any(isinstance(x, tuple | GradientTransformation) or uncalled(x) for x in item)
+    if isinstance(item, list) or of_several:
+        return f"a {type(item).__name__}; for several transformations in a row, write jadam.chain(*items)"
+    return f"{shown(item)}, which is not a transformation; give one of jadam's, or an (init, update) pair"
+
+
+def not_ours(tx: Any) -> BadType:
+    kind = type(tx).__name__
+    return BadType(f"a {kind} is not a jadam transformation; write jadam.adam(...), or jadam.chain(...) around it.")
 
 
 @builder
@@ -44,24 +111,10 @@ def chain(*transformations: Any) -> GradientTransformation:
     """
     parts, landings = [], []
     for number, item in enumerate(transformations):
-        recipe = _recipe_of(number, item)
+        recipe = recipe_of(f"argument {number}", item)
         parts += recipe.parts
         landings += recipe.landings
     return GradientTransformation.of(Recipe(tuple(parts), tuple(landings)))
-
-
-def _recipe_of(number: int, item: Any) -> Recipe:
-    if isinstance(item, GradientTransformation):
-        return item.recipe
-    if isinstance(item, Rule):
-        return Recipe((Part(item),))
-    try:
-        init, update = item
-        return GradientTransformation(init, update).recipe
-    except (TypeError, ValueError):
-        raise BadType(
-            f"argument {number} is {item!r}, which is not a transformation; give one of jadam's, or an (init, update) pair."
-        ) from None
 
 
 @builder
@@ -70,7 +123,8 @@ def identity() -> GradientTransformation:
     return chain()
 
 
-def wrap(wrapper: Wrapper, inner: Any) -> GradientTransformation:
+@door
+def wrap(wrapper: Wrapper, inner: TransformationLike) -> GradientTransformation:
     """Puts a transformation inside a wrapper, which decides whether, how often and on which updates it runs.
 
     `describe`, `hyperparams`, `tx.set_hyperparams`, `with_precision`, `cautious` and `state_shardings` see through it.
@@ -84,14 +138,16 @@ def wrap(wrapper: Wrapper, inner: Any) -> GradientTransformation:
         ValueError: a scalar of the wrapper is called `count`.
     """
     if not isinstance(wrapper, Wrapper):
-        raise BadType(f"wrap: {wrapper!r} is not a Wrapper; write a subclass of jadam.Wrapper.")
+        called = isinstance(wrapper, type) and issubclass(wrapper, Wrapper)
+        advice = f"call it: {wrapper.__name__}(...)" if called else "write a subclass of jadam.Wrapper"
+        raise BadType(f"{shown(wrapper)} is not a Wrapper; {advice}.")
     if "count" in wrapper.scalars():
-        raise BadValue(f"{wrapper.name}: a scalar cannot be called 'count', where the steps of the inside are counted.")
-    with naming(wrapper.name):
-        recipe = chain(inner).recipe
+        raise BadValue(f"a scalar of {wrapper.name} cannot be called 'count', where the steps of the inside are counted.")
+    recipe = recipe_of("inner", inner)
     return GradientTransformation.of(Recipe((Part(wrapper, inner=recipe.parts),), recipe.landings), wrapper.name)
 
 
+@door
 def block(rule: Callable[P, Rule]) -> Callable[P, GradientTransformation]:
     """Makes the function that builds a rule as a transformation of its own.
 
@@ -104,13 +160,24 @@ def block(rule: Callable[P, Rule]) -> Callable[P, GradientTransformation]:
         >>> jadam.chain(scale_by_two(), jadam.scale(0.5))
         chain(scale_by_two(), scale(step_size=0.5))
     """
+    _check_is_rule(rule)
     name = snake_case(rule.__name__)
+    call = door(rule, name)
 
     def build(*args: P.args, **kwargs: P.kwargs) -> GradientTransformation:
-        with naming(name):
-            return GradientTransformation.of(Recipe((Part(rule(*args, **kwargs)),)), name)
+        made = call(*args, **kwargs)
+        if not isinstance(made, Rule):
+            raise BadType(f"{name}: it returned {shown(made)}, which is not a rule.")
+        return GradientTransformation.of(Recipe((Part(made),)), name)
 
     # The class's docstring and arguments are the function's: editors, `help` and the docs show them.
     update_wrapper(build, rule, assigned=("__module__", "__doc__"), updated=())
+    build.__name__ = build.__qualname__ = name
     build.__signature__ = inspect.signature(rule).replace(return_annotation=GradientTransformation)  # pyright: ignore
     return build
+
+
+def _check_is_rule(rule: Any) -> None:
+    """Of a function it is seen when it is called."""
+    if not (callable(rule) and hasattr(rule, "__name__")) or (isinstance(rule, type) and not issubclass(rule, Rule)):
+        raise BadType(f"{shown(rule)} is not a class of rules; write a subclass of jadam.Rule.")

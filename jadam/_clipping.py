@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import jax.numpy as jnp
 from jax import Array
 
+from jadam._annotations import Option, is_integer
 from jadam._chain import block
 from jadam._errors import BadValue
-from jadam._hyper import Positive
+from jadam._hyper import FixedNonNegative, Positive
 from jadam._norm import scaled_norm
 from jadam._rule import Context, Rule, Slots
 
@@ -48,7 +49,7 @@ class ClipByGlobalNorm(Rule):
     """
 
     max_norm: Positive
-    eps: float = 0.0
+    eps: FixedNonNegative = 0.0
     keeps_zeros: ClassVar[bool] = True
 
     def prepare(self, context: Context) -> dict[str, Array]:
@@ -79,6 +80,11 @@ class ClipByBlockRms(Rule):
         return g * root * root, slots
 
 
+def _are_axes(axis: Any) -> bool:
+    axes = axis if isinstance(axis, tuple) else (axis,)
+    return all(map(is_integer, axes)) and len(set(axes)) == len(axes)
+
+
 @dataclass(frozen=True)
 class AdaptiveGradClip(Rule):
     """Scales the gradient of each unit so that its norm is at most `clipping` times the norm of the unit's weights.
@@ -100,7 +106,7 @@ class AdaptiveGradClip(Rule):
 
     clipping: Positive
     eps: Positive = 1e-3
-    axis: int | tuple[int, ...] | None = None
+    axis: Annotated[int | tuple[int, ...], Option("an axis, or a tuple of different axes", _are_axes)] | None = None
     elementwise: ClassVar[bool] = False
     keeps_zeros: ClassVar[bool] = True
 
@@ -112,7 +118,11 @@ class AdaptiveGradClip(Rule):
 
     def _axes(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         if self.axis is not None:
-            return (self.axis,) if isinstance(self.axis, int) else tuple(self.axis)
+            axes = self.axis if isinstance(self.axis, tuple) else (self.axis,)
+            found = {axis % len(shape) for axis in axes if -len(shape) <= axis < len(shape)}
+            if len(found) < len(axes):
+                raise BadValue(f"a parameter has shape {shape}, in which axis={self.axis} are not different axes; mask it out.")
+            return tuple(sorted(found))
         if sum(length > 1 for length in shape) <= 1:
             return tuple(range(len(shape)))
         if len(shape) > 4:

@@ -7,9 +7,10 @@ import math
 import jax
 import jax.numpy as jnp
 
+from jadam._chain import not_ours
 from jadam._engine.plan import Plan
 from jadam._errors import door
-from jadam._precision import check_precision, not_ours
+from jadam._precision import check_precision
 from jadam._state import owners
 from jadam._transformation import GradientTransformation
 from jadam._tree import PyTree, flatten, strong

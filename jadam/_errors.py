@@ -7,6 +7,9 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, ParamSpec, TypeVar
 
+from jadam._arguments import misfit
+from jadam._arguments import shown as shown
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -20,14 +23,14 @@ class Misuse(Exception):
         of: the public function that was called, which the door fills in on the way out.
     """
 
-    def __init__(self, words: str, **arguments: Any):
+    def __init__(self, words: str, /, **arguments: Any):
         super().__init__(words)
         self.words, self.arguments, self.of = words, arguments, ""
 
     def __str__(self) -> str:
         of, words = self.of, self.words
         if self.arguments:
-            of += f"({', '.join(f'{name}={value!r}' for name, value in self.arguments.items())})"
+            of += f"({', '.join(f'{name}={shown(value)}' for name, value in self.arguments.items())})"
             words = words.replace("{name}", next(iter(self.arguments)))
         return f"{of}: {words}" if of else words
 
@@ -65,18 +68,59 @@ class naming:
             error.of = self.name
 
 
-def door(function: Callable[P, T]) -> Callable[P, T]:
+def door(function: Callable[P, T], name: str = "") -> Callable[P, T]:
     """A public function: errors from inside bear its name, and those of its arguments theirs."""
+    name = name or function.__name__
+
+    @functools.wraps(function, updated=())
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return function(*args, **kwargs)
+        except Misuse as error:
+            error.of = name
+            if error.arguments:
+                bound = inspect.signature(function).bind_partial(*args, **kwargs)
+                bound.apply_defaults()
+                error.rename(bound.arguments)
+            raise
+        except TypeError:
+            if refused := _refused(name, inspect.signature(function), args, kwargs):
+                raise refused from None
+            raise
+
+    return call
+
+
+def method(function: Callable[P, T]) -> Callable[P, T]:
+    """A public method of what has a name, such as `adamw.update`: errors from inside bear both."""
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return function(*args, **kwargs)
         except Misuse as error:
-            bound = inspect.signature(function).bind_partial(*args, **kwargs)
-            bound.apply_defaults()
-            error.of = function.__name__
-            error.rename(bound.arguments)
+            error.of = _name_of(function, args[0])
+            raise
+        except TypeError:
+            signature = inspect.signature(function)
+            others = signature.replace(parameters=list(signature.parameters.values())[1:])
+            if refused := _refused(_name_of(function, args[0]), others, args[1:], kwargs):
+                raise refused from None
             raise
 
     return call
+
+
+def _name_of(function: Callable[..., Any], owner: Any) -> str:
+    if function.__name__ == "__init__":
+        return type(owner).__name__
+    return f"{owner.name}.{getattr(owner, '__name__', function.__name__)}"
+
+
+def _refused(name: str, signature: inspect.Signature, args: Any, kwargs: Any) -> BadType | None:
+    """The error of a call that does not fit its signature. Python says what it did not expect, this one what to write."""
+    if not (words := misfit(signature, args, kwargs)):
+        return None
+    refused = BadType(words)
+    refused.of = name
+    return refused

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from jadam._by_leaf import PerLeaf
-from jadam._chain import block, builder, chain
-from jadam._errors import BadType, BadValue
+from jadam._chain import TransformationLike, block, builder, recipe_of
+from jadam._errors import BadType, BadValue, shown
 from jadam._frozen import SetToZero
 from jadam._masks import EVERYTHING, Mask, MaskLike, as_mask
 from jadam._recipe import Recipe
@@ -20,7 +20,7 @@ set_to_zero = block(SetToZero)
 
 
 @builder
-def masked(inner: Any, mask: MaskLike) -> GradientTransformation:
+def masked(inner: TransformationLike, mask: MaskLike) -> GradientTransformation:
     """Applies a transformation to some parameters; the updates of the others pass untouched, and it keeps no slots for them.
 
     Args:
@@ -31,7 +31,7 @@ def masked(inner: Any, mask: MaskLike) -> GradientTransformation:
     Raises:
         TypeError: the mask is a string or a schedule.
     """
-    chosen, recipe = as_mask(mask), chain(inner).recipe
+    chosen, recipe = as_mask(mask), recipe_of("inner", inner)
     return GradientTransformation.of(recipe if chosen == EVERYTHING else recipe.within(masked_by(chosen)))
 
 
@@ -97,23 +97,23 @@ def partition(
         groups = FirstMatch(names, tuple(mask for mask, _, _ in written))
         shown = [f"{name}: {mask!r}" if name == str(n) else name for n, (mask, _, name) in enumerate(written)]
     scopes = [Scope(groups, _InGroup(groups, n), number=n, label=names[n], group=shown[n]) for n in range(len(names))]
-    return GradientTransformation.of(
-        sum((chain(tx).recipe.within(scope) for tx, scope in zip(inside, scopes, strict=True)), Recipe())
-    )
+    parts = zip(names, inside, scopes, strict=True)
+    recipes = [recipe_of(f"the transformation of group {name!r}", tx).within(scope) for name, tx, scope in parts]
+    return GradientTransformation.of(sum(recipes, Recipe()))
 
 
 def _listed(transforms: Any) -> list[Any]:
     if isinstance(transforms, GradientTransformation | str) or not isinstance(transforms, Iterable):
-        raise BadType(f"{transforms!r} is not a list of groups; write [(mask, transformation), ...].")
+        raise BadType(f"{shown(transforms)} is not a list of groups; write [(mask, transformation), ...].")
     return list(transforms)
 
 
 def _written(number: int, group: Any) -> tuple[Mask, Any, Any]:
     if type(group) not in (tuple, list) or len(group) not in (2, 3):  # a pair of optax's is a tuple too, of its own type
-        raise BadType(f"group {number} is {group!r}; write (mask, transformation) or (mask, transformation, name).")
+        raise BadType(f"group {number} is {shown(group)}; write (mask, transformation) or (mask, transformation, name).")
     mask, tx, *name = group
     if isinstance(mask, GradientTransformation):
-        raise BadType(f"group {number} begins with {mask!r}; the mask comes first: (mask, transformation).")
+        raise BadType(f"group {number} begins with {shown(mask)}; the mask comes first: (mask, transformation).")
     return as_mask(mask), tx, *(name or [str(number)])
 
 
@@ -122,7 +122,7 @@ def _check_names(names: Sequence[Any]) -> None:
         raise BadValue("there are no groups; give at least one.")
     for name in names:
         if not isinstance(name, str) or not name:
-            raise BadType(f"{name!r} is not a name for a group; give a string.")
+            raise BadType(f"{shown(name)} is not a name for a group; give a string.")
         if names.count(name) > 1:
             raise BadValue(f"two groups are called {name!r}; give each a name of its own.")
 
@@ -177,7 +177,7 @@ class ByLabel(Groups):
                 numbers[label]
             except (KeyError, TypeError):  # an array has no hash
                 known = ", ".join(map(repr, self.known))
-                words = f"the label at {quoted(name)} is {label!r}, but the transformations are for {known}."
+                words = f"the label at {quoted(name)} is {shown(label)}, but the transformations are for {known}."
                 raise BadValue(words) from None
         return [numbers[label] for label in labels]
 

@@ -1,22 +1,25 @@
-"""What the hyperparameters and options of a rule may be, as annotations of its fields."""
+"""Hyperparameters, and what a rule declares: annotations of its fields say what they may be."""
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
 import math
-import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.core import Tracer
 
+from jadam._annotations import Note, Option, as_float, check_in_dtype, hints_of, is_integer, of_field, uncalled
 from jadam._errors import BadType, BadValue
 from jadam._masks import Mask
 from jadam._state import COMPLEMENT
+
+SEVERAL = "for several values at once, put `jax.vmap` around `init` and `update`, or use groups"
 
 
 @dataclass(frozen=True)
@@ -29,52 +32,44 @@ class Range:
 
     def check(self, name: str, value: Any) -> Any:
         """The value as a rule keeps it: a float, which the state stores; or what drives the state: a schedule, `Driven`."""
-        if type(value) is float and self.holds(value):
+        if isinstance(value, Driven) or (callable(value) and not isinstance(value, Mask) and not uncalled(value)):
             return value
-        if isinstance(value, Mask | str | bool | None):
-            kind = "a mask" if isinstance(value, Mask) else repr(value)
-            raise BadType(f"{{name}} must be a number or a schedule, not {kind}.", **{name: value})
-        if callable(value) or isinstance(value, Driven):
-            return value
-        if isinstance(value, Tracer) and value.ndim == 0:
+        if words := _no_scalar(value):
+            raise BadType(f"{{name}} must be {words}.", **{name: value})
+        if isinstance(value, Tracer):
             return Driven(value)
-        if np.ndim(value) > 0:
-            raise BadType(
-                f"{{name}} must be a scalar, not of shape {np.shape(value)}; for several values at once, put "
-                "`jax.vmap` around `init` and `update`, or use groups.",
-                **{name: value},
-            )
-        try:
-            number = float(value)
-        except (TypeError, ValueError):
-            raise BadType(f"{{name}} must be a number or a schedule, not a {type(value).__name__}.", **{name: value}) from None
+        number = as_float(name, value)
         if not self.holds(number):
             raise BadValue(f"{{name}} must be {self.words}.", **{name: value})
+        check_in_dtype(name, value, self.store(number))
         return Driven(np.asarray(value)[()]) if isinstance(value, Array) else number
 
-
-@dataclass(frozen=True)
-class Option:
-    """What a static option may be, and the words for it; None is always allowed where it is the default."""
-
-    words: str
-    holds: Callable[[Any], bool]
-
-    def check(self, name: str, value: Any) -> Any:
-        try:
-            allowed = value is None or self.holds(value)
-        except TypeError:
-            allowed = False
-        if not allowed:
-            raise BadValue(f"{{name}} must be {self.words}.", **{name: value})
-        return value
+    def store(self, value: Any) -> Any:
+        """What the state stores for a number."""
+        return 1 - value if self.complement else value
 
 
-Count = Annotated[int, Option("an integer >= 1", lambda x: isinstance(x, int | np.integer) and x is not True and bool(x >= 1))]
+def _no_scalar(value: Any) -> str:
+    """What something must be that is neither a number nor a schedule; nothing for a number, a scalar array or a tracer."""
+    if isinstance(value, np.generic | np.ndarray | Array):
+        if not (jnp.issubdtype(value.dtype, np.floating) or jnp.issubdtype(value.dtype, np.integer)):
+            return f"a number or a schedule, not of dtype {value.dtype}"
+        return f"a scalar, not of shape {value.shape}; {SEVERAL}" if value.shape else ""
+    if isinstance(value, str | bytes | bool | None):
+        return f"a number or a schedule, not {value!r}"
+    if words := uncalled(value):
+        return f"a number or a schedule, not {words}"
+    if type(value) in (list, tuple):
+        return f"a number or a schedule, not a {type(value).__name__}; {SEVERAL}"
+    kind = "mask" if isinstance(value, Mask) else type(value).__name__
+    return "" if hasattr(value, "__float__") or hasattr(value, "__index__") else f"a number or a schedule, not a {kind}"
+
+
+Count = Annotated[int, Option("an integer in [1, 2**31)", lambda x: is_integer(x) and 1 <= x < 2**31)]
 """A static number of steps, axes or blocks."""
-FixedNonNegative = Annotated[float, Option("a finite number >= 0", lambda x: 0 <= x < math.inf)]
+FixedNonNegative = Annotated[float, Option.of_number("a finite number >= 0", lambda x: 0 <= x < math.inf)]
 """A static number that is never negative: for what `init` needs, which sees no hyperparameters."""
-FixedPositive = Annotated[float, Option("a finite number > 0", lambda x: 0 < x < math.inf)]
+FixedPositive = Annotated[float, Option.of_number("a finite number > 0", lambda x: 0 < x < math.inf)]
 """A static number above zero."""
 
 _Value = float | Array | Callable[[Array], Any]
@@ -127,8 +122,7 @@ class HyperField:
 
     def store(self, value: Any) -> Any:
         """What the state stores for a value."""
-        value = value.value if isinstance(value, Driven) else value
-        return 1 - value if self.allowed.complement else value
+        return self.allowed.store(value.value if isinstance(value, Driven) else value)
 
 
 @dataclass(frozen=True)
@@ -137,23 +131,46 @@ class Declared:
 
     Attributes:
         hypers: its hyperparameters, in the order of its fields.
-        checks: by field, what makes a value one that may be kept.
+        notes: by field, what makes a value one that may be kept.
     """
 
     hypers: tuple[HyperField, ...]
-    checks: tuple[tuple[str, Callable[[str, Any], Any]], ...]
+    notes: tuple[tuple[str, Note], ...]
 
     @classmethod
     def by(cls, owner: type) -> Declared:
         """Read off the annotations, once for each class, which then keeps it."""
         if "_declared" not in vars(owner):
             _check_is_dataclass(owner)
-            notes = list(_notes(owner))
+            _check_names(owner)
+            hints = hints_of(owner)
+            notes = [(field.name, of_field(hints[field.name], field)) for field in dataclasses.fields(owner)]
             hypers = tuple(HyperField(name, note) for name, note in notes if isinstance(note, Range))
-            if taken := [hyper.name for hyper in hypers if hyper.name.startswith(COMPLEMENT)]:
-                raise BadValue(f"{owner.__name__}: {taken[0]} is how the state calls a Decay; call it otherwise.")
-            owner._declared = cls(hypers, tuple((name, note.check) for name, note in notes))  # pyright: ignore
+            owner._declared = cls(hypers, tuple(notes))  # pyright: ignore
         return vars(owner)["_declared"]
+
+    def check_dtype(self, values: Mapping[str, Any], dtype: Any) -> None:
+        """Whether arrays of a dtype hold these values, where that was not known when they were given."""
+        for name, note in self.notes:
+            value = values[name].value if isinstance(values[name], Driven) else values[name]
+            if isinstance(note, Range) and not (callable(value) or isinstance(value, Tracer)):
+                check_in_dtype(name, value, note.store(value), dtype)
+            elif isinstance(note, Option) and note.number and value is not None:
+                check_in_dtype(name, value, dtype=dtype)
+
+
+def options(owner: type) -> Iterator[tuple[str, Option]]:
+    """The static options of a rule or wrapper, by field."""
+    return ((name, note) for name, note in Declared.by(owner).notes if isinstance(note, Option))
+
+
+def _check_names(owner: type) -> None:
+    """A field would take the place of a method or property of the same name."""
+    for field in dataclasses.fields(owner):
+        if any(field.name in vars(base) and field.name not in inspect.get_annotations(base) for base in owner.__mro__[1:]):
+            raise BadValue(f"{owner.__name__}.{field.name} is what every rule has; call the field otherwise.")
+        if field.name.startswith(COMPLEMENT):
+            raise BadValue(f"{owner.__name__}.{field.name}: this is how the state calls a Decay; call the field otherwise.")
 
 
 def _check_is_dataclass(owner: type) -> None:
@@ -165,16 +182,3 @@ def _check_is_dataclass(owner: type) -> None:
     ]
     if lost:
         raise BadType(f"write @dataclass(frozen=True) above class {owner.__name__}: without it, {lost[0]} is not a field.")
-
-
-def _notes(owner: type) -> typing.Iterator[tuple[str, Any]]:
-    """What the annotations of fields say beyond the type; of a `Literal`, its choices."""
-    hints = typing.get_type_hints(owner, include_extras=True)
-    for field in dataclasses.fields(owner):
-        hint = hints[field.name]
-        for part in (hint, *typing.get_args(hint)):  # `X | None` too
-            yield from ((field.name, note) for note in getattr(part, "__metadata__", ()) if hasattr(note, "check"))
-            if typing.get_origin(part) is typing.Literal:
-                choices = typing.get_args(part)
-                words = " or ".join(filter(None, [", ".join(map(repr, choices[:-1])), repr(choices[-1])]))
-                yield field.name, Option(words, choices.__contains__)

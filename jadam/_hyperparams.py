@@ -12,13 +12,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.core import Tracer
 
+from jadam._annotations import check_in_dtype
 from jadam._engine.numbers import alike
 from jadam._errors import BadType, BadValue, door
-from jadam._hyper import Driven, HyperField
+from jadam._hyper import Driven, Range
 from jadam._recipe import Recipe
 from jadam._state import COMPLEMENT, GIVEN, SET, OptState, check_is_state, numbered, states
 from jadam._tree import PyTree
+
+ANY = Range("a number", lambda x: True)
+"""Of a state in the slots of a pair, the range of a hyperparameter is not known."""
 
 
 def readable_names(state: OptState) -> dict[str, str]:
@@ -101,25 +106,31 @@ def set_hyperparams(recipe: Recipe, state: OptState, values: dict[str, Any]) -> 
     if other := set(state.hyperparams) ^ set(fields):
         raise BadValue(f"the state belongs to another transformation: only one of the two has {sorted(other)[0]}.")
     known = places(state)  # the first state is this one, others stand in the slots of pairs
+    inside = list(states(state))
     edits: dict[int, dict[str, Any]] = {}
     for name, value in values.items():
         if name not in known:
             alike = [other for other in known if re.fullmatch(rf"(.*\.)?{re.escape(name)}(_\d+)?", other)]
             raise BadValue(f"there is no {name!r}; there are {', '.join(sorted(alike or known)) or 'none'}.")
         number, key = known[name]
-        _check(name, value, *(fields[key] if number == 0 else (None, None)))
+        hyper, driver = fields[key] if number == 0 else (None, None)
+        _check(name, value, hyper.allowed if hyper else ANY, driver, inside[number].hyperparams[key])
         edits.setdefault(number, {})[key] = value
     return _edited(state, edits, iter(range(1 + max(edits, default=0))))
 
 
-def _check(name: str, value: Any, hyper: HyperField | None, driver: Any) -> None:
-    """Whether a value can be set. Of a state in the slots of a pair, neither its range nor what drives it is known."""
+def _check(name: str, value: Any, allowed: Range, driver: Any, old: Any) -> None:
+    """Whether a value can be set; for each of several, where there are several models."""
     if callable(driver) or isinstance(driver, Driven):
         raise BadValue(f"{name} is driven by {driver!r}; build the transformation with a number to set it.")
     if callable(value):
         raise BadValue(f"{name} must be a number here; build the transformation with the schedule.")
-    if hyper and np.ndim(value) == 0:
-        hyper.allowed.check(name, value)
+    several = isinstance(value, list | tuple | np.ndarray | Array) and not isinstance(value, Tracer) and np.ndim(value) > 0
+    for one in np.ravel(value) if several else [value]:
+        if np.ndim(one) == 0:
+            allowed.check(name, one)
+            if not isinstance(one, Tracer):
+                check_in_dtype(name, one, allowed.store(one), getattr(jax.tree.leaves(old)[0], "dtype", None))
 
 
 def _edited(tree: PyTree, edits: dict[int, dict[str, Any]], numbers: Iterator[int]) -> PyTree:

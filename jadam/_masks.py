@@ -16,7 +16,7 @@ from jax.core import Tracer
 from jax.tree_util import all_leaves
 
 from jadam._by_leaf import NO_VALUES, ByLeaf, PerLeaf
-from jadam._errors import BadType, BadValue
+from jadam._errors import BadType, BadValue, shown
 from jadam._tree import Leaves, PyTree, flatten, is_function, quoted
 
 
@@ -137,12 +137,12 @@ def as_mask(mask: MaskLike) -> Mask:
     patterns = list(mask) if isinstance(mask, list | tuple) else [mask]
     if patterns and all(isinstance(pattern, str) for pattern in patterns):
         patterns = [pattern if re.search(r"[/*?]", pattern) else f"**/{pattern}" for pattern in patterns]
-        raise BadType(f"{mask!r} is not a mask; write jadam.{_Match(tuple(patterns))} to select parameters by path.")
+        raise BadType(f"{shown(mask)} is not a mask; write jadam.{_Match(tuple(patterns))} to select parameters by path.")
     leaves = flatten(mask)
     if not all_leaves((mask,)):
         return _Given(PerLeaf((tuple(_bools(leaves.values, leaves.names)), leaves.treedef), "the mask"))
     if (everywhere := _as_bool(mask)) is None:
-        raise BadType(f"{mask!r} is not a mask; give a tree of bools or a function of the parameters.")
+        raise BadType(f"{shown(mask)} is not a mask; give a tree of bools or a function of the parameters.")
     return EVERYTHING if everywhere else ~EVERYTHING
 
 
@@ -158,7 +158,7 @@ def _bools(values: Sequence[Any], names: Sequence[str]) -> list[bool]:
         if isinstance(value, Tracer):
             raise BadValue(f"the mask is traced at {quoted(name)}; {NO_VALUES}")
         if (found := _as_bool(value)) is None:
-            raise BadType(f"the mask has {value!r} at {quoted(name)}; a mask is made of bools.")
+            raise BadType(f"the mask has {shown(value)} at {quoted(name)}; a mask is made of bools.")
         bools.append(found)
     return bools
 
@@ -204,7 +204,7 @@ def _check_pattern(pattern: Any) -> None:
     if not isinstance(pattern, str):
         several = isinstance(pattern, list | tuple) and pattern and all(isinstance(one, str) for one in pattern)
         advice = f"write {_Match(tuple(pattern))}" if several else "a pattern is a string, such as '**/bias'"
-        raise BadType(f"match({pattern!r}): {advice}.")
+        raise BadType(f"match({shown(pattern)}): {advice}.")
 
 
 def match(*patterns: str) -> Mask:
@@ -245,5 +245,5 @@ def ndim_at_least(ndim: int) -> Mask:
         ValueError: `ndim` is not an integer >= 0.
     """
     if isinstance(ndim, bool) or not hasattr(ndim, "__index__") or ndim < 0:
-        raise BadValue(f"ndim_at_least({ndim!r}): ndim must be an integer >= 0.")
+        raise BadValue(f"ndim_at_least({shown(ndim)}): ndim must be an integer >= 0.")
     return _NdimAtLeast(operator.index(ndim))

@@ -7,15 +7,16 @@ import operator
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from itertools import product
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 
-from jadam._chain import builder
+from jadam._annotations import Option, is_integer
+from jadam._chain import Transformation, builder, not_ours
 from jadam._engine.lost import lost, peak_of
 from jadam._engine.plan import Plan, without_numbers
-from jadam._errors import BadType, BadValue, door
+from jadam._errors import BadValue, door, shown
 from jadam._recipe import Landing, Pair, Recipe
 from jadam._scope import Scope
 from jadam._storage.params import PARAM_STORAGE
@@ -23,15 +24,17 @@ from jadam._storage.slots import SLOT_STORAGE, SlotStorage
 from jadam._transformation import GradientTransformation
 from jadam._tree import PyTree, strong
 
+Size = Annotated[int, Option("an integer >= 0", lambda x: is_integer(x) and x >= 0)]
+
 
 @builder
 def with_precision(
-    tx: GradientTransformation,
+    tx: Transformation,
     state: str | Mapping[str, str] | None = None,
     params: str | None = None,
     *,
     rounding: str = "stochastic",
-    min_size: int = 4096,
+    min_size: Size = 4096,
     seed: int = 0,
 ) -> GradientTransformation:
     """The same transformation with its slots, or 16-bit parameters, stored otherwise; the arithmetic stays float32.
@@ -68,17 +71,13 @@ def with_precision(
         >>> sum(x.nbytes for x in jax.tree.leaves(state.slots)) / 4096
         2.25
     """
-    if not isinstance(tx, GradientTransformation):
-        raise not_ours(tx)
     by_name = dict(state) if isinstance(state, Mapping) else {}
     for storage in by_name.values() if isinstance(state, Mapping) else [state] * (state is not None):
         _check("state", state, storage, SLOT_STORAGE)
     if params is not None:
         _check("params", params, params, PARAM_STORAGE)
     _check("rounding", rounding, rounding, ("stochastic", "nearest"))
-    min_size, seed = _integer(min_size=min_size), _integer(seed=seed)
-    if min_size < 0:
-        raise BadValue("{name} must be an integer >= 0.", min_size=min_size)
+    min_size, seed = operator.index(min_size), operator.index(seed)
     rules = [place.part.rule for place in tx.recipe.all]
     known = {slot for rule in rules if not isinstance(rule, Pair) for slot in _slots(without_numbers(rule))}
     if unknown := set(by_name) - known:
@@ -135,21 +134,9 @@ def check_precision(
     return lost(tx.recipe, plan, values, given)
 
 
-def not_ours(tx: Any) -> BadType:
-    kind = type(tx).__name__
-    return BadType(f"a {kind} is not a jadam transformation; write jadam.adam(...), or jadam.chain(...) around it.")
-
-
-def _integer(**argument: Any) -> int:
-    ((name, value),) = argument.items()
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise BadValue(f"{{name}} must be an integer{' >= 0' * (name == 'min_size')}.", **argument)
-    return operator.index(value)
-
-
 def _check(argument: str, given: Any, value: Any, allowed: Any) -> None:
     if not isinstance(value, str) or value not in allowed:
-        raise BadValue(f"{value!r} must be one of {', '.join(allowed)}.", **{argument: given})
+        raise BadValue(f"{shown(value)} must be one of {', '.join(allowed)}.", **{argument: given})
 
 
 def _slots(rule: Any) -> set[str]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import inspect
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, ClassVar, TypeVar
 
 import jax
@@ -16,7 +18,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jadam._dtypes import cast, compute_dtype, decode
-from jadam._errors import BadType, naming
+from jadam._errors import BadType, BadValue, door, naming, shown
 from jadam._hyper import Declared, HyperField
 from jadam._norm import global_norm
 
@@ -48,11 +50,43 @@ class DecayRate:
         return -jnp.expm1(t * jnp.log1p(-self.complement))
 
 
+@door
 def zeros(p: Array) -> Array:
     """A slot of zeros like the parameter, in the dtype of the arithmetic, with the parameter's sharding."""
     if not hasattr(p, "dtype"):
-        raise BadType(f"zeros: {p!r} is not an array; pass the parameter.")
+        raise BadType(f"{shown(p)} is not an array; pass the parameter.")
     return jnp.zeros_like(p, dtype=compute_dtype(p.dtype))
+
+
+class Named(dict[str, Any]):
+    """Things by name, of which one that is not there is an error in words."""
+
+    def __init__(self, values: Mapping[str, Any], words: str):
+        super().__init__(values)
+        self.words = words
+
+    def __missing__(self, name: str) -> Any:
+        raise BadValue(self.words.replace("{missing}", name))
+
+
+def extra(values: Mapping[str, Any]) -> Named:
+    """The keyword arguments of a step."""
+    return Named(values, "{missing} is missing; call update(grads, state, params, {missing}=...), and step alike.")
+
+
+def scalars_of(owner: Block, values: Mapping[str, Any]) -> Named:
+    """The scalars of a rule or wrapper."""
+    return Named(values, f"{owner.name} keeps no scalar {{missing}}; `scalars` makes what it keeps.")
+
+
+class H(SimpleNamespace):
+    """The hyperparameters and constants of a rule or wrapper, by name: what it knows as `h`."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # as `copy` and `pickle` ask
+            raise AttributeError(name)
+        there = ", ".join(vars(self)) or "nothing"
+        raise BadValue(f"h has {there}, and no {name}; annotate that as a hyperparameter, or return it from prepare.")
 
 
 @dataclass(frozen=True)
@@ -146,11 +180,14 @@ class Block(ABC):  # noqa: B024 (what is built are rules and wrappers)
 
     def __new__(cls, *_: Any, **__: Any) -> Any:
         Declared.by(cls)  # here, since without @dataclass `__init__` would complain of arguments first
+        if missing := sorted(cls.__abstractmethods__):
+            arguments = ", ".join(inspect.signature(getattr(cls, missing[0])).parameters)
+            raise BadType(f"class {cls.__name__} must have a method {missing[0]}({arguments}).")
         return super().__new__(cls)
 
     def __post_init__(self) -> None:
         with naming(self.name):
-            vars(self).update({name: check(name, getattr(self, name)) for name, check in Declared.by(type(self)).checks})
+            vars(self).update({name: note.check(name, getattr(self, name)) for name, note in Declared.by(type(self)).notes})
 
     @property
     def hypers(self) -> tuple[HyperField, ...]:

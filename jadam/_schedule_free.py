@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 from jax import Array
 
-from jadam._chain import builder, chain
+from jadam._chain import TransformationLike, builder, chain
 from jadam._dtypes import encode
 from jadam._errors import BadValue, door
 from jadam._hyper import Decay, FixedNonNegative, NonNegative
@@ -70,10 +70,10 @@ class ScheduleFree(Rule):
 
 @builder
 def schedule_free(
-    tx: GradientTransformation,
+    tx: TransformationLike,
     *,
-    b1: float = 0.9,
-    warmup_steps: int = 0,
+    b1: Decay = 0.9,
+    warmup_steps: FixedNonNegative = 0,
     r: NonNegative = 0.0,
     weight_lr_power: NonNegative = 2.0,
 ) -> GradientTransformation:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from jadam._engine.init import init
 from jadam._engine.step import update
-from jadam._errors import BadType, BadValue, naming
+from jadam._errors import BadType, BadValue, method, shown
 from jadam._hyperparams import set_hyperparams
 from jadam._recipe import Pair, Part, Recipe
 from jadam._state import OptState
@@ -39,9 +39,10 @@ class GradientTransformation:
     recipe: Recipe
     name: str
 
+    @method
     def __init__(self, init: Callable[..., Any], update: Callable[..., Any]):
         if not (callable(init) and callable(update)):
-            raise BadType(f"GradientTransformation: init and update must be functions, not {init!r} and {update!r}.")
+            raise BadType(f"init and update must be functions, not {shown(init)} and {shown(update)}.")
         vars(self).update(recipe=Recipe((Part(Pair(init, update)),)), name="tx")
 
     @classmethod
@@ -83,6 +84,7 @@ class GradientTransformation:
             vars(self)[kind.__name__] = (_shared if self.recipe.of_numbers else _own)(kind, self.recipe, self.name)
         return vars(self)[kind.__name__]
 
+    @method
     def set_hyperparams(self, state: OptState, **values: Any) -> OptState:
         """The state with other hyperparameters; nothing is traced or compiled again.
 
@@ -96,8 +98,7 @@ class GradientTransformation:
         Raises:
             ValueError: an unknown name, a value out of range or of another shape, or one that a schedule drives.
         """
-        with naming(f"{self.name}.set_hyperparams"):
-            return set_hyperparams(self.recipe, state, values)
+        return set_hyperparams(self.recipe, state, values)
 
     def __iter__(self) -> Iterator[Callable[..., Any]]:
         return iter((self.init, self.update))
@@ -150,6 +151,7 @@ class Init(_Function):
 
     __name__ = "init"  # in traces and profiles
 
+    @method
     def __call__(self, params: PyTree) -> OptState:
         """The state before the first update.
 
@@ -161,8 +163,7 @@ class Init(_Function):
             TypeError: a leaf is not an array.
             ValueError: a mask does not fit the parameters.
         """
-        with naming(f"{self.name}.init"):
-            return init(self.recipe, params)
+        return init(self.recipe, params)
 
 
 class Update(_Function):
@@ -170,6 +171,7 @@ class Update(_Function):
 
     __name__ = "update"  # in traces and profiles
 
+    @method
     def __call__(self, updates: PyTree, state: OptState, params: PyTree | None = None, **extra: Any) -> tuple[PyTree, OptState]:
         """The updates to add to the parameters, and the next state.
 
@@ -187,8 +189,7 @@ class Update(_Function):
             ValueError: structures or shapes differ, or the state belongs to another transformation or tree.
             TypeError: a leaf is not an array, real meets complex, or the arguments are in another order.
         """
-        with naming(f"{self.name}.update"):
-            return update(self.recipe, "update", updates, state, params, extra)
+        return update(self.recipe, "update", updates, state, params, extra)
 
 
 class Step(_Function):
@@ -196,9 +197,9 @@ class Step(_Function):
 
     __name__ = "step"  # in traces and profiles
 
+    @method
     def __call__(self, updates: PyTree, state: OptState, params: PyTree, **extra: Any) -> tuple[PyTree, OptState]:
         """`update` and `apply_updates` as one: the new parameters and the new state, in one pass over memory."""
-        with naming(f"{self.name}.step"):
-            if params is None:
-                raise BadValue("params is None; call step(grads, state, params).")
-            return update(self.recipe, "step", updates, state, params, extra)
+        if params is None:
+            raise BadValue("params is None; call step(grads, state, params).")
+        return update(self.recipe, "step", updates, state, params, extra)

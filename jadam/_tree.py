@@ -107,8 +107,9 @@ def strong(argument: str, tree: PyTree, shapes: bool = False) -> tuple[PyTree, l
     try:
         leaves, treedef = jax.tree.flatten(tree)
     except ValueError as error:  # keys of a dict that cannot be sorted
-        words = f"{argument} is a tree that JAX cannot flatten, with dict keys of several types perhaps: {error}"
-        raise BadType(words) from None
+        raise BadType(
+            f"{argument} is a tree that JAX cannot flatten, with dict keys of several types perhaps: {error}"
+        ) from None
     if _are_strong(leaves):
         return tree, leaves, treedef
     if not shapes and jax.ShapeDtypeStruct in map(type, leaves):

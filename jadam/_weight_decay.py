@@ -8,7 +8,7 @@ from typing import Any, Literal
 import jax.numpy as jnp
 from jax import Array
 
-from jadam._chain import builder, chain, identity
+from jadam._chain import Transformation, builder, chain, identity
 from jadam._errors import BadValue
 from jadam._groups import masked
 from jadam._hyper import FixedPositive, NonNegative
@@ -60,7 +60,7 @@ def add_decayed_weights(
     mask: MaskLike = None,
     *,
     decay: DecayScale = "decoupled",
-    peak_learning_rate: float | None = None,
+    peak_learning_rate: FixedPositive | None = None,
 ) -> GradientTransformation:
     """Adds the parameter times `weight_decay` to its update: `u = g + weight_decay p`.
 
@@ -126,7 +126,7 @@ def decay_after_step(
 
 
 @builder
-def cautious_weight_decay(tx: GradientTransformation) -> GradientTransformation:
+def cautious_weight_decay(tx: Transformation) -> GradientTransformation:
     """The same transformation with weight decay only where the direction and the parameter have the same sign.
 
     There the step goes towards zero anyway; elsewhere the decay would work against it.

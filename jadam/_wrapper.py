@@ -11,6 +11,7 @@ import jax
 from jax import Array, lax
 from jax.core import Tracer
 
+from jadam._errors import BadValue
 from jadam._rule import Block
 
 Outcome = Any
@@ -76,6 +77,8 @@ class Inside:
                 waits, on GPU as well; it cannot be differentiated in reverse. "select" always runs the inside, and then
                 chooses: for what nearly always runs, since it is fused into the loops that write the state.
         """
+        if how not in ("cond", "loop", "select"):
+            raise BadValue("{name} must be 'cond', 'loop' or 'select'.", how=how)
         if not isinstance(condition, Tracer) and how != "select":
             return self.run(updates) if bool(condition) else self.stay()  # outside `jit`, Python chooses
         if how == "select":

@@ -7,7 +7,9 @@ import jadam
 
 ROOT = Path(jadam.__file__).parent
 LAYERS = [
+    {"_arguments"},
     {"_errors"},
+    {"_annotations"},
     {"_tree", "_dtypes", "_schedules"},
     {"_by_leaf", "_masks", "_norm", "_state", "_storage"},
     {"_hyper"},

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jadam._dtypes import decode
+from jadam._engine import returned
 from jadam._engine.lost import warn_of_lost
 from jadam._engine.numbers import initial
 from jadam._engine.placement import on_automatic_axes, placed, scalar, shared_sharding, slot_sharding
@@ -38,7 +39,7 @@ def init(recipe: Recipe, params: PyTree) -> OptState:
         own = {i: _slots(plan, one, rule, i, values[i]) for i, rule in zip(one.at, one.rules, strict=True)}
         if names := list(dict.fromkeys(slot for slots in own.values() for slot in slots)):
             state.slots[one.key] = plan.trees(own, names)
-        scalars = {name: scalar(value, plan.dtype, sharding) for name, value in one.rule.scalars().items()}
+        scalars = {name: scalar(value, plan.dtype, sharding) for name, value in returned.scalars(one.rule).items()}
         if one.counts:
             scalars["count"] = scalar(0, jnp.int32, sharding)
         if scalars:
@@ -64,7 +65,7 @@ def _slots(plan: Plan, one: Placed, rule: Any, i: int, value: Any) -> dict[str, 
         )
     p = decode(_array(value))
     try:
-        slots = rule.init(p)
+        slots = returned.slots(rule, p)
     except ValueError as error:
         raise BadValue(f"the parameter at {plan.path(i)}: {error}") from None
     return apart({slot: _stored(x, one.formats.codec(slot), value.dtype, p) for slot, x in slots.items()})

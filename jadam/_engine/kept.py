@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jadam._dtypes import decode
+from jadam._engine import returned
 from jadam._engine.plan import Plan
 from jadam._recipe import SlotFormats
 from jadam._rule import Block
@@ -41,7 +42,7 @@ def kept(plan: Plan, rule: Any, formats: SlotFormats, i: int) -> Types:
     if alike not in plan.kept:
 
         def stored(p: jax.Array) -> dict[str, jax.Array]:
-            return apart({slot: formats.codec(slot).encode(x, dtype) for slot, x in rule.init(decode(p)).items()})
+            return apart({slot: formats.codec(slot).encode(x, dtype) for slot, x in returned.slots(rule, decode(p)).items()})
 
         plan.kept[alike] = types(jax.eval_shape(stored, jax.ShapeDtypeStruct(shape, dtype)))
     return plan.kept[alike]

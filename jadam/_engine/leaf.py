@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from types import SimpleNamespace
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -12,10 +11,11 @@ import numpy as np
 from jax import Array, lax
 
 from jadam._dtypes import cast, compute_dtype, decode, encode, full_dtype
+from jadam._engine import returned
 from jadam._engine.placement import on_automatic_axes
 from jadam._errors import BadValue
 from jadam._recipe import SlotFormats
-from jadam._rule import Rule
+from jadam._rule import H, Rule
 from jadam._storage.params import ParamStorage
 from jadam._storage.rounding import Noise
 from jadam._storage.slots import decode_slot
@@ -80,12 +80,12 @@ def _run(program: Program, operands: Operands) -> tuple[Array, list[dict[str, An
     for (rule, formats, name), stored, h in zip(program.rules, slots, hs, strict=True):
         param: Any = _NoParams(rule) if full_p is None else full_p
         own = {slot: cast(decode_slot(value), dtype) for slot, value in stored.items()}
-        values = SimpleNamespace(**jax.tree.map(lambda x: x if x.dtype == bool else cast(x, dtype), h))
+        values = H(**jax.tree.map(lambda x: x if x.dtype == bool else cast(x, dtype), h))
         if rule.reads_gradient and gradient is not None:
             values.gradient = cast(decode(gradient), dtype)
         before = _shapes(g, own)
         with jax.named_scope(rule.name):  # shows in profiles and in the HLO
-            out, own = rule.update(bounded(g) if own else g, own, param, values)
+            out, own = returned.update(rule, rule.update(bounded(g) if own else g, own, param, values))
         if (shapes := _shapes(out, own)) != before:
             raise BadValue(
                 f"{type(rule).__name__}.update must keep the shapes of update and slots: of {before} it made {shapes}."

@@ -29,7 +29,7 @@ def peak_of(learning_rate: Any) -> float | None:
     peak = getattr(learning_rate, "peak_value", None) if callable(learning_rate) else learning_rate
     try:
         return None if peak is None else float(peak)
-    except (TypeError, ValueError):  # a tracer, or what `scale_by_learning_rate` will refuse
+    except (TypeError, ValueError, OverflowError):  # a tracer, or what `scale_by_learning_rate` will refuse
         return None
 
 

@@ -18,7 +18,7 @@ from jadam._by_leaf import ByLeaf
 from jadam._dtypes import compute_dtype, is_complex
 from jadam._errors import BadType
 from jadam._frozen import SetToZero, frozen
-from jadam._hyper import HyperField
+from jadam._hyper import Declared, HyperField
 from jadam._recipe import Landing, Pair, Place, Recipe, SlotFormats
 from jadam._rule import Rule
 from jadam._scope import mask_of
@@ -28,6 +28,12 @@ from jadam._tree import Leaves, PyTree, flatten, is_trained, quoted
 
 class ReadItFromH:
     """Stands in a rule for a number that the state holds, so that `self.b1` for `h.b1` is an error, and not a constant."""
+
+    def _refuse(self, *_: Any) -> Any:
+        raise BadType("a rule used a hyperparameter of its own; write `h.b1` for `self.b1`, since the state holds the number.")
+
+    __jax_array__ = __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = _refuse
+    __pow__ = __rpow__ = __neg__ = __lt__ = __le__ = __gt__ = __ge__ = __bool__ = __float__ = _refuse
 
 
 IN_STATE = ReadItFromH()
@@ -149,7 +155,11 @@ class Plan:
             landings = dict.fromkeys(_stored(landing, leaves, trained), key) | landings  # the first said is the innermost
         storages = {key: landing.storage for key, landing in zip(keys, recipe.landings, strict=True)}
         numbers = tuple(recipe.numbers)
-        return cls(leaves.names, shapes, leaves.treedef, trained, groups, row, storages, landings, numbers, recipe.traced)
+        plan = cls(leaves.names, shapes, leaves.treedef, trained, groups, row, storages, landings, numbers, recipe.traced)
+        for place in recipe.all:  # under x64, the dtype of numbers is known only now
+            if not isinstance(rule := place.part.rule, Pair):
+                Declared.by(type(rule)).check_dtype(vars(rule), plan.dtype)
+        return plan
 
     @cached_property
     def all(self) -> tuple[Placed, ...]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 from collections import defaultdict
 from collections.abc import Sequence
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import jax
@@ -17,14 +16,14 @@ import jax.numpy as jnp
 from jax import Array
 
 from jadam._dtypes import cast, compute_dtype, decode, encode, full_dtype
-from jadam._engine import checks
+from jadam._engine import checks, returned
 from jadam._engine.kept import types
 from jadam._engine.leaf import Mode, Operands, Program, bounded, encoded, needs_params, run_rules
 from jadam._engine.placement import decoded, on_automatic_axes
 from jadam._engine.plan import Placed, Plan
 from jadam._errors import BadValue
 from jadam._recipe import Pair
-from jadam._rule import Context, DecayRate, Rule
+from jadam._rule import Context, DecayRate, H, Rule, extra, scalars_of
 from jadam._state import GIVEN, OptState
 from jadam._storage.rounding import number_key, step_key
 from jadam._storage.slots import apart, together
@@ -110,10 +109,11 @@ class Row:
         h, count, dtype = self._h(placed), self.state.count, self.plan.dtype
         slots = checks.slots(self.plan, self.state, placed)
         ready = _Ready(placed, dict(zip(placed.at, placed.rules, strict=True)), slots, h)
-        scalars = self.state.scalars.get(placed.key, {})
+        scalars = scalars_of(rule, self.state.scalars.get(placed.key, {}))
         t = count.astype(dtype) + 1
         # Once a step, and not for each kind of leaf: XLA writes scalars that vary by leaf into its kernels.
-        constants = rule.prepare(Context(SimpleNamespace(**h), count, t, scalars, self.step.extra, self, ready))
+        context = Context(H(**h), count, t, scalars, extra(self.step.extra), self, ready)
+        constants = returned.constants(rule, rule.prepare(context))
         if shadowed := {"gradient", *h} & set(constants):
             name = shadowed.pop()
             raise BadValue(f"{rule.name}.prepare returns {name!r}, which is the name of something else in h; choose another.")
@@ -160,9 +160,10 @@ class Row:
         own = None if params is None else plan.tree({i: params[i] for i in placed.at})
         updates = plan.tree({i: encode(self._full(i, self.updates[i]), plan.dtype_of(i)) for i in placed.at})
         extra = pair.accepted(self.step.extra)
-        new, self.new.slots[placed.key] = pair.update(updates, self.state.slots[placed.key], own, **extra)
-        found = plan.treedef.flatten_up_to(new)
-        self.updates |= {i: encode(self._full(i, found[i]), full_dtype(plan.dtype_of(i))) for i in placed.at}
+        found = pair.update(updates, self.state.slots[placed.key], own, **extra)
+        shapes = {i: plan.shapes[i][0] for i in placed.at}
+        new, self.new.slots[placed.key] = returned.of_pair(pair, found, plan.treedef, shapes)
+        self.updates |= {i: encode(self._full(i, u), full_dtype(plan.dtype_of(i))) for i, u in new.items()}
 
     def _wrap(self, placed: Placed, wrapper: Wrapper, mode: Mode) -> None:
         """Lets a wrapper run what is inside it."""
@@ -178,25 +179,27 @@ class Row:
         still = Done({i: self._still(i, mode) for i in at}, residues, inner)
 
         def run(updates: list[Array], before: Done = still) -> Done:
-            given = {i: encode(u, full_dtype(plan.dtype_of(i))) for i, u in zip(at, updates, strict=True)}
+            own = zip(at, returned.updates(wrapper, updates, len(at)), strict=True)
+            given = {i: encode(u, full_dtype(plan.dtype_of(i))) for i, u in own}
             step = self.step
             if mode == "step" and step.params is not None:
                 step = step._replace(params=[before.updates.get(i, p) for i, p in enumerate(step.params)])
             return Row(step, placed.inner, given, dict(before.residues), before.state, mode).run()
 
         inside = Inside(
-            h=SimpleNamespace(**self._h(placed)),
+            h=H(**self._h(placed)),
             updates=[self._full(i, self.updates[i]) for i in at],
             slots=defaultdict(list, {name: [self._decoded(i, stored[i].get(name)) for i in at] for name in together(names)}),
-            scalars=own,
+            scalars=scalars_of(wrapper, own),
             count=inner.count,
-            extra=self.step.extra,
+            extra=extra(self.step.extra),
             run=run,
             stay=lambda: still,
             reader=self,
             of=_Ready(placed, {}, stored, {}),
         )
-        done, slots, scalars = wrapper.around(inside)
+        before = {name: inside.slots[name] for name in together(names) if at}
+        done, slots, scalars = returned.around(wrapper, wrapper.around(inside), Done, before)
         self.updates |= done.updates
         self.residues |= done.residues
         for mine, theirs in zip(self.new[1:], done.state[1:], strict=True):
@@ -258,7 +261,7 @@ class Row:
         return [self.plan.storage(i).decode(self.step.params[i], self.residues[i]) for i in of.placed.at]
 
     def slot(self, of: _Ready, name: str) -> list[Array]:
-        return [decoded(of.slots[i][name], self.plan.dtype_of(i)) for i in of.placed.at]
+        return [decoded(returned.slot(of.placed.rule, of.slots[i], name), self.plan.dtype_of(i)) for i in of.placed.at]
 
     def learning_rate(self, of: _Ready) -> Array:
         """The learning rate that scales what a rule does to its leaves: the next one in the chain, else the last before."""

@@ -74,7 +74,7 @@ def adabound(
     final_learning_rate: NonNegative = 0.1,
     gamma: NonNegative = 1e-3,
     amsbound: bool = False,
-    base_learning_rate: float | None = None,
+    base_learning_rate: FixedPositive | None = None,
 ) -> GradientTransformation:
     """AdaBound, or AMSBound: Adam whose step sizes are clipped between bounds that close in on those of SGD.
 

@@ -75,7 +75,7 @@ def adafactor(
     learning_rate: NonNegative,
     *,
     beta2_decay: Negative = -0.8,
-    eps1: float | None = None,
+    eps1: FixedNonNegative | None = None,
     eps2: NonNegative = 1e-3,
     d: Positive = 1.0,
     weight_decay: NonNegative = 0.0,

@@ -17,7 +17,7 @@ from jadam._assembly import (
     peak_of,
     scale_by_learning_rate,
 )
-from jadam._authoring import Context, Decay, MaskLike, NonNegative, Rule, Slots, builder, zeros
+from jadam._authoring import Context, Decay, FixedPositive, MaskLike, NonNegative, Rule, Slots, builder, zeros
 
 EpsForm = Literal["standard", "eps_hat"]
 
@@ -96,7 +96,7 @@ def adamw(
     weight_decay: NonNegative = 1e-2,
     mask: MaskLike = None,
     decay: DecayScale = "decoupled",
-    peak_learning_rate: float | None = None,
+    peak_learning_rate: FixedPositive | None = None,
 ) -> GradientTransformation:
     """Adam with decoupled weight decay: `p = p - learning_rate (mhat / (sqrt(vhat) + eps) + weight_decay p)`, as in torch.
 

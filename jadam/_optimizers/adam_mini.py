@@ -13,7 +13,7 @@ from jadam._authoring import BadValue, Context, Decay, GivenByLeaf, MaskLike, No
 
 
 def _is_counts(node: Any) -> bool:
-    return isinstance(node, tuple) and all(isinstance(count, int) for count in node)
+    return isinstance(node, tuple) and all(type(count) is int for count in node)
 
 
 @dataclass(frozen=True)

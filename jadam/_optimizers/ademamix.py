@@ -76,8 +76,8 @@ def ademamix(
     eps: NonNegative = 1e-8,
     weight_decay: NonNegative = 0.0,
     mask: MaskLike = None,
-    alpha_warmup: int | None = None,
-    b3_warmup: int | None = None,
+    alpha_warmup: Count | None = None,
+    b3_warmup: Count | None = None,
 ) -> GradientTransformation:
     """AdEMAMix: AdamW with a slow average of gradients added to the fast one.
 

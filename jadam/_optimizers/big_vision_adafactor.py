@@ -94,7 +94,7 @@ def big_vision_adafactor(
     beta2_cap: Decay = 0.999,
     momentum: Decay = 0.9,
     eps: NonNegative = 1e-30,
-    min_dim_size_to_factor: int = 32,
+    min_dim_size_to_factor: Count = 32,
     clipping_threshold: Positive | None = None,
     weight_decay: NonNegative = 0.0,
     mask: MaskLike = None,

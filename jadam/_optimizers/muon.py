@@ -99,7 +99,7 @@ def muon(
     *,
     momentum: Decay = 0.95,
     nesterov: bool = True,
-    ns_steps: int = 5,
+    ns_steps: Count = 5,
     scale: Literal["keller", "moonlight"] = "keller",
     ns_dtype: Literal["bfloat16", "float16", "float32"] | None = None,
     ns_eps: NonNegative = 1e-7,

@@ -28,6 +28,8 @@ from jadam._authoring import (
     zeros,
 )
 
+GrowthRate = Annotated[float, Option.of_number("a finite number >= 1", lambda x: 1 <= x < math.inf)]
+
 
 @dataclass(frozen=True)
 class ScaleByProdigy(Rule):
@@ -47,7 +49,7 @@ class ScaleByProdigy(Rule):
     safeguard_warmup: bool = False
     d0: FixedPositive = 1e-6
     d_coef: Positive = 1.0
-    growth_rate: Annotated[float, Option("a number >= 1", lambda x: x >= 1)] | None = None
+    growth_rate: GrowthRate | None = None
     positions: ClassVar[tuple[str, ...]] = ("p0",)
 
     def init(self, p: Array) -> Slots:
@@ -121,9 +123,9 @@ def prodigy(
     mask: MaskLike = None,
     use_bias_correction: bool = False,
     safeguard_warmup: bool = False,
-    d0: float = 1e-6,
+    d0: FixedPositive = 1e-6,
     d_coef: Positive = 1.0,
-    growth_rate: float | None = None,
+    growth_rate: GrowthRate | None = None,
 ) -> GradientTransformation:
     """Prodigy: AdamW whose learning rate is found from the distance travelled, over all parameters together.
 
@@ -155,7 +157,7 @@ def prodigy(
     rule = scale_by_prodigy(
         b1=b1,
         b2=b2,
-        b3=math.sqrt(max(b2, 0)) if b3 is None else b3,  # pyright: ignore[reportArgumentType]
+        b3=math.sqrt(b2) if b3 is None else b3,  # pyright: ignore[reportArgumentType]
         eps=eps,
         weight_decay=weight_decay,
         mask=mask,

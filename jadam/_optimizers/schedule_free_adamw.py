@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from jadam._assembly import GradientTransformation, ScheduleFree, add_decayed_weights, chain, identity, scale_by_learning_rate
-from jadam._authoring import Decay, MaskLike, NonNegative, builder
+from jadam._authoring import Decay, FixedNonNegative, MaskLike, NonNegative, builder
 from jadam._optimizers.rmsprop import scale_by_rms
 
 
@@ -16,7 +16,7 @@ def schedule_free_adamw(
     eps: NonNegative = 1e-8,
     weight_decay: NonNegative = 0.0,
     mask: MaskLike = None,
-    warmup_steps: int = 0,
+    warmup_steps: FixedNonNegative = 0,
     r: NonNegative = 0.0,
     weight_lr_power: NonNegative = 2.0,
     decay_at_z: bool = False,

@@ -110,8 +110,8 @@ def soap(
     eps: NonNegative = 1e-8,
     weight_decay: NonNegative = 1e-2,
     mask: MaskLike = None,
-    precondition_frequency: int = 10,
-    max_precondition_size: int = 10000,
+    precondition_frequency: Count = 10,
+    max_precondition_size: Count = 10000,
 ) -> GradientTransformation:
     """SOAP: Adam in the eigenbasis of Shampoo's preconditioner, as in the authors' code. Nothing moves at the first step.
 

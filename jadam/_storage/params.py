@@ -19,6 +19,7 @@ from jax import Array, lax
 from jax.typing import DTypeLike
 
 from jadam._dtypes import cast, decode, encode
+from jadam._errors import BadValue
 from jadam._storage.rounding import Noise, round_stochastically
 from jadam._storage.slots import Storage
 
@@ -101,7 +102,7 @@ class Stochastic(_Landed):
 
     def round(self, new: Array, dtype: DTypeLike, noise: Noise | None) -> Array:
         if noise is None:
-            raise ValueError("stochastic rounding needs random bits.")
+            raise BadValue("stochastic rounding needs random bits.")
         return round_stochastically(new, dtype, noise.bits(new.shape, self.seed))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -9,14 +10,18 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jadam._chain import builder, wrap
+from jadam._annotations import Option
+from jadam._chain import TransformationLike, builder, wrap
 from jadam._errors import BadValue, door
-from jadam._hyper import Count, FixedPositive, Option
+from jadam._hyper import Count, FixedPositive
 from jadam._rule import all_finite
 from jadam._state import states
 from jadam._transformation import GradientTransformation
 from jadam._tree import PyTree
 from jadam._wrapper import Inside, Outcome, Wrapper
+
+AboveOne = Annotated[float, Option.of_number("a finite number > 1", lambda x: 1 < x < math.inf)]
+BelowOne = Annotated[float, Option.of_number("in (0, 1)", lambda x: 0 < x < 1)]
 
 
 @dataclass(frozen=True)
@@ -26,8 +31,8 @@ class LossScale(Wrapper):
     outermost: ClassVar[bool] = True
     init_scale: FixedPositive = 2.0**15
     growth_interval: Count = 2000
-    growth_factor: Annotated[float, Option("a number > 1", lambda x: x > 1)] = 2.0
-    backoff_factor: Annotated[float, Option("in (0, 1)", lambda x: 0 < x < 1)] = 0.5
+    growth_factor: AboveOne = 2.0
+    backoff_factor: BelowOne = 0.5
     min_scale: FixedPositive = 1.0
     max_scale: FixedPositive = 2.0**24
 
@@ -60,14 +65,14 @@ class LossScale(Wrapper):
 
 @builder
 def loss_scale(
-    tx: GradientTransformation,
+    tx: TransformationLike,
     *,
-    init_scale: float = 2.0**15,
-    growth_interval: int = 2000,
-    growth_factor: float = 2.0,
-    backoff_factor: float = 0.5,
-    min_scale: float = 1.0,
-    max_scale: float = 2.0**24,
+    init_scale: FixedPositive = 2.0**15,
+    growth_interval: Count = 2000,
+    growth_factor: AboveOne = 2.0,
+    backoff_factor: BelowOne = 0.5,
+    min_scale: FixedPositive = 1.0,
+    max_scale: FixedPositive = 2.0**24,
 ) -> GradientTransformation:
     """Accepts the gradients of a scaled loss, whose scale adapts: float16 loses those below 6e-8, and has none above 65504.
 

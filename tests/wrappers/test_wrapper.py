@@ -216,7 +216,7 @@ def test_what_is_not_a_wrapper_is_refused():
     with pytest.raises(TypeError, match=r"wrap: scale_by_lion\(.*\) is not a Wrapper; write a subclass of jadam.Wrapper"):
         jadam.wrap(jadam.scale_by_lion(), jadam.sgd(0.1))
     taken = type("Taken", (Sam,), {"scalars": lambda self: {"count": 0.0}})
-    with pytest.raises(ValueError, match="taken: a scalar cannot be called 'count'"):
+    with pytest.raises(ValueError, match="wrap: a scalar of taken cannot be called 'count'"):
         jadam.wrap(taken(), jadam.sgd(0.1))
     tx = jadam.wrap(Sam(), jadam.sgd(0.1))
     with pytest.raises(ValueError, match=r"sam.update: sam needs the parameters"):

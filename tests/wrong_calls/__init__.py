@@ -1,5 +1,8 @@
 """Wrong calls of the public API, with the whole message that each ends in. One module an area, found by the test."""
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import jax.numpy as jnp
 
 import jadam
@@ -24,3 +27,28 @@ def grads(**changes):
 
 def update(**changes):
     return TX.update(grads(**changes), STATE, PARAMS)
+
+
+class Always(jadam.Wrapper):
+    """Runs the inside, as it would run without it."""
+
+    def around(self, inside):
+        return inside.run(inside.updates), {}, {}
+
+
+class _Stranger(NamedTuple):
+    """A pair of functions, as optax's are."""
+
+    init: Callable
+    update: Callable
+
+    def __repr__(self):
+        return "stranger"
+
+
+PAIR = _Stranger(lambda params: (), lambda updates, state, params=None: (updates, state))
+
+
+def traced(tx, params=PARAMS):
+    """A first step, with the parameters as gradients."""
+    return tx.update(params, tx.init(params), params)

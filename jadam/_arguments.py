@@ -1,0 +1,91 @@
+"""Calls that do not fit a signature, in words that say what to write."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Sequence
+from inspect import Parameter, Signature
+from typing import Any
+
+NAMES_ELSEWHERE = {
+    "lr": ["learning_rate"],
+    "betas": ["b1", "b2"],
+    "beta1": ["b1"],
+    "beta_1": ["b1"],
+    "beta2": ["b2"],
+    "beta_2": ["b2"],
+    "momentum": ["b1"],
+    "alpha": ["decay"],
+    "rho": ["decay"],
+    "epsilon": ["eps"],
+    "wd": ["weight_decay"],
+    "weight_decay_mask": ["mask"],
+}
+"""Names of torch, optax and keras, and what they are called here in functions that have it."""
+
+_XLA = "leave it out, XLA compiles the step"
+WAYS_HERE = {
+    "mu_dtype": "write jadam.with_precision(tx, state={'mu': 'bfloat16'})",
+    "accumulator_dtype": "write jadam.with_precision(tx, state='bfloat16')",
+    "amsgrad": "jadam.amsgrad is an optimizer of its own",
+    "nesterov": "jadam.nadamw is Adam along a Nesterov momentum",
+    "maximize": "to maximize, negate the loss",
+    "weight_decay": "put jadam.add_decayed_weights(...) before the learning rate in a chain, or take an optimizer that has it",
+    "global_clipnorm": "write jadam.chain(jadam.clip_by_global_norm(...), tx)",
+    "foreach": _XLA,
+    "fused": _XLA,
+    "capturable": _XLA,
+}
+"""Arguments of torch, optax and keras for what jadam does in another way."""
+
+
+def shown(value: Any) -> str:
+    """A value as an error message shows it: the name of a function or class, else its `repr`, or the beginning of that."""
+    if isinstance(value, type) or inspect.isroutine(value):
+        return value.__name__
+    try:
+        text = " ".join(repr(value).split())  # an array takes several lines
+    except Exception:  # an integer of 5,000 digits, an array that was donated
+        return f"<{type(value).__name__}>"
+    return text if len(text) <= 200 else f"{text[:100]}..."
+
+
+def misfit(signature: Signature, args: Sequence[Any], kwargs: dict[str, Any]) -> str:
+    """What is wrong with the arguments of a call; nothing if they fit."""
+    parameters = list(signature.parameters.values())
+    kinds = {parameter.kind for parameter in parameters}
+    positional = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    known = [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    accepted = [f"*{p.name}" if p.kind is p.VAR_POSITIONAL else p.name for p in parameters if p.kind is not p.VAR_KEYWORD]
+    unknown = [name for name in kwargs if name not in known]
+    if unknown and Parameter.VAR_KEYWORD not in kinds:
+        instead = _instead(unknown[0], kwargs[unknown[0]], known)
+        return f"there is no {unknown[0]}; {f'{instead}. It' if instead else 'it'} accepts {_listed(accepted)}."
+    if len(args) > len(positional) and Parameter.VAR_POSITIONAL not in kinds:
+        by_name = [name for name in known if name not in (*positional, *kwargs)]
+        written = ", ".join(f"{name}={shown(value)}" for name, value in zip(by_name, args[len(positional) :], strict=False))
+        given = f"only {_listed(positional)} may be given by position" if positional else "nothing may be given by position"
+        return f"{given}; write {written}." if written else f"too many arguments; it accepts {_listed(accepted)}."
+    if twice := [name for name in positional[: len(args)] if name in kwargs]:
+        return f"{twice[0]} is given twice, by position and by name."
+    given = {*positional[: len(args)], *kwargs}
+    required = [p.name for p in parameters if p.default is p.empty and p.name in known]
+    if missing := [name for name in required if name not in given]:
+        return f"{_listed(missing)} must be given; it accepts {_listed(accepted)}."
+    return ""
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names) or "no arguments"
+
+
+def _instead(name: str, value: Any, known: Sequence[str]) -> str:
+    """What to write instead of an argument that a function does not have; nothing if it is like none."""
+    meant = [here for here in NAMES_ELSEWHERE.get(name, []) if here in known]
+    meant = meant or ([] if name in WAYS_HERE else difflib.get_close_matches(name, known, n=1, cutoff=0.5))
+    if not meant:
+        return WAYS_HERE.get(name, "")
+    values = value if isinstance(value, tuple | list) and len(value) == len(meant) > 1 else [value]
+    texts = list(map(shown, values)) if len(values) == len(meant) else ["..."] * len(meant)
+    return f"write {', '.join(f'{here}={one}' for here, one in zip(meant, texts, strict=True))}"

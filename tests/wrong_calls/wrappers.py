@@ -1,0 +1,195 @@
+"""Of chains and wrappers: what stands inside them, and their options."""
+
+import jadam
+from wrong_calls import ADAM, BIAS, ONES, PAIR, PARAMS, TX, Always
+
+CALLS = {
+    # what is not a transformation
+    "chain: argument 0 is a list; for several transformations in a row, write jadam.chain(*items).": lambda: jadam.chain(
+        [ADAM, TX]
+    ),
+    "chain: argument 0 is a tuple; for several transformations in a row, write jadam.chain(*items).": lambda: jadam.chain(
+        (ADAM, TX)
+    ),
+    "masked: inner is a tuple; for several transformations in a row, write jadam.chain(*items).": lambda: jadam.masked(
+        (jadam.clip, jadam.adam), True
+    ),
+    "chain: argument 0 is 'ab', which is not a transformation; give one of jadam's, or an (init, update) pair.": lambda: (
+        jadam.chain("ab")
+    ),
+    "chain: argument 0 is (1, 2), which is not a transformation; give one of jadam's, or an (init, update) pair.": lambda: (
+        jadam.chain((1, 2))
+    ),
+    "chain: argument 0 is {'w': 1, 'b': 2}, which is not a transformation; give one of jadam's, or an (init, "
+    "update) pair.": lambda: jadam.chain({"w": 1, "b": 2}),
+    "chain: argument 0 is None, which is not a transformation; give one of jadam's, or an (init, update) pair.": lambda: (
+        jadam.chain(None)
+    ),
+    "chain: argument 0 is the function clip_by_global_norm; call it: clip_by_global_norm(...).": lambda: jadam.chain(
+        jadam.clip_by_global_norm, TX
+    ),
+    "chain: argument 1 is the function adam; call it: adam(...).": lambda: jadam.chain(TX, jadam.adam),
+    "chain: argument 0 is the class Rule; call it: Rule(...).": lambda: jadam.chain(jadam.Rule),
+    "chain: argument 0 is constant_schedule(value=1.0), which is not a transformation; give one of jadam's, or "
+    "an (init, update) pair.": lambda: jadam.chain(jadam.constant_schedule(1.0)),
+    "chain: argument 0 is a wrapper; put a transformation into it: jadam.wrap(always(), tx).": lambda: jadam.chain(Always()),
+    "chain: there is no a; it accepts *transformations.": lambda: jadam.chain(a=TX),
+    "masked: inner is None, which is not a transformation; give one of jadam's, or an (init, update) pair.": lambda: (
+        jadam.masked(None, True)
+    ),
+    "masked: inner is 'ab', which is not a transformation; give one of jadam's, or an (init, update) pair.": lambda: (
+        jadam.masked("ab", True)
+    ),
+    "masked: inner is the function adam; call it: adam(...).": lambda: jadam.masked(jadam.adam, True),
+    "masked: inner is a list; for several transformations in a row, write jadam.chain(*items).": lambda: jadam.masked(
+        [ADAM, TX], True
+    ),
+    "masked: mask must be given; it accepts inner, mask.": lambda: jadam.masked(TX),
+    "partition: the transformation for everything is None, which is not a transformation; give one of jadam's, "
+    "or an (init, update) pair.": lambda: jadam.partition([(True, None)]),
+    "partition: the transformation for everything is the function adam; call it: adam(...).": lambda: jadam.partition(
+        [(BIAS, TX), (True, jadam.adam)]
+    ),
+    "partition: the transformation for a is a list; for several transformations in a row, write jadam.chain(*items).": lambda: (
+        jadam.partition({"a": [ADAM, TX]}, "a")
+    ),
+    "freeze: 'bias' is not a mask; write jadam.match('bias') to select parameters by path.": lambda: jadam.freeze("bias"),
+    "freeze: too many arguments; it accepts mask.": lambda: jadam.freeze(BIAS, TX),
+    "wrap: None is not a Wrapper; write a subclass of jadam.Wrapper.": lambda: jadam.wrap(None, TX),
+    "wrap: Always is not a Wrapper; call it: Always(...).": lambda: jadam.wrap(Always, TX),
+    "wrap: chain(scale_by_adam(b1=0.9, b2=0.999, eps=1e-08, eps_root=0.0), "
+    "add_decayed_weights(weight_decay=0.01), scale_by_learning_rate(learning_rate=0.001)) is not a Wrapper; "
+    "write a subclass of jadam.Wrapper.": lambda: jadam.wrap(TX, Always()),
+    "wrap: inner is None, which is not a transformation; give one of jadam's, or an (init, update) pair.": lambda: jadam.wrap(
+        Always(), None
+    ),
+    "wrap: inner is the function adam; call it: adam(...).": lambda: jadam.wrap(Always(), jadam.adam),
+    "wrap: inner must be given; it accepts wrapper, inner.": lambda: jadam.wrap(Always()),
+    "GradientTransformation: init, update must be given; it accepts init, update.": lambda: jadam.GradientTransformation(),
+    "GradientTransformation: update must be given; it accepts init, update.": lambda: jadam.GradientTransformation(len),
+    "GradientTransformation: init and update must be functions, not None and len.": lambda: jadam.GradientTransformation(
+        None, len
+    ),
+    # cautious, cautious_weight_decay
+    "cautious: tx is None, which is not a transformation; give one of jadam's, or an (init, update) pair.": lambda: (
+        jadam.cautious(None)
+    ),
+    "cautious: tx is 'adam', which is not a transformation; give one of jadam's, or an (init, update) pair.": lambda: (
+        jadam.cautious("adam")
+    ),
+    "cautious: tx is the function adam; call it: adam(...).": lambda: jadam.cautious(jadam.adam),
+    "cautious: a _Stranger is not a jadam transformation; write jadam.adam(...), or jadam.chain(...) around it.": lambda: (
+        jadam.cautious(PAIR)
+    ),
+    "cautious: tx is a list; for several transformations in a row, write jadam.chain(*items).": lambda: jadam.cautious(
+        [ADAM, TX]
+    ),
+    "cautious: tx must be given; it accepts tx.": lambda: jadam.cautious(),
+    "cautious: too many arguments; it accepts tx.": lambda: jadam.cautious(TX, 0.5),
+    "cautious: <lambda>(...) makes the direction, and may have a learning rate; put scale_by_learning_rate after it.": lambda: (
+        jadam.cautious(jadam.chain(PAIR))
+    ),
+    "cautious_weight_decay: tx is None, which is not a transformation; give one of jadam's, or an (init, update) "
+    "pair.": lambda: jadam.cautious_weight_decay(None),
+    "cautious_weight_decay: tx is the function adamw; call it: adamw(...).": lambda: jadam.cautious_weight_decay(jadam.adamw),
+    "cautious_weight_decay: a _Stranger is not a jadam transformation; write jadam.adam(...), or "
+    "jadam.chain(...) around it.": lambda: jadam.cautious_weight_decay(PAIR),
+    # with_precision
+    "with_precision: tx is None, which is not a transformation; give one of jadam's, or an (init, update) pair.": lambda: (
+        jadam.with_precision(None, "int8")
+    ),
+    "with_precision: tx is the function adam; call it: adam(...).": lambda: jadam.with_precision(jadam.adam, "int8"),
+    "with_precision: tx is 'int8', which is not a transformation; give one of jadam's, or an (init, update) pair.": lambda: (
+        jadam.with_precision("int8", TX)
+    ),
+    "with_precision: a _Stranger is not a jadam transformation; write jadam.adam(...), or jadam.chain(...) "
+    "around it.": lambda: jadam.with_precision(PAIR, "int8"),
+    "with_precision: the slots of <lambda>(...) come from elsewhere; use an optimizer of jadam for another storage.": lambda: (
+        jadam.with_precision(jadam.chain(PAIR), "int8")
+    ),
+    "with_precision(state=8): 8 must be one of float32, bfloat16, int8.": lambda: jadam.with_precision(TX, 8),
+    "with_precision(state=['int8']): ['int8'] must be one of float32, bfloat16, int8.": lambda: jadam.with_precision(
+        TX, ["int8"]
+    ),
+    "with_precision(state={'mu': None}): None must be one of float32, bfloat16, int8.": lambda: jadam.with_precision(
+        TX, {"mu": None}
+    ),
+    "with_precision(state={'mu': 'int4'}): 'int4' must be one of float32, bfloat16, int8.": lambda: jadam.with_precision(
+        TX, {"mu": "int4"}
+    ),
+    "with_precision(params='int8'): 'int8' must be one of nearest, stochastic, kahan, remainder.": lambda: jadam.with_precision(
+        TX, params="int8"
+    ),
+    "with_precision(params=True): params must be a string.": lambda: jadam.with_precision(TX, params=True),
+    "with_precision(rounding=None): rounding must be a string.": lambda: jadam.with_precision(TX, "int8", rounding=None),
+    "with_precision(rounding='up'): 'up' must be one of stochastic, nearest.": lambda: jadam.with_precision(
+        TX, "int8", rounding="up"
+    ),
+    "with_precision(min_size=-1): min_size must be an integer >= 0.": lambda: jadam.with_precision(TX, "int8", min_size=-1),
+    "with_precision(min_size=True): min_size must be an integer >= 0.": lambda: jadam.with_precision(TX, "int8", min_size=True),
+    "with_precision(seed=1.5): seed must be an integer.": lambda: jadam.with_precision(TX, "int8", seed=1.5),
+    "with_precision: only tx, state, params may be given by position; write rounding='nearest'.": lambda: jadam.with_precision(
+        TX, "int8", None, "nearest"
+    ),
+    "with_precision: there is no dtype; it accepts tx, state, params, rounding, min_size, seed.": lambda: jadam.with_precision(
+        TX, dtype="int8"
+    ),
+    "with_precision: tx must be given; it accepts tx, state, params, rounding, min_size, seed.": lambda: jadam.with_precision(),
+    # loss_scale, schedule_free
+    "loss_scale: tx is None, which is not a transformation; give one of jadam's, or an (init, update) pair.": lambda: (
+        jadam.loss_scale(None)
+    ),
+    "loss_scale: tx is the function adam; call it: adam(...).": lambda: jadam.loss_scale(jadam.adam),
+    "loss_scale: only tx may be given by position; write init_scale=2.0.": lambda: jadam.loss_scale(TX, 2.0),
+    "loss_scale: there is no initial_scale; write init_scale=2.0. It accepts tx, init_scale, growth_interval, "
+    "growth_factor, backoff_factor, min_scale, max_scale.": lambda: jadam.loss_scale(TX, initial_scale=2.0),
+    "loss_scale(init_scale=None): init_scale must be a finite number > 0.": lambda: jadam.loss_scale(TX, init_scale=None),
+    "loss_scale(init_scale=1e+39): init_scale must be between 1.2e-38 and 3.4e+38 in magnitude; in float32, in "
+    "which it is kept, it is inf.": lambda: jadam.loss_scale(TX, init_scale=1e39),
+    "loss_scale: init_scale must be between min_scale and max_scale: 1 <= 1.07374e+09 <= 1.67772e+07 is not true.": lambda: (
+        jadam.loss_scale(TX, init_scale=2.0**30)
+    ),
+    "loss_scale(growth_interval=None): growth_interval must be an integer in [1, 2**31).": lambda: jadam.loss_scale(
+        TX, growth_interval=None
+    ),
+    "loss_scale(growth_interval=True): growth_interval must be an integer in [1, 2**31).": lambda: jadam.loss_scale(
+        TX, growth_interval=True
+    ),
+    "loss_scale(growth_factor='2'): growth_factor must be a finite number > 1.": lambda: jadam.loss_scale(
+        TX, growth_factor="2"
+    ),
+    "loss_scale(backoff_factor=True): backoff_factor must be in (0, 1).": lambda: jadam.loss_scale(TX, backoff_factor=True),
+    "loss_scale(min_scale=None): min_scale must be a finite number > 0.": lambda: jadam.loss_scale(TX, min_scale=None),
+    "loss_scale(max_scale=Array([1., 1., 1.], dtype=float32)): max_scale must be a finite number > 0.": lambda: (
+        jadam.loss_scale(TX, max_scale=ONES)
+    ),
+    "schedule_free: tx is None, which is not a transformation; give one of jadam's, or an (init, update) pair.": lambda: (
+        jadam.schedule_free(None)
+    ),
+    "schedule_free: tx is the function sgd; call it: sgd(...).": lambda: jadam.schedule_free(jadam.sgd),
+    "schedule_free(b1=None): b1 must be a number or a schedule, not None.": lambda: jadam.schedule_free(TX, b1=None),
+    "schedule_free(b1=1.0): b1 must be in [0, 1).": lambda: jadam.schedule_free(TX, b1=1.0),
+    "schedule_free(warmup_steps=-1): warmup_steps must be a finite number >= 0.": lambda: jadam.schedule_free(
+        TX, warmup_steps=-1
+    ),
+    "schedule_free(r='0'): r must be a number or a schedule, not '0'.": lambda: jadam.schedule_free(TX, r="0"),
+    "schedule_free(weight_lr_power=-1.0): weight_lr_power must be a finite number >= 0.": lambda: jadam.schedule_free(
+        TX, weight_lr_power=-1.0
+    ),
+    "schedule_free: only tx may be given by position; write b1=0.9.": lambda: jadam.schedule_free(TX, 0.9),
+    # what is asked of a transformation or a state
+    "describe: a NoneType is not a jadam transformation; write jadam.adam(...), or jadam.chain(...) around it.": lambda: (
+        jadam.describe(None, PARAMS)
+    ),
+    "describe: a _Stranger is not a jadam transformation; write jadam.adam(...), or jadam.chain(...) around it.": lambda: (
+        jadam.describe(PAIR, PARAMS)
+    ),
+    "check_precision: a function is not a jadam transformation; write jadam.adam(...), or jadam.chain(...) "
+    "around it.": lambda: jadam.check_precision(jadam.adam, PARAMS),
+    "check_precision: the learning rate must be a finite number >= 0, or a schedule with such a peak_value.": lambda: (
+        jadam.check_precision(TX, PARAMS, 10**400)
+    ),
+    "state_shardings: params must be given; it accepts tx, params.": lambda: jadam.state_shardings(TX),
+    "global_norm: updates has 'a', a str, at w, which is not an array; take it out of the tree, or put None in "
+    "its place.": lambda: jadam.global_norm({"w": "a"}),
+}
