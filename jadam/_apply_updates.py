@@ -33,17 +33,17 @@ def _apply(params: PyTree, updates: PyTree) -> PyTree:
     try:
         deltas = leaves.treedef.flatten_up_to(updates)
     except (ValueError, TypeError):
-        words = f"the updates do not have the structure of the parameters: {difference(updates, leaves)}."
+        words = f"the updates do not have the structure of the parameters: {difference(updates, leaves.names, leaves.treedef)}."
         raise BadValue(words) from None
     new = []
-    for path, p, u in zip(leaves.paths, leaves.values, deltas, strict=True):
+    for name, p, u in zip(leaves.names, leaves.values, deltas, strict=True):
         if u is None or not is_trained(p):
             new.append(p)
             continue
         if jnp.shape(u) != p.shape:
-            raise BadValue(f"the update at {quoted(path)} has shape {jnp.shape(u)}, its parameter {p.shape}.")
+            raise BadValue(f"the update at {quoted(name)} has shape {jnp.shape(u)}, its parameter {p.shape}.")
         if is_complex(u.dtype) != is_complex(p.dtype):
-            raise BadType(f"the update at {quoted(path)} has dtype {u.dtype}, its parameter {p.dtype}.")
+            raise BadType(f"the update at {quoted(name)} has dtype {u.dtype}, its parameter {p.dtype}.")
         same = u.dtype == p.dtype
         new.append(lax.add(p, u) if same else encode(decode(p) + decode(u).astype(compute_dtype(p.dtype)), p.dtype))
     return leaves.treedef.unflatten(new)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from jadam._annotations import Option as Option
+from jadam._by_leaf import GivenByLeaf as GivenByLeaf
 from jadam._chain import builder as builder
 from jadam._derivatives import eigenvectors as eigenvectors
 from jadam._derivatives import orthonormalized as orthonormalized
@@ -17,7 +18,6 @@ from jadam._hyper import Negative as Negative
 from jadam._hyper import NonNegative as NonNegative
 from jadam._hyper import Positive as Positive
 from jadam._masks import EVERYTHING as EVERYTHING
-from jadam._masks import GivenByLeaf as GivenByLeaf
 from jadam._masks import MaskLike as MaskLike
 from jadam._norm import bounded as bounded
 from jadam._norm import scaled_norm as scaled_norm

@@ -16,8 +16,9 @@ from jadam._chain import Transformation, builder
 from jadam._errors import BadType
 from jadam._hyper import FixedPositive
 from jadam._learning_rate import ScaleByLearningRate
-from jadam._recipe import Pair, Part, Recipe, Scope, mask_of, masked_by
+from jadam._recipe import Pair, Part, Recipe
 from jadam._rule import Rule, Slots
+from jadam._scope import Scope, mask_of, masked_by
 from jadam._transformation import GradientTransformation
 
 

@@ -14,7 +14,7 @@ from jadam._errors import door
 from jadam._precision import check_precision
 from jadam._state import owners
 from jadam._transformation import GradientTransformation
-from jadam._tree import PyTree, flatten, slashed, strong
+from jadam._tree import PyTree, flatten, strong
 
 
 @door
@@ -56,14 +56,14 @@ def describe(tx: GradientTransformation, params: PyTree) -> str:
             acting[number].append(placed)
 
     rows = [("path", "shape", "dtype", "group", "rules", "state bytes")]
-    for number, (path, leaf) in enumerate(zip(leaves.paths, leaves.values, strict=True)):
+    for number, (name, leaf) in enumerate(zip(leaves.names, leaves.values, strict=True)):
         parts = acting[number]
         landing = [plan.storage(number).key] if number in plan.landings else []
         rules = ", ".join([*(placed.rule.key for placed in parts), *landing])
         rules = rules or ("frozen" if number in plan.frozen else "none" if number in plan.trained else "not trained")
         groups = [placed.group for placed in parts] + [plan.frozen.get(number, "")]
         group = ", ".join(dict.fromkeys(filter(None, groups))) or "-"
-        rows.append((slashed(path) or ".", str(jnp.shape(leaf)), str(leaf.dtype), group, rules, f"{size[number]:,}"))
+        rows.append((name or ".", str(jnp.shape(leaf)), str(leaf.dtype), group, rules, f"{size[number]:,}"))
     if all(row[3] == "-" for row in rows[1:]):
         rows = [row[:3] + row[4:] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

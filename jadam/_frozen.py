@@ -9,8 +9,9 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 
-from jadam._recipe import Place, mask_of
+from jadam._recipe import Place
 from jadam._rule import Rule, Slots
+from jadam._scope import mask_of
 from jadam._tree import Leaves
 from jadam._wrapper import Wrapper
 

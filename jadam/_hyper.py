@@ -169,6 +169,8 @@ def _check_names(owner: type) -> None:
     for field in dataclasses.fields(owner):
         if any(field.name in vars(base) and field.name not in inspect.get_annotations(base) for base in owner.__mro__[1:]):
             raise BadValue(f"{owner.__name__}.{field.name} is what every rule has; call the field otherwise.")
+        if field.name.startswith(COMPLEMENT):
+            raise BadValue(f"{owner.__name__}.{field.name}: this is how the state calls a Decay; call the field otherwise.")
 
 
 def _check_is_dataclass(owner: type) -> None:

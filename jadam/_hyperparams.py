@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
+from itertools import count
 from typing import Any
 
 import jax
@@ -28,14 +29,42 @@ ANY = Range("a number", lambda x: True)
 def readable_names(state: OptState) -> dict[str, str]:
     """The hyperparameters of one state: the key by the name that users see.
 
-    That is the bare name (`b2`) where only one rule has it, else with the rule before it (`adam_1.b2`, `learning_rate_1`).
+    That is the bare name (`b2`) where only one rule has it, else with its group and rule before it (`body.adam.b2`). Of rules
+    that are numbered the first is too, as in `learning_rate_0` and `adam_0.b2`: a name of several is not that of one of them.
     """
-    bare = {}
+    keys = set(state.hyperparams)
+    bare, full = {}, {}
     for key in state.hyperparams:
-        name, numbered_of = key.rsplit(".", 1)[-1], re.sub(r"_\d+$", "", key)
-        bare[key] = (numbered_of.rsplit(".", 1)[-1] if numbered_of in state.hyperparams else name).removeprefix(COMPLEMENT)
+        stem, number = _unnumbered(key, keys)
+        rule, _, name = stem.rpartition(".")
+        bare[key] = name.removeprefix(COMPLEMENT)
+        rule += "_0" if f"{rule}_1.{name}" in keys else ""
+        full[key] = ".".join(filter(None, [rule, bare[key] + number]))
     times = Counter(bare.values())
-    return {name if times[name] == 1 else key.replace(COMPLEMENT, ""): key for key, name in bare.items()}
+    names: dict[str, str] = {}
+    for key in state.hyperparams:
+        name = bare[key] if times[bare[key]] == 1 else full[key]
+        names[next(free for free in numbered(name) if free not in names)] = key
+    return names
+
+
+def _unnumbered(key: str, keys: Container[str]) -> tuple[str, str]:
+    """A key as it would be if its rule were alone, and its number: `learning_rate`, `_1`."""
+    if key + "_1" in keys:
+        return key, "_0"
+    stem = re.sub(r"_\d+$", "", key)
+    return (stem, key[len(stem) :]) if stem in keys and stem + "_1" in keys else (key, "")
+
+
+def places(tree: PyTree) -> dict[str, tuple[int, str]]:
+    """The hyperparameters of all states in a tree: the number of the state and the key in it, by the name that users see."""
+    readable = [(name, number, key) for number, state in enumerate(states(tree)) for name, key in readable_names(state).items()]
+    times = Counter(name for name, _, _ in readable)
+    found: dict[str, tuple[int, str]] = {}
+    for name, number, key in readable:
+        free = numbered(name) if times[name] == 1 else (f"{name}_{n}" for n in count())
+        found[next(name for name in free if name not in found)] = number, key
+    return found
 
 
 def value_of(key: str, stored: Any) -> Array:
@@ -58,8 +87,8 @@ def hyperparams(state: PyTree) -> dict[str, Array]:
 
     Returns:
         Scalars, float32 or float64. What a schedule drives is the value that the last update used; before the first
-        update, the value that it will use. A name that several rules have comes with the rule's: `adam_1.b2`; one that
-        several states have is numbered: `b2_1`.
+        update, the value that it will use. A name that several rules have comes with the group's and the rule's:
+        `body.adam.b2`. Rules that are alike are numbered, `adam_0.b2`, and so is a name that several states have, `b2_0`.
 
     Raises:
         TypeError: there is no state of jadam inside.
@@ -67,11 +96,7 @@ def hyperparams(state: PyTree) -> dict[str, Array]:
     inside = list(states(state))
     if not inside:
         raise BadType(f"a {type(state).__name__} has no state of jadam inside; pass what tx.init or tx.update returned.")
-    found: dict[str, Array] = {}
-    for inner in inside:
-        for name, key in readable_names(inner).items():
-            found[numbered(name, found)] = value_of(key, inner.hyperparams[key])
-    return found
+    return {name: value_of(key, inside[number].hyperparams[key]) for name, (number, key) in places(state).items()}
 
 
 def set_hyperparams(recipe: Recipe, state: OptState, values: dict[str, Any]) -> OptState:
@@ -80,17 +105,16 @@ def set_hyperparams(recipe: Recipe, state: OptState, values: dict[str, Any]) -> 
     fields = {key: (hyper, getattr(at.part.rule, hyper.name)) for at in recipe.all for key, hyper in at.hypers}
     if other := set(state.hyperparams) ^ set(fields):
         raise BadValue(f"the state belongs to another transformation: only one of the two has {sorted(other)[0]}.")
-    places: dict[str, tuple[int, str, Any]] = {}
-    for number, inner in enumerate(states(state)):  # the first is this one, others stand in the slots of pairs
-        for name, key in readable_names(inner).items():
-            places[numbered(name, places)] = number, key, inner.hyperparams[key]
+    known = places(state)  # the first state is this one, others stand in the slots of pairs
+    inside = list(states(state))
     edits: dict[int, dict[str, Any]] = {}
     for name, value in values.items():
-        if name not in places:
-            raise BadValue(f"there is no {name!r}; there are {', '.join(sorted(places)) or 'none'}.")
-        number, key, old = places[name]
+        if name not in known:
+            alike = [other for other in known if re.fullmatch(rf"(.*\.)?{re.escape(name)}(_\d+)?", other)]
+            raise BadValue(f"there is no {name!r}; there are {', '.join(sorted(alike or known)) or 'none'}.")
+        number, key = known[name]
         hyper, driver = fields[key] if number == 0 else (None, None)
-        _check(name, value, hyper.allowed if hyper else ANY, driver, old)
+        _check(name, value, hyper.allowed if hyper else ANY, driver, inside[number].hyperparams[key])
         edits.setdefault(number, {})[key] = value
     return _edited(state, edits, iter(range(1 + max(edits, default=0))))
 

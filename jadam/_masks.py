@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import difflib
-import functools
+import operator
 import re
-from abc import ABC, abstractmethod
-from collections.abc import Callable
+from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import jax
 import numpy as np
+from jax.core import Tracer
+from jax.tree_util import all_leaves
 
-from jadam._errors import BadType, BadValue
-from jadam._tree import Leaves, PyTree, flatten, quoted, slashed
+from jadam._by_leaf import NO_VALUES, ByLeaf, PerLeaf
+from jadam._errors import BadType, BadValue, shown
+from jadam._tree import Leaves, PyTree, flatten, is_function, quoted
 
 
 class _AsMask:
@@ -25,15 +28,10 @@ class _AsMask:
 
 
 MaskLike = Annotated[Any, _AsMask()]
-"""A bool, a tree of bools (or a prefix of one), a function of the parameters that returns such a tree, or a `Mask`."""
+"""A bool, a tree of bools (or a prefix of one), a function of the parameters that returns such a tree, or a `Mask`.
 
-
-class ByLeaf(ABC):
-    """What has a value for each parameter: a mask, or an option that is given leaf by leaf."""
-
-    @abstractmethod
-    def by_leaf(self, leaves: Leaves) -> list[Any]:
-        """One value a leaf, in the order of `leaves`."""
+A function is asked once for each structure of parameters. A mask may depend on structure, paths, shapes and dtypes alone.
+"""
 
 
 class Mask(ByLeaf):
@@ -61,6 +59,16 @@ class Mask(ByLeaf):
         if EVERYTHING in (self, other):
             return other if self == EVERYTHING else self
         return ~(~self | ~other)
+
+    def __ror__(self, other: MaskLike) -> Mask:
+        return as_mask(other) | self
+
+    def __rand__(self, other: MaskLike) -> Mask:
+        return as_mask(other) & self
+
+    def __bool__(self) -> bool:
+        # Python's `one and other` would be one of them, without a word.
+        raise BadType(f"{self!r} has no truth value; combine masks with ~ | & instead of `not`, `or`, `and`.")
 
 
 @dataclass(frozen=True)
@@ -103,80 +111,11 @@ class _Any(Mask):
 
 
 @dataclass(frozen=True)
-class PerLeaf(ByLeaf):
-    """A tree of static values (or a prefix of one), or a function of the parameters that returns it; hashable.
-
-    Attributes:
-        tree: the function, or values and structure.
-        what: it is, for error messages.
-        is_leaf: what counts as a value, as in `jax.tree.flatten`.
-    """
-
-    tree: tuple[tuple[Any, ...], Any] | Callable[[PyTree], PyTree]
-    what: str
-    is_leaf: Callable[[Any], bool] | None = None
-
-    @classmethod
-    def of(cls, tree: PyTree, what: str, is_leaf: Callable[[Any], bool] | None = None) -> PerLeaf:
-        if callable(tree):
-            return cls(tree, what, is_leaf)
-        values, treedef = jax.tree.flatten(tree, is_leaf)
-        return cls((tuple(values), treedef), what, is_leaf)
-
-    def by_leaf(self, leaves: Leaves) -> list[Any]:
-        return leaves.ask(self, self._spread)
-
-    def _spread(self, leaves: Leaves) -> list[Any]:
-        tree = self._called(leaves) if callable(self.tree) else self.tree[1].unflatten(self.tree[0])
-        values: list[Any] = []
-
-        def spread(value: Any, below: PyTree) -> None:
-            values.extend([value] * len(jax.tree.leaves(below)))
-
-        try:
-            jax.tree.map(spread, tree, leaves.treedef.unflatten(range(len(leaves.values))), is_leaf=self.is_leaf)
-        except ValueError as error:
-            raise BadValue(f"{self.what} does not fit the parameters: {error}") from None
-        if len(values) != len(leaves.values):
-            raise BadValue(f"{self.what} has values for {len(values)} of the {len(leaves.values)} parameters.")
-        return values
-
-    def _called(self, leaves: Leaves) -> PyTree:
-        """What the function returns of abstract parameters: it is asked once for all parameters of one structure."""
-        returned, function = [], cast(Callable[[PyTree], PyTree], self.tree)
-        try:
-            jax.eval_shape(lambda values: returned.append(function(leaves.treedef.unflatten(values))), leaves.values)
-        except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError):
-            raise BadValue(
-                f"{self.what} reads the values of the parameters; it may depend on their structure, paths, shapes and dtypes. "
-                "For one that depends on values, compute a tree of bools first, and pass that."
-            ) from None
-        return returned[0]
-
-    def __repr__(self) -> str:
-        return getattr(self.tree, "__name__", "tree") if callable(self.tree) else repr(self.tree[1].unflatten(self.tree[0]))
-
-
-@dataclass(frozen=True)
-class GivenByLeaf:
-    """As an annotation: the field may be given leaf by leaf; None stays None."""
-
-    is_leaf: Callable[[Any], bool] | None = None
-
-    def check(self, name: str, value: Any) -> Any:
-        return value if value is None or isinstance(value, PerLeaf) else PerLeaf.of(value, name, self.is_leaf)
-
-
-@dataclass(frozen=True)
 class _Given(Mask):
     values: PerLeaf
 
     def select(self, leaves: Leaves) -> list[bool]:
-        found = self.values.by_leaf(leaves)
-        for path, value in zip(leaves.paths, found, strict=True):
-            if not isinstance(value, bool | np.bool_):
-                raise BadType(f"the mask has {value!r} at {quoted(path)}; a mask is made of Python bools.")
-        return [bool(value) for value in found]
+        return _bools(self.values.by_leaf(leaves), leaves.names)
 
     def __repr__(self) -> str:
         return repr(self.values)
@@ -186,30 +125,51 @@ def as_mask(mask: MaskLike) -> Mask:
     """The user's mask as a `Mask`.
 
     Raises:
-        TypeError: for a string, which is not a mask, and for a schedule.
+        TypeError: for a string, a schedule, a tree of something else than bools.
     """
     if isinstance(mask, Mask):
         return mask
-    if mask is None or mask is True:
+    if mask is None:
         return EVERYTHING
-    if mask is False:
-        return ~EVERYTHING
-    if isinstance(mask, str):
-        raise BadType(f"{mask!r} is not a mask; write jadam.match({mask!r}) to select parameters by path.")
     # `adamw(1e-3, schedule)` would otherwise call the schedule with the parameters.
-    if isinstance(mask, int | float) or getattr(type(mask), "is_schedule", False):
-        raise BadType(f"{mask!r} is not a mask; give a tree of bools or a function of the parameters.")
-    return _Given(PerLeaf.of(mask, "the mask"))
+    if is_function(mask) and not getattr(type(mask), "is_schedule", False):
+        return _Given(PerLeaf(mask, "the mask"))
+    patterns = list(mask) if isinstance(mask, list | tuple) else [mask]
+    if patterns and all(isinstance(pattern, str) for pattern in patterns):
+        patterns = [pattern if re.search(r"[/*?]", pattern) else f"**/{pattern}" for pattern in patterns]
+        raise BadType(f"{shown(mask)} is not a mask; write jadam.{_Match(tuple(patterns))} to select parameters by path.")
+    leaves = flatten(mask)
+    if not all_leaves((mask,)):
+        return _Given(PerLeaf((tuple(_bools(leaves.values, leaves.names)), leaves.treedef), "the mask"))
+    if (everywhere := _as_bool(mask)) is None:
+        raise BadType(f"{shown(mask)} is not a mask; give a tree of bools or a function of the parameters.")
+    return EVERYTHING if everywhere else ~EVERYTHING
 
 
-@functools.cache
+def _as_bool(value: Any) -> bool | None:
+    """The bool that a value is, of Python, numpy or JAX; None for all else."""
+    scalar = isinstance(value, bool | np.bool_ | np.ndarray | jax.Array) and not isinstance(value, Tracer)
+    return bool(value) if scalar and np.shape(value) == () and np.issubdtype(np.result_type(value), np.bool_) else None
+
+
+def _bools(values: Sequence[Any], names: Sequence[str]) -> list[bool]:
+    bools = []
+    for value, name in zip(values, names, strict=True):
+        if isinstance(value, Tracer):
+            raise BadValue(f"the mask is traced at {quoted(name)}; {NO_VALUES}")
+        if (found := _as_bool(value)) is None:
+            raise BadType(f"the mask has {shown(value)} at {quoted(name)}; a mask is made of bools.")
+        bools.append(found)
+    return bools
+
+
 def _glob(pattern: str) -> re.Pattern[str]:
     """`*` and `?` stay within a segment, `**` spans any number of segments, including none."""
     out = ""
     for token in re.split(r"(\*\*/|/\*\*$|\*\*|\*|\?)", pattern):
         wild = {"**/": "(?:.+/)?", "/**": "(?:/.+)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
         out += wild.get(token, re.escape(token))
-    return re.compile(out)
+    return re.compile(out, re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -217,23 +177,41 @@ class _Match(Mask):
     patterns: tuple[str, ...]
 
     def select(self, leaves: Leaves) -> list[bool]:
-        # The paths are written once for all patterns: a partition has one for each layer.
-        paths = leaves.ask(slashed, lambda leaves: [slashed(path) for path in leaves.paths])
-        found = [[bool(_glob(pattern).fullmatch(path)) for path in paths] for pattern in self.patterns]
+        found = [_matching(pattern, leaves.names) for pattern in self.patterns]
         for pattern, column in zip(self.patterns, found, strict=True):
             if not any(column):
-                near = difflib.get_close_matches(pattern, paths, n=3, cutoff=0.3) or paths[:3]
-                raise BadValue(f"match({pattern!r}) matches no parameter; there are {', '.join(map(repr, near))}, ...")
+                raise BadValue(f"match({pattern!r}) matches no parameter; {_instead(pattern, leaves.names)}")
         return [any(column) for column in zip(*found, strict=True)]
 
     def __repr__(self) -> str:
         return f"match({', '.join(map(repr, self.patterns))})"
 
 
+def _matching(pattern: str, names: Sequence[str]) -> list[bool]:
+    glob = _glob(pattern)
+    return [bool(glob.fullmatch(name)) for name in names]
+
+
+def _instead(pattern: str, names: Sequence[str]) -> str:
+    wider = (f"**/{pattern}", f"{pattern}/**", f"**/{pattern}/**")
+    if works := [repr(other) for other in wider if any(_matching(other, names))]:
+        return f"{works[0]} does."
+    near = difflib.get_close_matches(pattern, names, n=3, cutoff=0.3) or names[:3]
+    return f"there are {', '.join(map(repr, near))}, ..." if near else "there are none."
+
+
+def _check_pattern(pattern: Any) -> None:
+    if not isinstance(pattern, str):
+        several = isinstance(pattern, list | tuple) and pattern and all(isinstance(one, str) for one in pattern)
+        advice = f"write {_Match(tuple(pattern))}" if several else "a pattern is a string, such as '**/bias'"
+        raise BadType(f"match({shown(pattern)}): {advice}.")
+
+
 def match(*patterns: str) -> Mask:
     """Selects parameters by path: `match("**/bias", "**/norm/**")`.
 
-    A path is the parameter's keys joined by `/`, as `describe` prints it: `encoder/layers/0/bias`.
+    A path is the parameter's keys joined by `/`, as `describe` prints it: `encoder/layers/0/bias`. A key that has a slash in
+    it reads like several; parameters whose paths are written alike are selected together.
 
     Args:
         *patterns: globs over whole paths. `*` and `?` stay within one key, `**` spans any number of keys, including none.
@@ -245,8 +223,7 @@ def match(*patterns: str) -> Mask:
     if not patterns:
         raise BadValue("match(): give at least one pattern, such as '**/bias'.")
     for pattern in patterns:
-        if not isinstance(pattern, str):
-            raise BadType(f"match({pattern!r}): a pattern is a string, such as '**/bias'.")
+        _check_pattern(pattern)
     return _Match(patterns)
 
 
@@ -267,6 +244,6 @@ def ndim_at_least(ndim: int) -> Mask:
     Raises:
         ValueError: `ndim` is not an integer >= 0.
     """
-    if not isinstance(ndim, int) or ndim < 0:
-        raise BadValue(f"ndim_at_least({ndim!r}): ndim must be an integer >= 0.")
-    return _NdimAtLeast(ndim)
+    if isinstance(ndim, bool) or not hasattr(ndim, "__index__") or ndim < 0:
+        raise BadValue(f"ndim_at_least({shown(ndim)}): ndim must be an integer >= 0.")
+    return _NdimAtLeast(operator.index(ndim))

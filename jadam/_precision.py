@@ -17,7 +17,8 @@ from jadam._chain import Transformation, builder, not_ours
 from jadam._engine.lost import lost, peak_of
 from jadam._engine.plan import Plan, without_numbers
 from jadam._errors import BadValue, door, shown
-from jadam._recipe import Landing, Pair, Recipe, Scope
+from jadam._recipe import Landing, Pair, Recipe
+from jadam._scope import Scope
 from jadam._storage.params import PARAM_STORAGE
 from jadam._storage.slots import SLOT_STORAGE, SlotStorage
 from jadam._transformation import GradientTransformation

@@ -3,60 +3,21 @@
 from __future__ import annotations
 
 import inspect
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, reduce
-from itertools import groupby
-from operator import and_
-from typing import Any, NamedTuple, cast
+from functools import cached_property
+from typing import Any, NamedTuple
 
 from jax.core import Tracer
 
 from jadam._hyper import Driven, HyperField
-from jadam._masks import EVERYTHING, Mask
 from jadam._rule import Block, Rule
-from jadam._state import numbered, stored_name
+from jadam._scope import Line, Scope, show
+from jadam._state import numbered
 from jadam._storage.params import ParamStorage
 from jadam._storage.slots import FLOAT32, SlotStorage
-from jadam._tree import Leaves, of_numbers
+from jadam._tree import of_numbers
 from jadam._wrapper import Wrapper
-
-
-@dataclass(frozen=True)
-class Scope:
-    """What one call says of the parts inside it: where, under which name and in which formats they work.
-
-    Attributes:
-        call: how it is written, before and after what is inside; for a partition, its `Groups`.
-        mask: the parameters on which the parts act.
-        formats: of slots by name; "" stands for all but those that begin as a copy of the parameter.
-        number: of the group in its partition.
-        label: begins the names of the parts in the state.
-        group: in words, for `describe`.
-    """
-
-    call: tuple[str, str] | Groups
-    mask: Mask = EVERYTHING
-    formats: tuple[tuple[str, SlotStorage], ...] = ()
-    number: int = 0
-    label: str = ""
-    group: str = ""
-
-
-@dataclass(frozen=True)
-class Groups(ABC):
-    """How a partition divides the parameters. Its groups ask once for all of them: the time grows with their number."""
-
-    names: tuple[str, ...]
-
-    @abstractmethod
-    def divide(self, leaves: Leaves) -> list[int]:
-        """The number of its group for each leaf."""
-
-    @abstractmethod
-    def show(self, transforms: list[str]) -> str:
-        """The call that made the groups."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +93,7 @@ class Place:
     @property
     def hypers(self) -> tuple[tuple[str, HyperField], ...]:
         """Its hyperparameters, by their keys in the state."""
-        return tuple((stored_name(self.key, hyper.stored), hyper) for hyper in self.part.rule.hypers)
+        return tuple(zip(_stored(self.part.rule, self.key), self.part.rule.hypers, strict=True))
 
     def __iter__(self) -> Iterator[Place]:
         yield self
@@ -140,9 +101,12 @@ class Place:
             yield from place
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Recipe:
     """What a transformation is made of.
+
+    Equal to another that is made of equal things. One with something in it that has no hash (a schedule that is a mutable
+    object, a table) is equal to itself alone: that may change, or be an array, which has no truth value.
 
     Attributes:
         parts: a row.
@@ -155,6 +119,22 @@ class Recipe:
     landings: tuple[Landing, ...] = ()
     plans: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
     operands: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
+
+    @cached_property
+    def _hash(self) -> int | None:
+        try:
+            return hash((self.parts, self.landings))
+        except TypeError:
+            return None
+
+    def __hash__(self) -> int:
+        return id(self) if self._hash is None else self._hash
+
+    def __eq__(self, other: object) -> bool:
+        if self is other or not isinstance(other, Recipe):
+            return self is other
+        comparable = self._hash is not None and self._hash == other._hash
+        return comparable and (self.parts, self.landings) == (other.parts, other.landings)
 
     def __add__(self, other: Recipe) -> Recipe:
         return Recipe(self.parts + other.parts, self.landings + other.landings)
@@ -173,23 +153,25 @@ class Recipe:
         """The parts, and the storages of parameters, under their names in the state, numbered where several are alike."""
         taken: set[str] = set()
 
-        def name(key: str, scope: Sequence[Scope]) -> str:
-            labelled = ".".join(filter(None, [*(one.label for one in scope), key]))
-            taken.add(free := numbered(labelled, taken))
+        def name(rule: Any, scope: Sequence[Scope]) -> str:
+            labelled = ".".join([*(one.label for one in scope if one.label), rule.key])
+            # The names of hyperparameters too: `adam.rate` may be of the rule `rate` in the group `adam`.
+            free = next(key for key in numbered(labelled) if taken.isdisjoint([key, *_stored(rule, key)]))
+            taken.update([free, *_stored(rule, free)])
             return free
 
         def place(row: Sequence[Part], around: tuple[Scope, ...], counter: str | None) -> tuple[Place, ...]:
             places = []
             for part in row:
                 scope = around + part.scope
-                key = name(part.rule.key, scope)
+                key = name(part.rule, scope)
                 # A row that is nothing but a wrapper has one count with its inside: `state.count` is updates done.
                 counts = isinstance(part.rule, Wrapper) and len(row) > 1
                 places.append(Place(key, part, scope, counter, counts, place(part.inner, scope, key if counts else counter)))
             return tuple(places)
 
         row = place(self.parts, (), None)
-        return row, tuple(name(storage.key, scope) for storage, scope in self.landings)
+        return row, tuple(name(storage, scope) for storage, scope in self.landings)
 
     @cached_property
     def all(self) -> tuple[Place, ...]:
@@ -229,16 +211,13 @@ class Recipe:
         return show([*_lines(self.parts), *(Line(scope, None) for scope in empty)])
 
 
+def _stored(rule: Any, key: str) -> list[str]:
+    """The keys of a rule's hyperparameters in the state: its own alone for one that is called like the rule."""
+    return [key if hyper.stored == rule.key else f"{key}.{hyper.stored}" for hyper in getattr(rule, "hypers", ())]
+
+
 def _drives(value: Any) -> bool:
     return callable(value) or isinstance(value, Driven)
-
-
-def masked_by(mask: Mask) -> Scope:
-    return Scope(("masked(", f", {mask!r})"), mask)
-
-
-def mask_of(scope: Sequence[Scope]) -> Mask:
-    return reduce(and_, [one.mask for one in scope], EVERYTHING)
 
 
 @dataclass(frozen=True)
@@ -258,17 +237,6 @@ class SlotFormats:
         return next(named, FLOAT32)
 
 
-class Line(NamedTuple):
-    """A part as text, or nothing, and the scopes around it that are not yet written."""
-
-    scope: tuple[Scope, ...]
-    text: str | None
-
-    @property
-    def inside(self) -> Line:
-        return self._replace(scope=self.scope[1:])
-
-
 def _lines(parts: Sequence[Part]) -> list[Line]:
     lines = []
     for part in parts:
@@ -277,24 +245,3 @@ def _lines(parts: Sequence[Part]) -> list[Line]:
             text = f"{part.rule.name}({', '.join(filter(None, [show(_lines(part.inner)), part.rule.arguments()]))})"
         lines.append(Line(part.scope, text))
     return lines
-
-
-def show(lines: Sequence[Line]) -> str:
-    """Parts as one would write them: `chain(...)` around several, each call around what is in it."""
-    texts: list[str] = []
-
-    def call_of(line: Line) -> Scope | Groups | None:
-        """The groups of one partition belong to one call; otherwise parts in equal scopes do."""
-        scope = line.scope[0] if line.scope else None
-        return scope.call if scope and isinstance(scope.call, Groups) else scope
-
-    for call, group in groupby(lines, call_of):
-        own = list(group)
-        if isinstance(call, Groups):
-            inside = [[line.inside for line in own if line.scope[0].number == n] for n in range(len(call.names))]
-            texts.append(call.show([show(group) for group in inside]))
-        elif isinstance(call, Scope):
-            texts.append(show([line.inside for line in own]).join(cast(tuple[str, str], call.call)))
-        else:
-            texts += [line.text for line in own if line.text]
-    return texts[0] if len(texts) == 1 else f"chain({', '.join(texts)})"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator, Mapping
+from itertools import count
 from typing import Any, NamedTuple
 
 import jax
@@ -57,12 +57,6 @@ def check_is_state(place: str, state: Any) -> None:
     raise BadType(f"the {place} argument is a {kind}, not the state that init returned; {remedy}.")
 
 
-def stored_name(rule: str, name: str) -> str:
-    """The key of a hyperparameter in the state: the rule's alone where it is called like its hyperparameter."""
-    # Also after a label and with a number: `head.learning_rate`, `learning_rate_1`.
-    return rule if re.fullmatch(rf"(.*\.)?{name}(_\d+)?", rule) else f"{rule}.{name}"
-
-
 def states(tree: PyTree) -> Iterator[OptState]:
     """All states in a tree: of `optax.chain`, a train state, and those in the slots of others."""
     for inner in jax.tree.leaves(tree, is_leaf=lambda x: isinstance(x, OptState)):
@@ -71,13 +65,10 @@ def states(tree: PyTree) -> Iterator[OptState]:
             yield from states(inner.slots)
 
 
-def numbered(name: str, taken: Any) -> str:
-    """The name, or `name_1`, `name_2`, ... if it is taken."""
-    free, number = name, 0
-    while free in taken:
-        number += 1
-        free = f"{name}_{number}"
-    return free
+def numbered(name: str) -> Iterator[str]:
+    """The name, `name_1`, `name_2`, ..."""
+    yield name
+    yield from (f"{name}_{number}" for number in count(1))
 
 
 def owners(tree: PyTree, params: Leaves) -> list[int | None]:

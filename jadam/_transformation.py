@@ -128,13 +128,10 @@ class _Function:
     name: str
 
     def __eq__(self, other: object) -> bool:
-        return type(other) is type(self) and (self.recipe is other.recipe or self.recipe == other.recipe)
+        return type(other) is type(self) and self.recipe == other.recipe
 
     def __hash__(self) -> int:
-        try:
-            return hash(self.recipe)
-        except TypeError:  # a schedule that cannot be hashed: only itself is like it
-            return id(self.recipe)
+        return hash(self.recipe)
 
 
 F = TypeVar("F", bound=_Function)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, is_dataclass
 from operator import attrgetter
 from typing import Any, TypeVar
@@ -10,7 +11,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import GetAttrKey, KeyPath, keystr, tree_flatten_with_path
+from jax.tree_util import KeyPath, all_leaves, keystr, tree_flatten_with_path
 
 from jadam._errors import BadType
 
@@ -24,12 +25,14 @@ class Leaves:
 
     Attributes:
         paths: JAX's key paths, in the order of `values`.
+        names: the paths as `match`, `describe` and error messages write them: `dense/kernel`.
         values: the leaves.
         treedef: of the tree.
         answers: what was asked of these leaves before, by the identity of who asked.
     """
 
     paths: tuple[KeyPath, ...]
+    names: tuple[str, ...]
     values: list[Any]
     treedef: Any  # jax.tree_util.PyTreeDef, which JAX exports as a variable
     answers: dict[int, tuple[Any, Any]] = field(default_factory=dict)
@@ -43,22 +46,46 @@ class Leaves:
 
 def flatten(tree: PyTree) -> Leaves:
     pairs, treedef = tree_flatten_with_path(tree)
-    return Leaves(tuple(path for path, _ in pairs), [value for _, value in pairs], treedef)
+    names = tuple(map(_slashed, _unboxed(tree)))
+    return Leaves(tuple(path for path, _ in pairs), names, [value for _, value in pairs], treedef)
 
 
-def quoted(path: KeyPath) -> str:
-    """A path as an error message shows it: as `match` and `describe` write it."""
-    return slashed(path) or "the root"
+def quoted(name: str) -> str:
+    """The name of a leaf as an error message shows it."""
+    return name or "the root"
 
 
-def slashed(path: KeyPath) -> str:
-    """A path as `match` and `describe` write it: `dense/kernel`.
-
-    The box that flax puts around an array (`nnx.Param`, linen's `Partitioned`) is not part of it.
-    """
-    while path and isinstance(path[-1], GetAttrKey) and path[-1].name in ("value", "raw_value"):
-        path = path[:-1]
+def _slashed(path: KeyPath) -> str:
     return keystr(path, simple=True, separator="/")
+
+
+def _is_box(node: Any) -> bool:
+    """Whether flax has put this around an array: `nnx.Param` and its kind, linen's `Partitioned` and its kind.
+
+    It is known by its type. By the name of its field (`value`) it would be taken for a field of the user's.
+    """
+    boxes = ("Variable", "VariableState", "AxisMetadata")
+    return any(base.__module__.startswith("flax.") and base.__name__ in boxes for base in type(node).__mro__)
+
+
+def _unboxed(tree: PyTree, above: KeyPath = ()) -> Iterator[KeyPath]:
+    """The path of each leaf, without the boxes around it."""
+    for path, node in tree_flatten_with_path(tree, is_leaf=_is_box)[0]:
+        if _is_box(node):
+            for _, child in _children(node)[0]:
+                yield from _unboxed(child, above + path)
+        else:
+            yield above + path
+
+
+def _children(node: PyTree) -> tuple[list[tuple[KeyPath, Any]], Any]:
+    """A tree flattened by one level."""
+    return tree_flatten_with_path(node, is_leaf=lambda below: below is not node)
+
+
+def is_function(value: Any) -> bool:
+    """Whether a value is a function to call. A module of equinox is a tree, and a tree that can be called is not called."""
+    return callable(value) and (isinstance(value, functools.partial) or all_leaves((value,)))  # JAX's `Partial` is a tree too
 
 
 def is_trained(leaf: Any) -> bool:
@@ -86,13 +113,13 @@ def strong(argument: str, tree: PyTree, shapes: bool = False) -> tuple[PyTree, l
     if _are_strong(leaves):
         return tree, leaves, treedef
     if not shapes and jax.ShapeDtypeStruct in map(type, leaves):
-        path = next(path for path, leaf in tree_flatten_with_path(tree)[0] if type(leaf) is jax.ShapeDtypeStruct)
-        raise BadType(f"{argument} has a ShapeDtypeStruct at {quoted(path)}, a shape without values; pass an array.")
+        name = flatten(tree).names[[type(leaf) for leaf in leaves].index(jax.ShapeDtypeStruct)]
+        raise BadType(f"{argument} has a ShapeDtypeStruct at {quoted(name)}, a shape without values; pass an array.")
     if not all(map(is_array, leaves)):
-        path, leaf = next((path, leaf) for path, leaf in tree_flatten_with_path(tree)[0] if not is_array(leaf))
+        name, leaf = next((name, leaf) for name, leaf in zip(flatten(tree).names, leaves, strict=True) if not is_array(leaf))
         reason = "for which JAX has no dtype" if isinstance(leaf, int | np.ndarray | np.generic) else "which is not an array"
         raise BadType(
-            f"{argument} has {leaf!r}, a {type(leaf).__name__}, at {quoted(path)}, {reason}; "
+            f"{argument} has {leaf!r}, a {type(leaf).__name__}, at {quoted(name)}, {reason}; "
             "take it out of the tree, or put None in its place."
         )
     leaves = [_strong(leaf) for leaf in leaves]
@@ -128,21 +155,47 @@ def _strong(leaf: Any) -> Any:
     return leaf
 
 
-def difference(tree: PyTree, reference: Leaves) -> str:
-    """In words, the first path in which a tree differs in structure from another."""
+def difference(tree: PyTree, names: Sequence[str], treedef: Any) -> str:
+    """In words, the first place in which a tree differs in structure from that of the parameters."""
     leaves = flatten(tree)
-    present, expected = set(leaves.paths), set(reference.paths)
-    missing = [path for path in reference.paths if path not in present]
-    extra = [path for path in leaves.paths if path not in expected]
-    if missing:
-        return f"{quoted(missing[0])} is missing"
-    if extra:
-        return f"{quoted(extra[0])} is not among the parameters"
-    return f"{leaves.treedef} is not {reference.treedef}"
+    words = _odd_one(leaves.names, names)
+    return words or f"{leaves.treedef} is not {treedef}"
+
+
+def misfit(tree: PyTree, params: PyTree, is_leaf: Callable[[Any], bool] | None = None, above: KeyPath = ()) -> str:
+    """In words, the first place in which a tree is not a prefix of the parameters; empty if it is one."""
+    if all_leaves((tree,), is_leaf):
+        return ""
+    kinds = _kind(tree), _kind(params)
+    if kinds[0] != kinds[1]:
+        return f"at {quoted(_slashed(above))} it has {kinds[0]}, the parameters have {kinds[1]}"
+    (own, structure), (others, expected) = _children(tree), _children(params)
+    words = _odd_one(*([_slashed(above + path) for path, _ in side] for side in (own, others)))
+    if not words and structure != expected:
+        words = f"at {quoted(_slashed(above))} it is {structure}, in the parameters {expected}"
+    below = (misfit(mine, its, is_leaf, above + path) for (path, mine), (_, its) in zip(own, others, strict=False))
+    return words or next(filter(None, below), "")
+
+
+def _odd_one(names: Sequence[str], expected: Sequence[str]) -> str:
+    found, known = set(names), set(expected)
+    missing, extra = (name for name in expected if name not in found), (name for name in names if name not in known)
+    if (name := next(missing, None)) is not None:
+        return f"{quoted(name)} is missing"
+    name = next(extra, None)
+    return "" if name is None else f"{quoted(name)} is not among the parameters"
+
+
+def _kind(node: PyTree) -> str:
+    return "None" if node is None else "an array" if all_leaves((node,)) else f"a {type(node).__name__}"
 
 
 def of_numbers(value: Any) -> bool:
-    """Whether a value is made of numbers and words, in tuples and dataclasses: a cache with it holds nothing of the user's."""
+    """Whether a value is made of numbers and words, in tuples and dataclasses of jadam.
+
+    A cache with it holds nothing of the user's, whose classes may be mutable, and whose functions may read anything.
+    """
     if isinstance(value, tuple):
         return all(map(of_numbers, value))
-    return isinstance(value, int | float | str | None) or (is_dataclass(value) and all(map(of_numbers, vars(value).values())))
+    ours = is_dataclass(value) and type(value).__module__.startswith("jadam.")
+    return isinstance(value, int | float | str | None) or (ours and all(map(of_numbers, vars(value).values())))

@@ -91,7 +91,7 @@ def test_masked_keeps_nothing_for_the_others(mask):
 def test_masked_by_all_is_the_transformation():
     tx = jadam.adamw(0.1)
     one = jadam.partition([(True, tx)])
-    chex.assert_trees_all_equal(one.update(GRADS, one.init(PARAMS), PARAMS), tx.update(GRADS, tx.init(PARAMS), PARAMS))
+    chex.assert_trees_all_equal(first_updates(one), first_updates(tx))
     assert jadam.masked(tx, True) == tx
     assert jadam.masked(tx, jadam.ndim_at_least(0) | True).init(PARAMS)._fields == tx.init(PARAMS)._fields
     nothing = jadam.masked(tx, False)
@@ -150,7 +150,7 @@ def test_freeze():
 
 def test_a_mask_that_depends_on_values_is_refused():
     tx = jadam.masked(jadam.sgd(1.0), lambda params: jax.tree.map(lambda x: x.sum() > 0, params))
-    with pytest.raises(TypeError, match=r"a mask is made of Python bools"):
+    with pytest.raises(ValueError, match=r"traced at embed/table; it may depend on structure, paths, shapes and dtypes"):
         tx.init(PARAMS)
 
 

@@ -76,7 +76,9 @@ def test_a_group_of_all_is_the_whole_and_what_is_masked_out_is_untouched(tree, t
     params, grads = fill(tree, 0), fill(tree, 1)
     expected = tx.update(grads, tx.init(params), params)
     for same in (jadam.masked(tx, jadam.ndim_at_least(0)), jadam.partition([(True, tx)])):
-        chex.assert_trees_all_close(same.update(grads, same.init(params), params), expected, rtol=1e-6)
+        found = same.update(grads, same.init(params), params)
+        chex.assert_trees_all_close(*(jax.tree.leaves(both[0]) for both in (found, expected)), rtol=1e-6)
+        assert {key.removeprefix("0.") for key in found[1].slots} == set(expected[1].slots)
     mask = ~jadam.ndim_at_least(2)
     out = jadam.masked(tx, mask)
     updates, _ = out.update(grads, out.init(params), params)

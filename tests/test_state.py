@@ -34,7 +34,8 @@ def test_hyperparameters_are_flat():
     assert set(state.hyperparams) == {"matrix.trace.one_minus_momentum", "matrix.trace.dampening", *rates}
     assert set(jadam.hyperparams(state)) == {"momentum", "dampening", *rates}
     twice = jadam.chain(jadam.sgd(0.1), jadam.sgd(1.0)).init(PARAMS)
-    assert set(twice.hyperparams) == set(jadam.hyperparams(twice)) == {"learning_rate", "learning_rate_1"}
+    assert set(twice.hyperparams) == {"learning_rate", "learning_rate_1"}
+    assert set(jadam.hyperparams(twice)) == {"learning_rate_0", "learning_rate_1"}  # none is called as both are
 
 
 def test_assignment_and_the_tools_of_optax():

@@ -16,7 +16,7 @@ from jadam._errors import BadType, BadValue
 from jadam._recipe import Pair
 from jadam._state import GIVEN, OptState
 from jadam._storage.slots import together
-from jadam._tree import Leaves, PyTree, difference, is_trained
+from jadam._tree import PyTree, difference, is_trained
 from jadam._wrapper import Wrapper
 
 
@@ -25,13 +25,13 @@ def gradients(plan: Plan, updates: PyTree) -> list[Any]:
     try:
         found = plan.treedef.flatten_up_to(updates)
     except (ValueError, TypeError):
-        found = [None] * len(plan.paths)  # the loop below says which leaf is at fault; JAX's words name none
+        found = [None] * len(plan.names)  # the loop below says which leaf is at fault; JAX's words name none
     for i in plan.trained:
         (shape, dtype), g = plan.shapes[i], found[i]
         if not isinstance(g, Array | np.ndarray | np.generic):
             raise BadValue(
                 "the gradients do not have the structure of the parameters: "
-                f"{difference(updates, Leaves(plan.paths, [None] * len(plan.paths), plan.treedef))}. "
+                f"{difference(updates, plan.names, plan.treedef)}. "
                 "Differentiate with respect to the same tree, or mask out what has no gradient."
             )
         if g.shape != shape:  # nothing is broadcast: a gradient of one row would train all rows, without an error

@@ -15,7 +15,6 @@ from jadam._dtypes import decode, encode
 from jadam._engine.plan import Plan
 from jadam._recipe import Recipe
 from jadam._storage.params import PARAM_STORAGE, Nearest
-from jadam._tree import quoted
 
 
 class PrecisionWarning(UserWarning):
@@ -27,10 +26,9 @@ class PrecisionWarning(UserWarning):
 
 def peak_of(learning_rate: Any) -> float | None:
     """The highest value of a learning rate: the number, or the `peak_value` of a schedule that has one."""
-    if callable(learning_rate):
-        return getattr(learning_rate, "peak_value", None)
+    peak = getattr(learning_rate, "peak_value", None) if callable(learning_rate) else learning_rate
     try:
-        return float(learning_rate)
+        return None if peak is None else float(peak)
     except (TypeError, ValueError, OverflowError):  # a tracer, or what `scale_by_learning_rate` will refuse
         return None
 
@@ -63,7 +61,7 @@ def lost(recipe: Recipe, plan: Plan, values: Sequence[Any], rate: float | None =
             better = [name for name, kind in PARAM_STORAGE.items() if kind is not Nearest and p.dtype in kind.dtypes]
             names = " or ".join(map(repr, better))
             advice = f"use with_precision(tx, params=...) of {names}" if better else "keep it in float32"
-            where = "the parameter" if not plan.paths[i] else quoted(plan.paths[i])
+            where = plan.names[i] or "the parameter"
             stuck = f"steps of {step:g} move {moved:.0%} of its elements, which are {p.dtype} rounded to nearest"
             sentences.append(f"{where}: {stuck}; {advice}.")
     return sentences

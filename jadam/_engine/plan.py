@@ -14,13 +14,14 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from jadam._by_leaf import ByLeaf
 from jadam._dtypes import compute_dtype, is_complex
 from jadam._errors import BadType
 from jadam._frozen import SetToZero, frozen
 from jadam._hyper import Declared, HyperField
-from jadam._masks import ByLeaf
-from jadam._recipe import Landing, Pair, Place, Recipe, SlotFormats, mask_of
+from jadam._recipe import Landing, Pair, Place, Recipe, SlotFormats
 from jadam._rule import Rule
+from jadam._scope import mask_of
 from jadam._storage.params import NEAREST, ParamStorage
 from jadam._tree import Leaves, PyTree, flatten, is_trained, quoted
 
@@ -78,7 +79,7 @@ class Plan:
     """A recipe over a tree.
 
     Attributes:
-        paths: of all leaves.
+        names: of all leaves: their paths as `match` writes them.
         shapes: and dtypes, of all leaves.
         treedef: of the tree.
         trained: the numbers of the leaves that optimizers act on.
@@ -91,7 +92,7 @@ class Plan:
             code with one number must not take their place.
     """
 
-    paths: tuple[Any, ...]
+    names: tuple[str, ...]
     shapes: tuple[tuple[tuple[int, ...], Any], ...]
     treedef: Any
     trained: tuple[int, ...]
@@ -154,7 +155,7 @@ class Plan:
             landings = dict.fromkeys(_stored(landing, leaves, trained), key) | landings  # the first said is the innermost
         storages = {key: landing.storage for key, landing in zip(keys, recipe.landings, strict=True)}
         numbers = tuple(recipe.numbers)
-        plan = cls(leaves.paths, shapes, leaves.treedef, trained, groups, row, storages, landings, numbers, recipe.traced)
+        plan = cls(leaves.names, shapes, leaves.treedef, trained, groups, row, storages, landings, numbers, recipe.traced)
         for place in recipe.all:  # under x64, the dtype of numbers is known only now
             if not isinstance(rule := place.part.rule, Pair):
                 Declared.by(type(rule)).check_dtype(vars(rule), plan.dtype)
@@ -189,11 +190,11 @@ class Plan:
         return {key: self.trees({i: values[i] for i, own in self.landings.items() if own == key}, kept[key]) for key in kept}
 
     def path(self, i: int) -> str:
-        return quoted(self.paths[i])
+        return quoted(self.names[i])
 
     def tree(self, values: Mapping[int, Any], others: Sequence[Any] | None = None) -> PyTree:
         """A tree like this one with `values` by leaf number; `others`, or None, where there is none."""
-        others = others or [None] * len(self.paths)
+        others = others or [None] * len(self.names)
         return self.treedef.unflatten([values.get(i, other) for i, other in enumerate(others)])
 
     def trees(self, values: Mapping[int, Mapping[str, Any]], names: Iterable[str]) -> dict[str, PyTree]:
@@ -254,7 +255,7 @@ def _refuse_complex(rule: Rule, at: Sequence[int], leaves: Leaves) -> None:
     for i in at:
         if is_complex(leaves.values[i].dtype):
             raise BadType(
-                f"{rule.name} does not act on complex parameters, and {quoted(leaves.paths[i])} is "
+                f"{rule.name} does not act on complex parameters, and {quoted(leaves.names[i])} is "
                 f"{leaves.values[i].dtype}; mask it out."
             )
 
@@ -268,7 +269,7 @@ def _stored(landing: Landing, leaves: Leaves, trained: Sequence[int]) -> list[in
             continue
         if dtype not in landing.storage.dtypes:
             raise BadType(
-                f"params={landing.storage.key!r} is for bfloat16, and {quoted(leaves.paths[i])} is {dtype}; "
+                f"params={landing.storage.key!r} is for bfloat16, and {quoted(leaves.names[i])} is {dtype}; "
                 "take 'kahan' or 'stochastic' for it."
             )
         stored.append(i)

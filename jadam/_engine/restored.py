@@ -8,14 +8,13 @@ from typing import Any
 import jax
 import numpy as np
 from jax import Array
-from jax.tree_util import tree_flatten_with_path
 
 from jadam._engine.checks import kept_scalars
 from jadam._engine.numbers import alike
 from jadam._engine.plan import Plan
 from jadam._errors import BadType, BadValue
 from jadam._state import GIVEN, OptState
-from jadam._tree import is_array, quoted
+from jadam._tree import flatten, is_array, quoted
 
 
 def restored(plan: Plan, state: OptState) -> OptState:
@@ -39,9 +38,10 @@ def restored(plan: Plan, state: OptState) -> OptState:
         state = state._replace(hyperparams={**state.hyperparams, **assigned})
     if all(issubclass(kind, Array) for kind in set(map(type, jax.tree.leaves(state)))):
         return state
-    for path, leaf in tree_flatten_with_path(state)[0]:
+    leaves = flatten(state)
+    for name, leaf in zip(leaves.names, leaves.values, strict=True):
         if not is_array(leaf):
-            raise BadType(f"{quoted(path)} of the state is {leaf!r}, which is not an array.")
+            raise BadType(f"{quoted(name)} of the state is {leaf!r}, which is not an array.")
     dtypes = kept_scalars(plan)
     return state._replace(
         count=_number(state.count, np.int32),

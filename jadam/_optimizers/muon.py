@@ -19,7 +19,6 @@ from jadam._assembly import (
     chain,
     masked,
     ndim_at_least,
-    partition,
     scale_by_learning_rate,
 )
 from jadam._authoring import BadValue, Count, Decay, MaskLike, NonNegative, Rule, Slots, builder, cast, scaled_norm, zeros
@@ -159,7 +158,8 @@ def muon(
     )
     ratio = adam_ratio if adam_ratio is not None else 0.015 if scale == "keller" else 1.0
     return chain(
-        partition([(of_matrices, orthogonal), (True, scale_by_adam(b1=adam_b1, b2=adam_b2, eps=adam_eps))]),
+        masked(orthogonal, of_matrices),
+        masked(scale_by_adam(b1=adam_b1, b2=adam_b2, eps=adam_eps), ~of_matrices),
         add_decayed_weights(weight_decay, mask),
         masked(chain(Scale(ratio)), ~of_matrices),  # after the decay, which the ratio scales too
         scale_by_learning_rate(learning_rate),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -131,8 +130,8 @@ def current_loss_scale(state: PyTree) -> Array:
     scales = [
         jax.tree.leaves(scalars["scale"])[0]  # flax.nnx keeps it in a box
         for inner in states(state)
-        for key, scalars in inner.scalars.items()
-        if re.fullmatch(r"(.*\.)?loss_scale(_\d+)?", key)
+        for scalars in inner.scalars.values()  # under a name that may begin with a group's, and be numbered
+        if set(scalars) >= set(LossScale().scalars())
     ]
     if len(scales) != 1:
         raise BadValue(f"the state has {len(scales) or 'no'} loss scales; it must be of one `loss_scale`.")

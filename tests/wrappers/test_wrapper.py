@@ -116,7 +116,7 @@ def test_on_a_mesh(wrapper):
     new, state = step(grad(params), state, params)
     chex.assert_trees_all_close(new, alone, rtol=1e-2)
     assert new["w"].sharding.spec[0] == "x"
-    assert state.slots["adam"]["mu"]["w"].sharding.spec[0] == "x"
+    assert state.slots["2.adam"]["mu"]["w"].sharding.spec[0] == "x"
     assert compilations(lambda: step(grad(new), state, new)) == 0
     chex.assert_trees_all_close(step(grad(new), state, new)[0], step(grad(alone), lone_state, alone)[0], rtol=1e-2)
 
