@@ -44,7 +44,7 @@ def lost(recipe: Recipe, plan: Plan, values: Sequence[Any], rate: float | None =
     """The parameters that steps of a rate, or of the learning rate that the recipe has for them, move too rarely."""
     # A plan has no numbers: they are read off the recipe, whose parts are in the same order.
     rates = [
-        (set(placed.at), peak_of(place.part.rule.learning_rate))
+        (set(placed.at), peak_of(getattr(place.part.rule, "learning_rate", None)))
         for place, placed in zip(recipe.all, plan.all, strict=True)
         if any(hyper.name == "learning_rate" for hyper in place.part.rule.hypers)
     ]
