@@ -29,6 +29,7 @@ class Leaves:
         values: the leaves.
         treedef: of the tree.
         answers: what was asked of these leaves before, by the identity of who asked.
+        readers: who read values to answer. Only `init`, which may meet values, has such a list; elsewhere that is an error.
     """
 
     paths: tuple[KeyPath, ...]
@@ -36,6 +37,7 @@ class Leaves:
     values: list[Any]
     treedef: Any  # jax.tree_util.PyTreeDef, which JAX exports as a variable
     answers: dict[int, tuple[Any, Any]] = field(default_factory=dict)
+    readers: list[Any] | None = None
 
     def ask(self, who: Any, answer: Callable[[Leaves], T]) -> T:
         """`answer(self)`, computed once for each `who`: the rules of a group, and all groups, ask one mask."""

@@ -167,3 +167,15 @@ def test_equal_rules_of_two_groups_are_traced_once():
     state = tx.init(PARAMS)
     jax.jit(tx.update).lower(GRADS, state, PARAMS)
     assert sorted(traces) == [(2,), (3,), (3, 2), (3, 3), (5, 3)]
+
+
+@pytest.mark.parametrize("read", [bool, float, np.asarray, lambda x: x.item()], ids=["if", "float", "numpy", "item"])
+def test_a_mask_that_reads_values_is_refused(read):
+    """It would answer otherwise when the run resumes with trained parameters, or not at all under `jit`."""
+    params = {"w": jnp.ones(()), "b": -jnp.ones(())}
+    tx = jadam.masked(jadam.adam(1e-3), lambda params: jax.tree.map(lambda x: bool(read(x) > 0), params))
+    words = "the mask reads the values of the parameters; it may depend on structure, paths, shapes and dtypes"
+    state = tx.init(params)  # where there is an answer
+    for refuse in (lambda: tx.update(params, state, params), lambda: jax.jit(tx.init)(params)):
+        with pytest.raises(ValueError, match=words):
+            refuse()

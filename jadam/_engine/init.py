@@ -27,7 +27,7 @@ from jadam._tree import PyTree, is_trained, strong
 def init(recipe: Recipe, params: PyTree) -> OptState:
     """The initial state: slots with the sharding of their parameters, everything else replicated."""
     _, values, treedef = strong("params", params, shapes=True)
-    plan = Plan.of(recipe, values, treedef)
+    plan = Plan.of(recipe, values, treedef, initial=True)
     if values and not any(map(is_trained, values)):
         found = ", ".join(sorted({str(value.dtype) for value in values}))
         raise BadType(f"nothing in params is trained: its leaves are {found}, none real or complex floating point.")
