@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from support import OPTIMIZERS, is_finite
 
+pytestmark = pytest.mark.slow
 RNG = np.random.default_rng(0)
 START, TARGET = ({"w": RNG.standard_normal((3, 4))} for _ in range(2))
 OPTIONS = {"big_vision_adafactor": {"min_dim_size_to_factor": 2}}
