@@ -36,9 +36,9 @@ def describe(tx: GradientTransformation, params: PyTree) -> str:
         >>> params = {"kernel": jnp.zeros((8, 4)), "bias": jnp.zeros(4)}
         >>> tx = jadam.partition([(jadam.match("bias"), jadam.freeze()), (True, jadam.adam(1e-3))])
         >>> print(jadam.describe(tx, params))
-        path    shape   dtype    group          rules                state bytes
-        bias    (4,)    float32  match('bias')  frozen                         0
-        kernel  (8, 4)  float32  everything     adam, learning_rate          256
+        path    shape   dtype    group             rules                state bytes
+        bias    (4,)    float32  0: match('bias')  frozen                         0
+        kernel  (8, 4)  float32  1: everything     adam, learning_rate          256
         2 arrays with 36 parameters, 300 bytes of state: 8.33 a parameter
     """
     if not isinstance(tx, GradientTransformation):
