@@ -103,9 +103,12 @@ def partition(
 
 
 def _listed(transforms: Any) -> list[Any]:
-    if isinstance(transforms, GradientTransformation | str) or not isinstance(transforms, Iterable):
-        raise BadType(f"{shown(transforms)} is not a list of groups; write [(mask, transformation), ...].")
-    return list(transforms)
+    try:
+        if not isinstance(transforms, GradientTransformation | str):
+            return list(transforms)
+    except TypeError:  # not iterable
+        pass
+    raise BadType(f"{shown(transforms)} is not a list of groups; write [(mask, transformation), ...].")
 
 
 def _written(number: int, group: Any) -> tuple[Mask, Any, Any]:

@@ -10,6 +10,7 @@ import numpy as np
 from jax import Array, lax
 from jax.core import Tracer
 
+from jadam._annotations import check_in_dtype
 from jadam._dtypes import cast
 from jadam._engine.placement import scalar
 from jadam._engine.plan import Plan
@@ -58,25 +59,31 @@ def _operand(recipe: Recipe, plan: Plan, count: Any) -> Any:
 
 def _asked(key: str, hyper: HyperField, driver: Any, count: Any, dtype: Any) -> Array:
     """What a schedule or an array says at a step, as the state holds it."""
-    value = _called(f"the schedule of {spoken(key)}", hyper, driver, count) if callable(driver) else driver
+    value = _called(spoken(key), hyper, driver, count, dtype) if callable(driver) else driver
     stored = jnp.asarray(hyper.store(value), dtype)
     if stored is value and not getattr(type(driver), "is_schedule", False):
         stored = jnp.copy(stored)  # an array that the schedule keeps would be deleted with a state that is donated
     return stored
 
 
-def _called(schedule: str, hyper: HyperField, driver: Any, count: Any) -> Any:
+def _called(name: str, hyper: HyperField, driver: Any, count: Any, dtype: Any) -> Any:
     """The value of a schedule: a number, which is in range as far as that can be seen without waiting for a device."""
+    schedule = f"the schedule of {name}"
     try:
         value = driver(count)
     except jax.errors.JAXTypeError as error:
+        if not isinstance(count, Tracer):
+            raise
         words = "reads the count as a number, and under jit it is traced; write it with jnp (jnp.where for if)."
         raise BadValue(f"{schedule} {words}") from error
     if words := not_a_number(value):
         raise BadType(f"{schedule} returned {words}; it must return a number.")
     known = not isinstance(value, Array) or (isinstance(count, np.integer) and not isinstance(value, Tracer))
-    if known and not hyper.allowed.holds(float(value)):
-        raise BadValue(f"{schedule} returned {float(value):g}; it must be {hyper.allowed.words}.")
+    if known:
+        number = float(value)
+        if not hyper.allowed.holds(number):
+            raise BadValue(f"{schedule} returned {number:g}; it must be {hyper.allowed.words}.")
+        check_in_dtype(name, number, hyper.store(number), dtype)
     return value if isinstance(value, Array | np.generic | np.ndarray) else float(value)
 
 

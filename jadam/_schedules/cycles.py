@@ -24,7 +24,8 @@ def sgdr_schedule(cosine_kwargs: Sequence[Mapping[str, Any]]) -> Schedule:
     Reference:
         Loshchilov & Hutter 2017, SGDR, arXiv:1608.03983.
     """
-    if not isinstance(cosine_kwargs, Sequence) or not all(isinstance(kwargs, Mapping) for kwargs in cosine_kwargs):
+    listed = isinstance(cosine_kwargs, Sequence) and all(isinstance(kwargs, Mapping) for kwargs in cosine_kwargs)
+    if not (listed and cosine_kwargs):
         raise BadType("{name} must be a list of dicts, one for each cycle.", cosine_kwargs=cosine_kwargs)
     cycles = [warmup_cosine_decay_schedule(**kwargs) for kwargs in cosine_kwargs]
     ends = np.cumsum([cycle.decay_steps for cycle in cycles])[:-1]
