@@ -86,7 +86,7 @@ def partition(
             raise BadType("transformations by label need param_labels, a tree of labels or a function.")
         names, inside = tuple(map(str, transforms)), list(transforms.values())
         _check_names(names)
-        groups, shown = ByLabel(names, tuple(transforms), _labels(param_labels)), names
+        groups, described = ByLabel(names, tuple(transforms), _labels(param_labels)), names
         groups.check()
     else:
         if param_labels is not None:
@@ -95,17 +95,20 @@ def partition(
         inside, names = [tx for _, tx, _ in written], tuple(name for _, _, name in written)
         _check_names(names)
         groups = FirstMatch(names, tuple(mask for mask, _, _ in written))
-        shown = [f"{name}: {mask!r}" if name == str(n) else name for n, (mask, _, name) in enumerate(written)]
-    scopes = [Scope(groups, _InGroup(groups, n), number=n, label=names[n], group=shown[n]) for n in range(len(names))]
+        described = [f"{name}: {mask!r}" if name == str(n) else name for n, (mask, _, name) in enumerate(written)]
+    scopes = [Scope(groups, _InGroup(groups, n), number=n, label=names[n], group=described[n]) for n in range(len(names))]
     parts = zip(names, inside, scopes, strict=True)
     recipes = [recipe_of(f"the transformation of group {name!r}", tx).within(scope) for name, tx, scope in parts]
     return GradientTransformation.of(sum(recipes, Recipe()))
 
 
 def _listed(transforms: Any) -> list[Any]:
-    if isinstance(transforms, GradientTransformation | str) or not isinstance(transforms, Iterable):
-        raise BadType(f"{shown(transforms)} is not a list of groups; write [(mask, transformation), ...].")
-    return list(transforms)
+    try:
+        if not isinstance(transforms, GradientTransformation | str):
+            return list(transforms)
+    except TypeError:  # not iterable
+        pass
+    raise BadType(f"{shown(transforms)} is not a list of groups; write [(mask, transformation), ...].")
 
 
 def _written(number: int, group: Any) -> tuple[Mask, Any, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Container, Iterator
+from collections.abc import Iterator
 from itertools import count
 from typing import Any
 
@@ -19,7 +19,7 @@ from jadam._engine.numbers import alike
 from jadam._errors import BadType, BadValue, door
 from jadam._hyper import Driven, Range
 from jadam._recipe import Recipe
-from jadam._state import COMPLEMENT, GIVEN, SET, OptState, check_is_state, numbered, states
+from jadam._state import COMPLEMENT, GIVEN, SET, OptState, check_is_state, numbered, spoken, states
 from jadam._tree import PyTree
 
 ANY = Range("a number", lambda x: True)
@@ -29,31 +29,19 @@ ANY = Range("a number", lambda x: True)
 def readable_names(state: OptState) -> dict[str, str]:
     """The hyperparameters of one state: the key by the name that users see.
 
-    That is the bare name (`b2`) where only one rule has it, else with its group and rule before it (`body.adam.b2`). Of rules
-    that are numbered the first is too, as in `learning_rate_0` and `adam_0.b2`: a name of several is not that of one of them.
+    That is the bare name (`b2`) where only one rule has it, else with its group and rule before it (`body.adam.b2`). Of several
+    `learning_rate` the first is numbered too: what is called `learning_rate` is not one of them.
     """
-    keys = set(state.hyperparams)
-    bare, full = {}, {}
-    for key in state.hyperparams:
-        stem, number = _unnumbered(key, keys)
-        rule, _, name = stem.rpartition(".")
-        bare[key] = name.removeprefix(COMPLEMENT)
-        rule += "_0" if f"{rule}_1.{name}" in keys else ""
-        full[key] = ".".join(filter(None, [rule, bare[key] + number]))
+    keys = state.hyperparams
+    unnumbered = {key: re.sub(r"_\d+$", "", key) for key in keys}
+    bare = {key: spoken(stem if stem in keys else key).rpartition(".")[2] for key, stem in unnumbered.items()}
     times = Counter(bare.values())
     names: dict[str, str] = {}
-    for key in state.hyperparams:
-        name = bare[key] if times[bare[key]] == 1 else full[key]
+    for key in keys:
+        full = spoken(key) + "_0" * (key + "_1" in keys)
+        name = bare[key] if times[bare[key]] == 1 else full
         names[next(free for free in numbered(name) if free not in names)] = key
     return names
-
-
-def _unnumbered(key: str, keys: Container[str]) -> tuple[str, str]:
-    """A key as it would be if its rule were alone, and its number: `learning_rate`, `_1`."""
-    if key + "_1" in keys:
-        return key, "_0"
-    stem = re.sub(r"_\d+$", "", key)
-    return (stem, key[len(stem) :]) if stem in keys and stem + "_1" in keys else (key, "")
 
 
 def places(tree: PyTree) -> dict[str, tuple[int, str]]:
@@ -79,6 +67,7 @@ def to_stored(key: str, value: Any) -> Any:
 
 
 @door
+@door
 def hyperparams(state: PyTree) -> dict[str, Array]:
     """The hyperparameters in a state, by name: `hyperparams(state)["learning_rate"]`.
 
@@ -88,7 +77,7 @@ def hyperparams(state: PyTree) -> dict[str, Array]:
     Returns:
         Scalars, float32 or float64. What a schedule drives is the value that the last update used; before the first
         update, the value that it will use. A name that several rules have comes with the group's and the rule's:
-        `body.adam.b2`. Rules that are alike are numbered, `adam_0.b2`, and so is a name that several states have, `b2_0`.
+        `body.adam.b2`. Where these are alike too, they are numbered: `learning_rate_0`; so is a name of several states, `b2_0`.
 
     Raises:
         TypeError: there is no state of jadam inside.

@@ -149,7 +149,9 @@ def as_mask(mask: MaskLike) -> Mask:
 def _as_bool(value: Any) -> bool | None:
     """The bool that a value is, of Python, numpy or JAX; None for all else."""
     scalar = isinstance(value, bool | np.bool_ | np.ndarray | jax.Array) and not isinstance(value, Tracer)
-    return bool(value) if scalar and np.shape(value) == () and np.issubdtype(np.result_type(value), np.bool_) else None
+    return (
+        bool(value) if scalar and np.shape(value) == () and np.issubdtype(getattr(value, "dtype", np.bool_), np.bool_) else None
+    )
 
 
 def _bools(values: Sequence[Any], names: Sequence[str]) -> list[bool]:

@@ -57,6 +57,12 @@ def check_is_state(place: str, state: Any) -> None:
     raise BadType(f"the {place} argument is a {kind}, not the state that init returned; {remedy}.")
 
 
+def spoken(key: str) -> str:
+    """A key of `hyperparams` without the mark of a complement."""
+    rule, dot, name = key.rpartition(".")
+    return rule + dot + name.removeprefix(COMPLEMENT)
+
+
 def states(tree: PyTree) -> Iterator[OptState]:
     """All states in a tree: of `optax.chain`, a train state, and those in the slots of others."""
     for inner in jax.tree.leaves(tree, is_leaf=lambda x: isinstance(x, OptState)):

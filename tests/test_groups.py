@@ -1,5 +1,6 @@
 """Masks and groups: who is selected, what is kept for whom, and what is said when a pattern or a label is wrong."""
 
+import dataclasses
 import functools
 
 import chex
@@ -179,3 +180,144 @@ def test_a_mask_that_reads_values_is_refused(read):
     for refuse in (lambda: tx.update(params, state, params), lambda: jax.jit(tx.init)(params)):
         with pytest.raises(ValueError, match=words):
             refuse()
+
+
+def rates(state):
+    return {name: float(value) for name, value in jadam.hyperparams(state).items() if "learning_rate" in name}
+
+
+def test_groups_have_names():
+    """`set_hyperparams(learning_rate=...)` set the first group alone, and a group in front renumbered all names."""
+    layers = jadam.match("layers/**")
+    tx = jadam.partition([(jadam.match("embed/**"), jadam.sgd(1.0)), (layers, jadam.sgd(2.0), "body"), (True, jadam.sgd(3.0))])
+    state = tx.init(PARAMS)
+    assert rates(state) == {"0.learning_rate": 1.0, "body.learning_rate": 2.0, "2.learning_rate": 3.0}
+    changed = tx.set_hyperparams(state, **{"body.learning_rate": 0.0, "0.learning_rate": 4.0})
+    assert rates(changed) == {"0.learning_rate": 4.0, "body.learning_rate": 0.0, "2.learning_rate": 3.0}
+    updates, _ = tx.update(GRADS, changed, PARAMS)
+    assert jadam.global_norm(updates["layers"]) == 0
+    assert (updates["embed"]["table"] == -2).all()
+    assert repr(tx).endswith(
+        "scale_by_learning_rate(learning_rate=2.0), 'body'), (True, scale_by_learning_rate(learning_rate=3.0))])"
+    )
+    assert eval(repr(tx), vars(jadam)) == tx
+    described = jadam.describe(tx, PARAMS)
+    for group in ("0: match('embed/**')", "body", "2: everything"):
+        assert f"  {group}  " in described
+    same = jadam.partition(
+        [(jadam.match("embed/**"), jadam.sgd(1.0), "0"), (layers, jadam.sgd(2.0), "body"), (True, jadam.sgd(3.0))]
+    )
+    assert same == tx
+
+
+def test_names_of_groups_in_groups_and_of_alike_rules():
+    inner = jadam.partition([(jadam.match("layers/0/**"), jadam.sgd(1.0)), (True, jadam.chain(jadam.sgd(2.0), jadam.sgd(3.0)))])
+    tx = jadam.partition([(jadam.match("layers/**"), inner), (True, inner, "rest")])
+    with pytest.raises(ValueError, match=r"match\('layers/0/\*\*'\) matches no parameter"):
+        tx.init({"layers": [PARAMS["layers"][1]] * 0 + [{}, PARAMS["layers"][1]], "norm": PARAMS["norm"]})
+    state = tx.init(PARAMS)
+    names = ["0.learning_rate", "1.learning_rate_0", "1.learning_rate_1"]
+    assert list(rates(state)) == [f"{group}.{name}" for group in ("0", "rest") for name in names]
+    for name in rates(state):
+        changed = rates(tx.set_hyperparams(state, **{name: 7.0}))
+        assert {one for one in changed if changed[one] == 7.0} == {name}
+
+
+ODD_NAMES = [
+    "a.b",
+    "0",
+    "1",
+    "a_1",
+    "a",
+    "adam",
+    "learning_rate",
+    "one_minus_b2",
+    "a b",
+    "ä/ö",
+    "eps",
+    "adam.eps",
+    ".given",
+    "slots",
+]
+
+
+def test_names_of_groups_may_be_anything():
+    """Labels were read as rules, numbers and complements."""
+    params = {str(n): jnp.ones(n + 1) for n in range(len(ODD_NAMES))}
+    labels = dict(zip(params, ODD_NAMES, strict=True))
+    txs = {name: jadam.adam(n + 1.0, b2=0.5 + n / 100) for n, name in enumerate(ODD_NAMES)}
+    by_mask = jadam.partition([(jadam.match(key), txs[name], name) for key, name in labels.items()])
+    for tx in (by_mask, jadam.partition(txs, labels)):
+        state = tx.init(params)
+        found = jadam.hyperparams(state)
+        assert len(found) == len(state.hyperparams) == 5 * len(ODD_NAMES)
+        for n, name in enumerate(ODD_NAMES):
+            assert float(found[f"{name}.learning_rate"]) == n + 1
+            assert float(found[f"{name}.adam.b2"]) == pytest.approx(0.5 + n / 100)
+        changed = tx.set_hyperparams(state, **{f"{name}.learning_rate": 0.0 for name in ODD_NAMES[1:]})
+        moved = tx.update(params, changed, params)[0]
+        assert [bool(moved[key].any()) for key in params] == [True] + [False] * (len(ODD_NAMES) - 1)
+        assert set(state.slots) == {f"{name}.adam" for name in ODD_NAMES}
+
+
+def test_a_label_and_a_rule_of_one_name_share_no_hyperparameter():
+    """`adam.learning_rate` was of the group `adam`, and of the rule `adam`, at once."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Adam(jadam.Rule):
+        learning_rate: jadam.NonNegative = 3.0
+
+        def update(self, g, slots, p, h):
+            return h.learning_rate * g, slots
+
+    tx = jadam.chain(jadam.partition([(True, jadam.sgd(2.0), "adam")]), Adam())
+    state = tx.init(PARAMS)
+    assert sorted(map(float, state.hyperparams.values())) == [2.0, 3.0]
+    assert sorted(rates(state).values()) == [2.0, 3.0]
+    chex.assert_trees_all_close(tx.update(GRADS, state, PARAMS)[0], jax.tree.map(lambda g: -6.0 * g, GRADS))
+
+
+def test_a_rule_whose_name_ends_with_a_number():
+    class Scale2(jadam.Rule):
+        def update(self, g, slots, p, h):
+            return 2 * g, slots
+
+    @dataclasses.dataclass(frozen=True)
+    class Learning_Rate_1(jadam.Rule):
+        learning_rate: jadam.NonNegative = 5.0
+        b: jadam.NonNegative = 6.0
+        b_1: jadam.NonNegative = 7.0
+
+        def update(self, g, slots, p, h):
+            return h.learning_rate * g, slots
+
+    tx = jadam.chain(jadam.sgd(1.0), Learning_Rate_1(), jadam.sgd(2.0), Scale2(), Scale2())
+    found = jadam.hyperparams(tx.init(PARAMS))
+    assert sorted(map(float, found.values())) == [1.0, 2.0, 5.0, 6.0, 7.0]
+    for name in found:
+        changed = jadam.hyperparams(tx.set_hyperparams(tx.init(PARAMS), **{name: 9.0}))
+        assert [other for other in changed if changed[other] == 9.0] == [name]
+
+    @dataclasses.dataclass(frozen=True)
+    class Complement(jadam.Rule):
+        one_minus_x: jadam.NonNegative = 0.1
+
+        def update(self, g, slots, p, h):
+            return g, slots
+
+    with pytest.raises(ValueError, match="one_minus_x: this is how the state calls a Decay"):
+        Complement()
+
+
+def test_no_groups():
+    """Gradients passed through, and `params + updates` climbed."""
+    for build in (lambda: jadam.partition([]), lambda: jadam.partition({}, {"w": "a"}), lambda: jadam.partition(())):
+        with pytest.raises(ValueError, match="there are no groups"):
+            build()
+
+
+def test_groups_from_an_iterator():
+    pairs = [(jadam.match("embed/**"), jadam.freeze()), (True, jadam.sgd(1.0))]
+    assert (
+        jadam.partition(iter(pairs)) == jadam.partition(zip(*zip(*pairs, strict=True), strict=True)) == jadam.partition(pairs)
+    )

@@ -96,7 +96,7 @@ def test_hyperparams_reads_what_the_user_wrote():
     assert found == pytest.approx(expected, rel=1e-7)
     assert float(state.hyperparams["adam.one_minus_b2"]) == pytest.approx(1e-5, rel=1e-7)  # not 1 - float32(b2)
     twice = jadam.chain(jadam.scale_by_adam(), jadam.scale_by_adam(b1=0.5), jadam.scale(1.0)).init(PARAMS)
-    assert set(jadam.hyperparams(twice)) >= {"adam_0.b1", "adam_1.b1", "step_size"}
+    assert set(jadam.hyperparams(twice)) >= {"adam.b1", "adam_1.b1", "step_size"}
 
 
 def test_setting_the_learning_rate():
@@ -189,14 +189,14 @@ def test_tiny_decay_is_not_lost():
 
 
 def test_gradients_through_the_update_are_finite_at_zero():
-    """With eps_root; without it, the root of zero has no slope, as in optax."""
+    """With eps_root and without it, where optax has NaN: a step from a gradient of zero has the slope of rate over eps."""
 
     def update(g, eps_root):
         tx = jadam.adam(0.1, eps_root=eps_root)
         return tx.update(g, tx.init(g), g)[0].sum()
 
     assert jnp.isfinite(jax.grad(update)(jnp.zeros(3), 1e-16)).all()
-    assert not jnp.isfinite(jax.grad(update)(jnp.zeros(3), 0.0)).all()
+    np.testing.assert_allclose(jax.grad(update)(jnp.zeros(3), 0.0), -0.1 / 1e-8, rtol=1e-5)
 
 
 def test_scale_blocks():

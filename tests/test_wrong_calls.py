@@ -48,11 +48,7 @@ def test_wrong_call(message):
     assert str(error.value) == message
 
 
-OTHERS_ADD = {name for name in PUBLIC if name.endswith("_schedule")} | {"join_schedules", "exponential_decay", "hyperparams"}
-"""Public names whose wrong calls are not yet in the table."""
-
-
-@pytest.mark.parametrize("name", sorted(set(PUBLIC) - OTHERS_ADD))
+@pytest.mark.parametrize("name", sorted(PUBLIC))
 def test_every_public_function_refuses_something(name):
     assert any(re.match(rf"{name}\b", message) for message in CALLS), f"add a wrong call of {name} to tests/wrong_calls/"
 
@@ -175,8 +171,6 @@ ODD = [
     *(math.nan, math.inf, -1, True, np.True_, 10**400, 2**40, 1e39, 1e-50, np.float16(0.1), Fraction(1, 3), Decimal("0.1")),
     *(np.ones(3), np.asarray("a"), np.datetime64("2020"), np.str_("a"), jax.ShapeDtypeStruct((), "float32"), jax.random.key(0)),
 ]
-BY_OTHERS = {("partition", "transforms")}
-"""Arguments that are not yet checked."""
 
 
 @pytest.mark.parametrize("name", sorted(BUILDERS))
@@ -184,7 +178,7 @@ def test_nothing_but_words_of_jadam(name):
     """Whatever an argument is, what is built is a transformation, or the error is jadam's and begins with the name."""
     build = BUILDERS[name]
     for argument, parameter in inspect.signature(build).parameters.items():
-        if (name, argument) in BY_OTHERS or argument in ("mask", "matrices", "blocks", "param_labels"):
+        if argument in ("mask", "matrices", "blocks", "param_labels"):
             continue  # trees, of which the parameters decide
         for value in ODD:
             required = dict(zip(inspect.signature(build).parameters, positional(build), strict=False))

@@ -10,14 +10,16 @@ import numpy as np
 from jax import Array, lax
 from jax.core import Tracer
 
+from jadam._annotations import check_in_dtype
 from jadam._dtypes import cast
 from jadam._engine.checks import check_scalar
 from jadam._engine.placement import scalar
 from jadam._engine.plan import Plan
-from jadam._errors import BadValue
+from jadam._errors import BadType, BadValue
 from jadam._hyper import HyperField
 from jadam._recipe import Recipe
-from jadam._state import GIVEN, SET, OptState
+from jadam._schedules.fields import not_a_number
+from jadam._state import GIVEN, SET, OptState, spoken
 
 
 class Said(NamedTuple):
@@ -59,13 +61,32 @@ def _operand(recipe: Recipe, plan: Plan, count: Any) -> Any:
 
 def _asked(key: str, hyper: HyperField, driver: Any, count: Any, dtype: Any) -> Array:
     """What a schedule or an array says at a step, as the state holds it."""
-    value = driver(count) if callable(driver) else driver
+    value = _called(spoken(key), hyper, driver, count, dtype) if callable(driver) else driver
     stored = jnp.asarray(hyper.store(value), dtype)
     if stored is value and not getattr(type(driver), "is_schedule", False):
         stored = jnp.copy(stored)  # an array that the schedule keeps would be deleted with a state that is donated
-    if stored.shape != ():
-        raise BadValue(f"the schedule of {key} returned an array of shape {stored.shape}; it must return a scalar.")
     return stored
+
+
+def _called(name: str, hyper: HyperField, driver: Any, count: Any, dtype: Any) -> Any:
+    """The value of a schedule: a number, which is in range as far as that can be seen without waiting for a device."""
+    schedule = f"the schedule of {name}"
+    try:
+        value = driver(count)
+    except jax.errors.JAXTypeError as error:
+        if not isinstance(count, Tracer):
+            raise
+        words = "reads the count as a number, and under jit it is traced; write it with jnp (jnp.where for if)."
+        raise BadValue(f"{schedule} {words}") from error
+    if words := not_a_number(value):
+        raise BadType(f"{schedule} returned {words}; it must return a number.")
+    known = not isinstance(value, Array) or (isinstance(count, np.integer) and not isinstance(value, Tracer))
+    if known:
+        number = float(value)
+        if not hyper.allowed.holds(number):
+            raise BadValue(f"{schedule} returned {number:g}; it must be {hyper.allowed.words}.")
+        check_in_dtype(name, number, hyper.store(number), dtype)
+    return value if isinstance(value, Array | np.generic | np.ndarray) else float(value)
 
 
 def _given(plan: Plan, key: str, value: Any) -> Any:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import jax.numpy as jnp
 from jax import Array
 
-from jadam._schedules.schedule import Schedule, fraction
+from jadam._errors import BadType, Misuse, door
+from jadam._schedules.fields import NOT_NEGATIVE, STEPS, Positive, SomeSteps, Steps, Value
+from jadam._schedules.schedule import Schedule, fraction, schedule
 
 
-@dataclass(frozen=True)
+@schedule
 class polynomial_schedule(Schedule):
     """From `init_value` to `end_value` in `transition_steps`: `(init - end) (1 - progress)^power + end`.
 
@@ -23,17 +24,18 @@ class polynomial_schedule(Schedule):
         transition_begin: the first step of the transition, >= 0.
     """
 
-    init_value: float
-    end_value: float
-    power: float
-    transition_steps: int
-    transition_begin: int = 0
+    init_value: Value
+    end_value: Value
+    power: Positive
+    transition_steps: Steps
+    transition_begin: Steps = 0
 
     def at(self, count: Array) -> Array:
         remaining = 1 - fraction(count, self.transition_begin, self.transition_steps)
         return (self.init_value - self.end_value) * remaining**self.power + self.end_value
 
 
+@door
 def linear_schedule(
     init_value: float, end_value: float, transition_steps: int, transition_begin: int = 0
 ) -> polynomial_schedule:
@@ -41,7 +43,7 @@ def linear_schedule(
     return polynomial_schedule(init_value, end_value, 1.0, transition_steps, transition_begin)
 
 
-@dataclass(frozen=True)
+@schedule
 class cosine_decay_schedule(Schedule):
     """Half a cosine from `init_value` to `alpha * init_value`: `init ((1 - alpha) (0.5 (1 + cos(pi t/T)))^exponent + alpha)`.
 
@@ -49,27 +51,23 @@ class cosine_decay_schedule(Schedule):
         init_value: the value at step 0.
         decay_steps: length `T` in steps, > 0; the value stays after it.
         alpha: the last value as a fraction of `init_value`.
-        exponent: of the cosine.
+        exponent: of the cosine, > 0.
 
     Reference:
         Loshchilov & Hutter 2017, SGDR, equation 5, arXiv:1608.03983.
     """
 
-    init_value: float
-    decay_steps: int
-    alpha: float = 0.0
-    exponent: float = 1.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._require(self.decay_steps > 0, "decay_steps", "must be > 0")
+    init_value: Value
+    decay_steps: SomeSteps
+    alpha: Value = 0.0
+    exponent: Positive = 1.0
 
     def at(self, count: Array) -> Array:
         cosine = 0.5 * (1 + jnp.cos(jnp.pi * fraction(count, 0, self.decay_steps)))
         return self.init_value * ((1 - self.alpha) * cosine**self.exponent + self.alpha)
 
 
-@dataclass(frozen=True)
+@schedule
 class exponential_decay(Schedule):
     """`init_value * decay_rate ^ ((count - transition_begin) / transition_steps)`.
 
@@ -82,17 +80,12 @@ class exponential_decay(Schedule):
         end_value: a bound that the value does not pass: from above if `decay_rate` < 1, else from below.
     """
 
-    init_value: float
-    transition_steps: int
-    decay_rate: float
-    transition_begin: int = 0
+    init_value: Value
+    transition_steps: SomeSteps
+    decay_rate: Positive
+    transition_begin: Steps = 0
     staircase: bool = False
-    end_value: float | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._require(self.transition_steps > 0, "transition_steps", "must be > 0")
-        self._require(self.decay_rate > 0, "decay_rate", "must be > 0")
+    end_value: Value | None = None
 
     def at(self, count: Array) -> Array:
         done = jnp.maximum(count - self.transition_begin, 0)
@@ -104,42 +97,44 @@ class exponential_decay(Schedule):
         return jnp.maximum(value, self.end_value) if self.decay_rate < 1 else jnp.minimum(value, self.end_value)
 
 
-@dataclass(frozen=True)
+@schedule
 class piecewise_constant_schedule(Schedule):
     """`init_value`, multiplied by a scale at each boundary.
 
     Args:
         init_value: the value before the first boundary.
-        boundaries_and_scales: `{step: factor}`; from that step on the value is multiplied by the factor (>= 0).
+        boundaries_and_scales: `{step: factor}`; from that step on the value is multiplied by the factor (>= 0). None is none.
 
     Raises:
         ValueError: a boundary or a scale is negative.
     """
 
-    init_value: float
-    boundaries_and_scales: Mapping[int, float] | tuple[tuple[int, float], ...] = ()
+    init_value: Value
+    boundaries_and_scales: Mapping[int, float] | tuple[tuple[int, float], ...] | None = ()
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        pairs = tuple(sorted(dict(self.boundaries_and_scales).items()))
-        object.__setattr__(self, "boundaries_and_scales", pairs)
-        fine = all(boundary >= 0 and scale >= 0 for boundary, scale in pairs)
-        self._require(fine, "boundaries_and_scales", "must have steps >= 0 and factors >= 0")
+    def _check(self) -> None:
+        given = self.boundaries_and_scales
+        try:
+            pairs = [(STEPS.check("step", step), NOT_NEGATIVE.check("factor", by)) for step, by in dict(given or ()).items()]
+        except (Misuse, TypeError, ValueError):
+            words = "{name} must be {step: factor}, with integers in [0, 2**31) and numbers >= 0."
+            raise BadType(words, boundaries_and_scales=given) from None
+        object.__setattr__(self, "boundaries_and_scales", tuple(sorted(pairs)))
 
     def at(self, count: Array) -> Array:
         value = jnp.full(jnp.shape(count), self.init_value, jnp.result_type(float))
-        for boundary, scale in dict(self.boundaries_and_scales).items():
+        for boundary, scale in dict(self.boundaries_and_scales or ()).items():
             value = jnp.where(count < boundary, value, value * scale)
         return value
 
 
-@dataclass(frozen=True)
+@schedule
 class Tail(Schedule):
     """From `init_value` to `end_value` in `decay_steps`, in one of three shapes; at the end at once if there are no steps."""
 
-    init_value: float
-    end_value: float
-    decay_steps: int
+    init_value: Value
+    end_value: Value
+    decay_steps: Steps
     shape: str
 
     def at(self, count: Array) -> Array:

@@ -4,29 +4,30 @@ from __future__ import annotations
 
 import copy
 import functools
-import math
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeVar, dataclass_transform
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jax.core import Tracer
 
+from jadam._errors import BadType, BadValue, Misuse, method, naming, shown
+from jadam._schedules.fields import STEPS, Value, counts, not_a_number, notes
 from jadam._tree import of_numbers
 
 ScheduleLike = Callable[[Array], Any]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Schedule:
     """A value by the number of updates done: call it with a count, or with an array of counts for a plot.
 
-    Subclass it as a frozen dataclass with `at`. Plain functions of the count are schedules too; these have a `repr`, and
-    two that are built alike are equal, so that nothing is compiled twice.
+    Subclass it as a frozen dataclass with `at`. Plain functions of the count, and any objects that can be called with it,
+    are schedules too; these have a `repr`, and two that are built alike are equal, so that nothing is compiled twice.
 
     Raises:
         ValueError: a number of steps is negative, or not an integer.
@@ -36,37 +37,39 @@ class Schedule:
     is_schedule: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.name.endswith("steps") or field.name == "transition_begin":
-                self._require(isinstance(value, int | np.integer), field.name, "must be an integer")
-                self._require(value >= 0, field.name, "must be >= 0")
-            elif field.type in (float, "float", "float | None") and value is not None:
-                try:
-                    object.__setattr__(self, field.name, float(value))
-                except (TypeError, jax.errors.ConcretizationTypeError):
-                    raise TypeError(
-                        f"{type(self).__name__}({field.name}={value!r}): {field.name} must be a number; for a "
-                        "traced one write the schedule as a function of the count."
-                    ) from None
-                self._require(math.isfinite(getattr(self, field.name)), field.name, "must be finite")
+        with naming(type(self).__name__):
+            for name, note in notes(self):
+                object.__setattr__(self, name, note.check(name, getattr(self, name)))
+            self._check()
+
+    def _check(self) -> None:
+        """What fields must be together."""
 
     def _require(self, holds: bool, name: str, words: str) -> None:
         if not holds:
-            raise ValueError(f"{type(self).__name__}({name}={getattr(self, name)!r}): {name} {words}.")
+            raise BadValue(f"{{name}} {words}.", **{name: getattr(self, name)})
 
     def __call__(self, count: Any) -> Any:
         """The value after `count` updates, float32 (float64 under x64), of the shape of `count`."""
-        count = jnp.asarray(count)
-        if isinstance(count, Tracer) or not of_numbers(self):
-            return self.at(count)
+        with naming(type(self).__name__):
+            array = counts(count)
+        if isinstance(array, Tracer) or not of_numbers(self):
+            return self.at(array)
         # As one program: its dozen small operations would cost as much as the step of a small model. Of a copy, which holds
         # a few numbers: the caller's object is not kept.
-        return _program(copy.copy(self))(count)
+        return _program(copy.copy(self))(array)
 
     @abstractmethod
     def at(self, count: Array) -> Any:
         """The value for an integer array of counts."""
+
+
+@dataclass_transform(frozen_default=True)
+def schedule(cls: type[T]) -> type[T]:
+    """A schedule of jadam: a frozen dataclass, whose arguments are answered in words where Python's do not say enough."""
+    made = dataclass(frozen=True)(cls)
+    made.__init__ = method(made.__init__)
+    return made
 
 
 @functools.lru_cache(maxsize=16)
@@ -85,23 +88,25 @@ def fraction(count: Array, begin: int, steps: int) -> Array:
     return jnp.where(done < steps, jnp.minimum(done.astype(jnp.result_type(float)) / steps, 1), 1)
 
 
-@dataclass(frozen=True)
+@schedule
 class constant_schedule(Schedule):
     """The same `value` at every step."""
 
-    value: float
+    value: Value
 
     def __call__(self, count: Any) -> Any:
+        with naming(type(self).__name__):
+            array = counts(count)
         # A Python number for one count: a constant b2 = 0.99999 keeps its 1 - b2, which float32 would round by 1e-3.
-        return self.value if jnp.ndim(count) == 0 else super().__call__(count)
+        return self.at(array) if array.shape else self.value
 
     def at(self, count: Array) -> Array:
         return jnp.full(count.shape, self.value, jnp.result_type(float))
 
 
-@dataclass(frozen=True)
+@schedule
 class join_schedules(Schedule):
-    """One schedule after another, each called with the steps since its own beginning.
+    """One schedule after another, each called with the steps since its own beginning, which are never negative.
 
     Args:
         schedules: one more than there are boundaries.
@@ -109,24 +114,42 @@ class join_schedules(Schedule):
 
     Raises:
         ValueError: their numbers do not fit, or the boundaries do not increase.
+        TypeError: one is not a schedule, or, when it is called, does not return a number.
     """
 
     schedules: Sequence[ScheduleLike]
     boundaries: Sequence[int]
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "schedules", tuple(self.schedules))
-        object.__setattr__(self, "boundaries", tuple(self.boundaries))
+    def _check(self) -> None:
+        for name in ("schedules", "boundaries"):
+            if isinstance(given := getattr(self, name), str) or not isinstance(given, Iterable):
+                raise BadType("{name} must be a sequence.", **{name: given})
+            object.__setattr__(self, name, tuple(given))
+        for number, inner in enumerate(self.schedules):
+            if not callable(inner):
+                raise BadType(
+                    f"schedules[{number}] is {shown(inner)}, not a schedule; write constant_schedule(...) for a number."
+                )
         fits = len(self.schedules) == len(self.boundaries) + 1
         self._require(fits, "boundaries", f"must be one fewer than the {len(self.schedules)} schedules")
-        rising = all(0 <= a <= b for a, b in zip((0, *self.boundaries), self.boundaries, strict=False))
-        self._require(rising, "boundaries", "must be >= 0 and increase")
+        try:
+            ends = tuple(int(STEPS.check("boundaries", end)) for end in self.boundaries)
+        except Misuse:
+            raise BadType("{name} must be integers in [0, 2**31).", boundaries=self.boundaries) from None
+        self._require(list(ends) == sorted(ends), "boundaries", "must increase")
+        object.__setattr__(self, "boundaries", ends)
 
     def at(self, count: Array) -> Array:
-        value = jnp.asarray(self.schedules[0](count))
-        for schedule, begin in zip(self.schedules[1:], self.boundaries, strict=True):
-            value = jnp.where(count < begin, value, schedule(count - begin))
+        value = self._part(0, count)
+        for number, begin in enumerate(self.boundaries, 1):
+            value = jnp.where(count < begin, value, self._part(number, jnp.maximum(count - begin, 0)))
         return value
+
+    def _part(self, number: int, count: Array) -> Array:
+        value = self.schedules[number](count)
+        if words := not_a_number(value, count.shape):
+            raise BadType(f"schedules[{number}] returned {words}; it must return a number.")
+        return jnp.asarray(value, jnp.result_type(float))
 
 
 class Composed(Schedule):

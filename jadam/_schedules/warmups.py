@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Literal
 
 import jax.numpy as jnp
 from jax import Array
 
 from jadam._schedules.decays import Tail, cosine_decay_schedule, exponential_decay, linear_schedule
-from jadam._schedules.schedule import Composed, Schedule, ScheduleLike, constant_schedule, join_schedules
+from jadam._schedules.fields import Positive, SomeSteps, Steps, Value
+from jadam._schedules.schedule import Composed, Schedule, ScheduleLike, constant_schedule, join_schedules, schedule
 
 
 def _after_warmup(init_value: float, peak_value: float, warmup_steps: int, then: ScheduleLike) -> Schedule:
     return join_schedules([linear_schedule(init_value, peak_value, warmup_steps), then], [warmup_steps])
 
 
-@dataclass(frozen=True)
+@schedule
 class warmup_constant_schedule(Composed):
     """A line from `init_value` to `peak_value` in `warmup_steps`, then `peak_value`."""
 
-    init_value: float
-    peak_value: float
-    warmup_steps: int
+    init_value: Value
+    peak_value: Value
+    warmup_steps: Steps
 
     def pieces(self) -> Schedule:
         return _after_warmup(self.init_value, self.peak_value, self.warmup_steps, constant_schedule(self.peak_value))
@@ -30,16 +31,15 @@ class warmup_constant_schedule(Composed):
 class _Warmup(Composed):
     """A warm-up inside a run of `decay_steps`."""
 
-    warmup_steps: int
-    decay_steps: int
+    warmup_steps: Steps
+    decay_steps: Steps
 
-    def __post_init__(self) -> None:
+    def _check(self) -> None:
         shorter = self.warmup_steps < self.decay_steps
         self._require(shorter, "decay_steps", f"is the whole run and must be longer than warmup_steps={self.warmup_steps}")
-        super().__post_init__()
 
 
-@dataclass(frozen=True)
+@schedule
 class warmup_cosine_decay_schedule(_Warmup):
     """A line from `init_value` to `peak_value` in `warmup_steps`, then half a cosine to `end_value` at `decay_steps`.
 
@@ -49,15 +49,15 @@ class warmup_cosine_decay_schedule(_Warmup):
         warmup_steps: length of the warm-up, >= 0.
         decay_steps: length of the whole run, the warm-up included; longer than `warmup_steps`.
         end_value: the value from `decay_steps` on.
-        exponent: of the cosine.
+        exponent: of the cosine, > 0.
     """
 
-    init_value: float
-    peak_value: float
-    warmup_steps: int
-    decay_steps: int
-    end_value: float = 0.0
-    exponent: float = 1.0
+    init_value: Value
+    peak_value: Value
+    warmup_steps: Steps
+    decay_steps: Steps
+    end_value: Value = 0.0
+    exponent: Positive = 1.0
 
     def pieces(self) -> Schedule:
         alpha = self.end_value / self.peak_value if self.peak_value else 0.0
@@ -65,7 +65,7 @@ class warmup_cosine_decay_schedule(_Warmup):
         return _after_warmup(self.init_value, self.peak_value, self.warmup_steps, decay)
 
 
-@dataclass(frozen=True)
+@schedule
 class warmup_linear_decay_schedule(_Warmup):
     """A line from `init_value` to `peak_value` in `warmup_steps`, then a line to `end_value` at `decay_steps`.
 
@@ -77,29 +77,29 @@ class warmup_linear_decay_schedule(_Warmup):
         end_value: the value from `decay_steps` on.
     """
 
-    init_value: float
-    peak_value: float
-    warmup_steps: int
-    decay_steps: int
-    end_value: float = 0.0
+    init_value: Value
+    peak_value: Value
+    warmup_steps: Steps
+    decay_steps: Steps
+    end_value: Value = 0.0
 
     def pieces(self) -> Schedule:
         decay = linear_schedule(self.peak_value, self.end_value, self.decay_steps - self.warmup_steps)
         return _after_warmup(self.init_value, self.peak_value, self.warmup_steps, decay)
 
 
-@dataclass(frozen=True)
+@schedule
 class warmup_exponential_decay_schedule(Composed):
     """A line from `init_value` to `peak_value` in `warmup_steps`, then `exponential_decay` (which see)."""
 
-    init_value: float
-    peak_value: float
-    warmup_steps: int
-    transition_steps: int
-    decay_rate: float
-    transition_begin: int = 0
+    init_value: Value
+    peak_value: Value
+    warmup_steps: Steps
+    transition_steps: SomeSteps
+    decay_rate: Positive
+    transition_begin: Steps = 0
     staircase: bool = False
-    end_value: float | None = None
+    end_value: Value | None = None
 
     def pieces(self) -> Schedule:
         decay = exponential_decay(
@@ -113,7 +113,7 @@ class warmup_exponential_decay_schedule(Composed):
         return _after_warmup(self.init_value, self.peak_value, self.warmup_steps, decay)
 
 
-@dataclass(frozen=True)
+@schedule
 class inverse_sqrt_schedule(Schedule):
     """A line from `init_value` to `peak_value` in `warmup_steps`, then `peak_value * sqrt(warmup_steps / count)`.
 
@@ -126,13 +126,9 @@ class inverse_sqrt_schedule(Schedule):
         Vaswani et al. 2017, Attention Is All You Need, section 5.3, arXiv:1706.03762.
     """
 
-    peak_value: float
-    warmup_steps: int
-    init_value: float = 0.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._require(self.warmup_steps > 0, "warmup_steps", "must be > 0")
+    peak_value: Value
+    warmup_steps: SomeSteps
+    init_value: Value = 0.0
 
     def at(self, count: Array) -> Array:
         line = linear_schedule(self.init_value, self.peak_value, self.warmup_steps)(count)
@@ -140,7 +136,7 @@ class inverse_sqrt_schedule(Schedule):
         return jnp.where(count < self.warmup_steps, line, self.peak_value * jnp.sqrt(self.warmup_steps / late))
 
 
-@dataclass(frozen=True)
+@schedule
 class warmup_stable_decay_schedule(Composed):
     """Warm-up, a plateau at `peak_value`, then a decay to `end_value` (also known as WSD or trapezoidal).
 
@@ -160,18 +156,13 @@ class warmup_stable_decay_schedule(Composed):
         Hu et al. 2024, MiniCPM, arXiv:2404.06395; the 1-sqrt tail: Hägele et al. 2024, arXiv:2405.18392.
     """
 
-    init_value: float
-    peak_value: float
-    warmup_steps: int
-    stable_steps: int
-    decay_steps: int
-    end_value: float = 0.0
-    decay_shape: str = "linear"
-
-    def __post_init__(self) -> None:
-        known = self.decay_shape in ("linear", "cosine", "1-sqrt")
-        self._require(known, "decay_shape", "must be 'linear', 'cosine' or '1-sqrt'")
-        super().__post_init__()
+    init_value: Value
+    peak_value: Value
+    warmup_steps: Steps
+    stable_steps: Steps
+    decay_steps: Steps
+    end_value: Value = 0.0
+    decay_shape: Literal["linear", "cosine", "1-sqrt"] = "linear"
 
     def pieces(self) -> Schedule:
         tail = Tail(self.peak_value, self.end_value, self.decay_steps, self.decay_shape)

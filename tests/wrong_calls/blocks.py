@@ -117,7 +117,7 @@ CALLS = {
     "add_decayed_weights(peak_learning_rate='1.0'): peak_learning_rate must be a finite number > 0.": lambda: (
         jadam.add_decayed_weights(0.1, peak_learning_rate="1.0")
     ),
-    "add_decayed_weights: 'bias' is not a mask; write jadam.match('bias') to select parameters by path.": lambda: (
+    "add_decayed_weights: 'bias' is not a mask; write jadam.match('**/bias') to select parameters by path.": lambda: (
         jadam.add_decayed_weights(0.1, "bias")
     ),
     "decay_after_step(form=None): form must be 'decoupled', 'constant' or 'proximal'.": lambda: jadam.decay_after_step(

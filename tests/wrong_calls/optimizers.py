@@ -133,7 +133,7 @@ CALLS = {
     "prodigy(safeguard_warmup=1): safeguard_warmup must be True or False.": lambda: jadam.prodigy(safeguard_warmup=1),
     "sgd(nesterov='no'): nesterov must be True or False.": lambda: jadam.sgd(0.1, momentum=0.9, nesterov="no"),
     "sgd(dampening='x'): dampening must be a number or a schedule, not 'x'.": lambda: jadam.sgd(0.1, dampening="x"),
-    "radam: 'bias' is not a mask; write jadam.match('bias') to select parameters by path.": lambda: jadam.radam(
+    "radam: 'bias' is not a mask; write jadam.match('**/bias') to select parameters by path.": lambda: jadam.radam(
         1e-3, mask="bias"
     ),
     "radam(weight_decay='0.1'): weight_decay must be a number or a schedule, not '0.1'.": lambda: jadam.radam(

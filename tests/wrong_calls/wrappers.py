@@ -45,15 +45,14 @@ CALLS = {
         [ADAM, TX], True
     ),
     "masked: mask must be given; it accepts inner, mask.": lambda: jadam.masked(TX),
-    "partition: the transformation for everything is None, which is not a transformation; give one of jadam's, "
+    "partition: the transformation of group '0' is None, which is not a transformation; give one of jadam's, "
     "or an (init, update) pair.": lambda: jadam.partition([(True, None)]),
-    "partition: the transformation for everything is the function adam; call it: adam(...).": lambda: jadam.partition(
+    "partition: the transformation of group '1' is the function adam; call it: adam(...).": lambda: jadam.partition(
         [(BIAS, TX), (True, jadam.adam)]
     ),
-    "partition: the transformation for a is a list; for several transformations in a row, write jadam.chain(*items).": lambda: (
-        jadam.partition({"a": [ADAM, TX]}, "a")
-    ),
-    "freeze: 'bias' is not a mask; write jadam.match('bias') to select parameters by path.": lambda: jadam.freeze("bias"),
+    "partition: the transformation of group 'a' is a list; for several transformations in a row, write "
+    "jadam.chain(*items).": lambda: jadam.partition({"a": [ADAM, TX]}, {"dense": "a"}),
+    "freeze: 'bias' is not a mask; write jadam.match('**/bias') to select parameters by path.": lambda: jadam.freeze("bias"),
     "freeze: too many arguments; it accepts mask.": lambda: jadam.freeze(BIAS, TX),
     "wrap: None is not a Wrapper; write a subclass of jadam.Wrapper.": lambda: jadam.wrap(None, TX),
     "wrap: Always is not a Wrapper; call it: Always(...).": lambda: jadam.wrap(Always, TX),
