@@ -5,6 +5,9 @@ from __future__ import annotations
 from jadam._annotations import Option as Option
 from jadam._by_leaf import GivenByLeaf as GivenByLeaf
 from jadam._chain import builder as builder
+from jadam._derivatives import eigenvectors as eigenvectors
+from jadam._derivatives import orthonormalized as orthonormalized
+from jadam._derivatives import root as root
 from jadam._dtypes import cast as cast
 from jadam._errors import BadValue as BadValue
 from jadam._hyper import Count as Count
@@ -16,6 +19,7 @@ from jadam._hyper import NonNegative as NonNegative
 from jadam._hyper import Positive as Positive
 from jadam._masks import EVERYTHING as EVERYTHING
 from jadam._masks import MaskLike as MaskLike
+from jadam._norm import bounded as bounded
 from jadam._norm import scaled_norm as scaled_norm
 from jadam._rule import Context as Context
 from jadam._rule import DecayRate as DecayRate

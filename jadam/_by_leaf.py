@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import jax
+import numpy as np
+from jax import Array
+from jax.core import Tracer
 
 from jadam._errors import BadValue
 from jadam._tree import Leaves, PyTree, is_function, misfit
@@ -65,7 +68,11 @@ class PerLeaf(ByLeaf):
         try:
             jax.eval_shape(lambda values: returned.append(function(leaves.treedef.unflatten(values))), leaves.values)
         except jax.errors.JAXTypeError:
-            raise BadValue(f"{self.what} reads the values of the parameters; {NO_VALUES}") from None
+            known = all(isinstance(x, Array | np.ndarray) and not isinstance(x, Tracer) for x in leaves.values)
+            if leaves.readers is None or not known:
+                raise BadValue(f"{self.what} reads the values of the parameters; {NO_VALUES}") from None
+            leaves.readers.append(self)
+            return function(leaves.treedef.unflatten(leaves.values))
         return returned[0]
 
     def __repr__(self) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections import Counter, defaultdict
 
 import jax
 import jax.numpy as jnp
 
 from jadam._chain import not_ours
-from jadam._engine.plan import Plan
+from jadam._engine.plan import Placed, Plan
 from jadam._errors import door
 from jadam._precision import check_precision
 from jadam._state import owners
@@ -35,9 +36,9 @@ def describe(tx: GradientTransformation, params: PyTree) -> str:
         >>> params = {"kernel": jnp.zeros((8, 4)), "bias": jnp.zeros(4)}
         >>> tx = jadam.partition([(jadam.match("bias"), jadam.freeze()), (True, jadam.adam(1e-3))])
         >>> print(jadam.describe(tx, params))
-        path    shape   dtype    group          rules                state bytes
-        bias    (4,)    float32  match('bias')  frozen                         0
-        kernel  (8, 4)  float32  everything     adam, learning_rate          256
+        path    shape   dtype    group             rules                state bytes
+        bias    (4,)    float32  0: match('bias')  frozen                         0
+        kernel  (8, 4)  float32  1: everything     adam, learning_rate          256
         2 arrays with 36 parameters, 300 bytes of state: 8.33 a parameter
     """
     if not isinstance(tx, GradientTransformation):
@@ -46,18 +47,23 @@ def describe(tx: GradientTransformation, params: PyTree) -> str:
     plan, leaves = Plan.of(tx.recipe, values, treedef), flatten(params)
     state = jax.eval_shape(tx.init, params)
     sizes = [math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)]
-    owned = owners(state, leaves)
+    size: Counter[int | None] = Counter()  # by the number of the parameter; in one pass, since a tree may have 10,000 leaves
+    for owner, of_leaf in zip(owners(state, leaves), sizes, strict=True):
+        size[owner] += of_leaf
+    acting: dict[int, list[Placed]] = defaultdict(list)
+    for placed in plan.all:
+        for number in placed.at:
+            acting[number].append(placed)
 
     rows = [("path", "shape", "dtype", "group", "rules", "state bytes")]
     for number, (name, leaf) in enumerate(zip(leaves.names, leaves.values, strict=True)):
-        parts = [placed for placed in plan.all if number in placed.at]
+        parts = acting[number]
         landing = [plan.storage(number).key] if number in plan.landings else []
         rules = ", ".join([*(placed.rule.key for placed in parts), *landing])
         rules = rules or ("frozen" if number in plan.frozen else "none" if number in plan.trained else "not trained")
         groups = [placed.group for placed in parts] + [plan.frozen.get(number, "")]
         group = ", ".join(dict.fromkeys(filter(None, groups))) or "-"
-        size = sum(size for size, owner in zip(sizes, owned, strict=True) if owner == number)
-        rows.append((name or ".", str(jnp.shape(leaf)), str(leaf.dtype), group, rules, f"{size:,}"))
+        rows.append((name or ".", str(jnp.shape(leaf)), str(leaf.dtype), group, rules, f"{size[number]:,}"))
     if all(row[3] == "-" for row in rows[1:]):
         rows = [row[:3] + row[4:] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import DTypeLike
@@ -42,3 +43,11 @@ def full_dtype(dtype: DTypeLike) -> Any:
     if is_complex(dtype):
         return jnp.dtype(dtype)
     return compute_dtype(dtype)
+
+
+def full_products() -> Any:
+    """A context in which products of float32 matrices are float32: JAX's default is TF32 on an A100 or H100, bfloat16 on a TPU.
+
+    Rules are called in it. Factors that a rule has rounded itself it multiplies with `precision="default"`.
+    """
+    return jax.default_matmul_precision("highest")

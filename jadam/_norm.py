@@ -1,4 +1,4 @@
-"""Norms that neither overflow nor underflow."""
+"""Norms that neither overflow nor underflow, and the bound that keeps squares of gradients finite."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+from jax.core import max_dim
 
+from jadam._derivatives import root
 from jadam._dtypes import cast, compute_dtype, decode
 from jadam._errors import door
 from jadam._tree import PyTree, arrays, is_trained
@@ -46,7 +48,7 @@ def _norm(leaves: list[Array], dtype: Any) -> Array:
         return scaled_norm(lax.concatenate(norms, 0)).reshape(())
 
     exact = (total <= float(jnp.finfo(dtype).max)) & (total > _least(dtype, sum(x.size for x in leaves)))
-    return lax.cond(exact, lambda: _root(total), scaled)
+    return lax.cond(exact, lambda: root(total), scaled)
 
 
 def _least(dtype: Any, size: int) -> float:
@@ -72,7 +74,7 @@ def _scaled_leaf_norm(x: Array, square: Array) -> Array:
     up, down = one * 2.0**shift, one * 2.0**-shift
     scale = lax.select(square > limits.max, down, lax.select(square < _least(x.dtype, x.size), up, one))
     scaled = x * scale
-    return (_root(lax.reduce_sum(scaled * scaled, tuple(range(x.ndim)))) / scale).reshape(1)
+    return (root(lax.reduce_sum(scaled * scaled, tuple(range(x.ndim)))) / scale).reshape(1)
 
 
 def scaled_norm(x: Array, axes: tuple[int, ...] | None = None, mean: bool = False) -> Array:
@@ -87,12 +89,21 @@ def scaled_norm(x: Array, axes: tuple[int, ...] | None = None, mean: bool = Fals
     # is 1: XLA makes `(a / b) / scale` to `a / (b * scale)`, which must not be 0 / 0.
     scale = lax.clamp(np.asarray(limits.tiny, x.dtype), largest, np.asarray(limits.max / 8, x.dtype))
     scale = lax.select(lax.eq(largest, lax.full_like(largest, 0)), lax.full_like(largest, 1), scale)
+    scale = lax.stop_gradient(scale)  # the norm does not depend on it
     unit = x / scale
     total = lax.expand_dims(lax.reduce_sum(unit * unit, axes), axes)
-    return scale * _root(total / (x.size / max(total.size, 1)) if mean else total)
+    return scale * root(total / (x.size / max(total.size, 1)) if mean else total)
 
 
-def _root(x: Array) -> Array:
-    """The square root, with gradient zero instead of NaN at zero."""
-    zero = lax.eq(x, lax.full_like(x, 0))
-    return lax.select(zero, lax.full_like(x, 0), lax.sqrt(lax.select(zero, lax.full_like(x, 1), x)))
+def bounded(g: Array, squares: int = 16) -> Array:
+    """Finite gradients so huge that a sum of so many squares would be inf are cut, by default to 2^61 (2^509 in float64).
+
+    NaN and inf pass: that a step went wrong must be seen.
+    """
+    # In lax, as all that is traced for every kind of leaf: jnp takes four times as long to trace.
+    top = np.asarray(2.0 ** (jnp.finfo(g.dtype).maxexp // 2 - 1), g.dtype)
+    if isinstance(squares, int):
+        limit = top / np.sqrt(np.asarray(max(16, squares), g.dtype))
+    else:  # of a symbolic shape
+        limit = top * lax.rsqrt(jnp.asarray(max_dim(16, squares), g.dtype))
+    return lax.select(lax.is_finite(g), lax.clamp(-limit, g, limit), g)

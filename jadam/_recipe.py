@@ -111,7 +111,7 @@ class Recipe:
     Attributes:
         parts: a row.
         landings: how parameters are stored, the innermost first.
-        plans: of the trees that it met, so that masks are asked once for each.
+        plans: of the trees that it met, so that masks are asked once for each; and, by plan, what is compiled for it.
         operands: its numbers as arrays, by dtype and sharding.
     """
 

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jadam._derivatives import complement_of_power
 from jadam._dtypes import cast, compute_dtype, decode
 from jadam._errors import BadType, BadValue, door, naming, shown
 from jadam._hyper import Declared, HyperField
@@ -43,11 +44,8 @@ class DecayRate:
         return average + self.complement * (x - average)
 
     def debias(self, t: Array) -> Array:
-        """`1 - b**t`, by which a zero-initialised average after `t` steps is divided (Kingma & Ba 2015, section 3).
-
-        In float32 the plain formula is off by 7e-4 for b = 0.99999; this one by an ulp or two.
-        """
-        return -jnp.expm1(t * jnp.log1p(-self.complement))
+        """`1 - b**t`, by which a zero-initialised average after `t` steps is divided (Kingma & Ba 2015, section 3)."""
+        return complement_of_power(self.complement, t)
 
 
 @door
@@ -253,6 +251,13 @@ class Rule(Block):
         Those with a name that `scalars` has are kept for the next step. None may be called like a hyperparameter.
         """
         return {}
+
+    def squares(self, shape: tuple[int, ...]) -> int:
+        """How many squares of gradients it adds up: if it has slots, `update` sees gradients cut so that the sum is finite.
+
+        Sixteen are enough for rules that square elements, or up to four times them; what is below that counts as sixteen.
+        """
+        return 16
 
     @abstractmethod
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:

@@ -48,7 +48,8 @@ class ScheduleFree(Rule):
         warm = jnp.minimum(1, t / self.warmup_steps) if self.warmup_steps else jnp.ones_like(t)
         rate = warm * context.learning_rate
         largest = jnp.maximum(context.scalars["learning_rate_max"], rate)
-        weight = t**h.r * largest**h.weight_lr_power
+        # `0**0` is 1, but its derivative NaN: a warm-up may begin at zero.
+        weight = t**h.r * jnp.where(h.weight_lr_power == 0, 1, largest) ** h.weight_lr_power
         total = context.scalars["weight_sum"] + weight
         share = jnp.where(total > 0, weight / jnp.where(total > 0, total, 1), 0)
         return {

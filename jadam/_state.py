@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from itertools import count
+from itertools import chain, count
 from typing import Any, NamedTuple
 
 import jax
@@ -108,6 +108,7 @@ def owners(tree: PyTree, params: Leaves) -> list[int | None]:
                 found += [None] * len(jax.tree.leaves(value))
                 continue
             for key in sorted(value):  # as JAX flattens a dict
-                kept = [of_slot(value[key][slot]) for slot in sorted(value[key])] if isinstance(value[key], dict) else [None]
-                found += owners(value[key], params) if None in kept else [number for column in kept for number in column]
+                slots = value[key]
+                columns = [of_slot(slots[slot]) for slot in sorted(slots)] if isinstance(slots, dict) else [None]
+                found += owners(slots, params) if None in columns else chain.from_iterable(filter(None, columns))
     return found

@@ -141,9 +141,9 @@ def _own(kind: type[F], recipe: Recipe, name: str) -> F:
     return kind(recipe, name)
 
 
-_shared = lru_cache(maxsize=1024)(_own)
+_shared = lru_cache(maxsize=8)(_own)
 """One function for all transformations that are built alike, of numbers and nothing of the user's: a cell of a notebook that
-builds one again, and compiles `tx.update`, finds the program."""
+builds one again, and compiles `tx.update`, finds the program. A few, since each keeps its programs, of some 3 MB."""
 
 
 class Init(_Function):

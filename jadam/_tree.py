@@ -29,6 +29,7 @@ class Leaves:
         values: the leaves.
         treedef: of the tree.
         answers: what was asked of these leaves before, by the identity of who asked.
+        readers: who read values to answer. Only `init`, which may meet values, has such a list; elsewhere that is an error.
     """
 
     paths: tuple[KeyPath, ...]
@@ -36,6 +37,7 @@ class Leaves:
     values: list[Any]
     treedef: Any  # jax.tree_util.PyTreeDef, which JAX exports as a variable
     answers: dict[int, tuple[Any, Any]] = field(default_factory=dict)
+    readers: list[Any] | None = None
 
     def ask(self, who: Any, answer: Callable[[Leaves], T]) -> T:
         """`answer(self)`, computed once for each `who`: the rules of a group, and all groups, ask one mask."""
@@ -106,9 +108,9 @@ def strong(argument: str, tree: PyTree, shapes: bool = False) -> tuple[PyTree, l
     """`arrays(argument, tree)`, with its leaves and structure; with `shapes`, a leaf may be a `jax.ShapeDtypeStruct`."""
     try:
         leaves, treedef = jax.tree.flatten(tree)
-    except ValueError as error:  # keys of a dict that cannot be sorted
+    except ValueError:  # JAX's words do not say which
         raise BadType(
-            f"{argument} is a tree that JAX cannot flatten, with dict keys of several types perhaps: {error}"
+            f"{argument} has a dict whose keys cannot be sorted, such as 1 beside 'a'; give it keys of one type."
         ) from None
     if _are_strong(leaves):
         return tree, leaves, treedef

@@ -5,9 +5,10 @@ import inspect
 import pkgutil
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import chex
 import jax
@@ -65,6 +66,27 @@ def load_script(path: str) -> ModuleType:
         patch.setattr(sys, "path", [str(file.parent), *sys.path])
         spec.loader.exec_module(module)
     return module
+
+
+# A wrapper of a user's own
+
+
+@dataclass(frozen=True)
+class EverySecond(jadam.Wrapper):
+    """Runs the inside on the mean of two gradients."""
+
+    how: Literal["cond", "loop", "select"] = "cond"
+
+    def init(self, p):
+        return {"first": jadam.zeros(p)}
+
+    def scalars(self):
+        return {"seen": 0.0}
+
+    def around(self, inside):
+        seen, first = inside.scalars["seen"], inside.slots["first"]
+        mean = [(a + g) / 2 for a, g in zip(first, inside.updates, strict=True)]
+        return inside.when(seen == 1, mean, self.how), {"first": inside.updates}, {"seen": (seen + 1) % 2}
 
 
 # Runs

@@ -10,7 +10,7 @@ LAYERS = [
     {"_arguments"},
     {"_errors"},
     {"_annotations"},
-    {"_tree", "_dtypes", "_schedules"},
+    {"_tree", "_dtypes", "_derivatives", "_schedules"},
     {"_by_leaf", "_masks", "_norm", "_state", "_storage"},
     {"_hyper"},
     {"_rule"},

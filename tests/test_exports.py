@@ -30,8 +30,8 @@ def test_annotated_and_documented(name):
     if not callable(thing) or not hasattr(thing, "__module__") or not thing.__module__.startswith("jadam"):
         return  # the annotations: Decay, Hyper, ...
     assert inspect.getdoc(thing), f"write a docstring for {name}"
-    signature = inspect.signature(thing)
-    bare = [p.name for p in signature.parameters.values() if p.annotation is p.empty]
-    assert not bare, f"annotate {bare} of {name}"
+    if not (isinstance(thing, type) and issubclass(thing, Warning)):  # which nobody calls
+        bare = [p.name for p in inspect.signature(thing).parameters.values() if p.annotation is p.empty]
+        assert not bare, f"annotate {bare} of {name}"
     reference = (ROOT / "docs" / "reference.md").read_text()
     assert f"::: jadam.{name}\n" in reference, f"add '::: jadam.{name}' to docs/reference.md"

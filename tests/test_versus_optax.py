@@ -57,6 +57,19 @@ def test_global_norms():
         assert float(jadam.global_norm(tree)) == pytest.approx(2 * size, rel=1e-6)
 
 
+def test_a_frozen_gradient_in_a_clip():
+    """100 beside 0.01: in optax the trained parameter hardly moves, and with a NaN not at all."""
+    params = {"frozen": jnp.ones(8), "w": jnp.ones(4)}
+    optax_groups = optax.partition({"no": optax.set_to_zero(), "yes": optax.sgd(1.0)}, {"frozen": "no", "w": "yes"})
+    groups = jadam.partition([(jadam.match("frozen"), jadam.freeze()), (True, jadam.sgd(1.0))])
+    for lib, inner in ((optax, optax_groups), (jadam, groups)):
+        tx = lib.chain(lib.clip_by_global_norm(1.0), inner)
+        for size in (100.0, np.nan):
+            grads = {"frozen": jnp.full(8, size), "w": jnp.full(4, 0.01)}
+            moved = tx.update(grads, tx.init(params), params)[0]["w"][0]
+            assert (abs(moved + 0.01) < 1e-8) == (lib is jadam)
+
+
 def test_one_huge_gradient():
     params, huge, ordinary = jnp.ones(1), jnp.full(1, 1e20), jnp.ones(1)
     for lib in BOTH:

@@ -65,15 +65,20 @@ def check_state(plan: Plan, state: OptState) -> None:
             f"{', '.join(one.key for one in plan.all) or 'no rules'}. Use the state that this transformation's init returned."
         )
     for name, value, dtype in _scalars_of(plan, state):
-        if not isinstance(value, Array | np.ndarray | np.generic) or (value.shape, value.dtype) != ((), dtype):
-            found = Type(value.shape, value.dtype) if hasattr(value, "dtype") else repr(value)
-            vmapped = " For the states of many models, put jax.vmap around the call." if np.ndim(value) else ""
-            raise BadValue(f"{name} of the state is {found}, where init returns {Type((), dtype)}.{vmapped}")
+        check_scalar(name, value, dtype)
     for key, names in scalars.items():
         if set(state.scalars[key]) != set(names):
             raise BadValue(
                 f"the state has the scalars {sorted(state.scalars[key])} of {key}, where init returns {sorted(names)}."
             )
+
+
+def check_scalar(name: str, value: Any, dtype: Any) -> None:
+    """Whether a part of the state is a scalar of this dtype."""
+    if not isinstance(value, Array | np.ndarray | np.generic) or (value.shape, value.dtype) != ((), dtype):
+        found = Type(value.shape, value.dtype) if hasattr(value, "dtype") else repr(value)
+        vmapped = " For the states of many models, put jax.vmap around the call." if np.ndim(value) else ""
+        raise BadValue(f"{name} of the state is {found}, where init returns {Type((), dtype)}.{vmapped}")
 
 
 def kept_scalars(plan: Plan) -> dict[str, dict[str, Any]]:

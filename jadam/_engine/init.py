@@ -9,12 +9,13 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jadam._dtypes import decode
+from jadam._dtypes import decode, full_products
 from jadam._engine import returned
 from jadam._engine.lost import warn_of_lost
 from jadam._engine.numbers import initial
 from jadam._engine.placement import on_automatic_axes, placed, scalar, shared_sharding, slot_sharding
 from jadam._engine.plan import Placed, Plan
+from jadam._engine.symbolic import asking_no_symbols
 from jadam._errors import BadType, BadValue
 from jadam._recipe import Pair, Recipe
 from jadam._state import OptState
@@ -22,10 +23,11 @@ from jadam._storage.slots import Float32, SlotStorage, apart
 from jadam._tree import PyTree, is_trained, strong
 
 
+@asking_no_symbols
 def init(recipe: Recipe, params: PyTree) -> OptState:
     """The initial state: slots with the sharding of their parameters, everything else replicated."""
     _, values, treedef = strong("params", params, shapes=True)
-    plan = Plan.of(recipe, values, treedef)
+    plan = Plan.of(recipe, values, treedef, initial=True)
     if values and not any(map(is_trained, values)):
         found = ", ".join(sorted({str(value.dtype) for value in values}))
         raise BadType(f"nothing in params is trained: its leaves are {found}, none real or complex floating point.")
@@ -65,7 +67,8 @@ def _slots(plan: Plan, one: Placed, rule: Any, i: int, value: Any) -> dict[str, 
         )
     p = decode(_array(value))
     try:
-        slots = returned.slots(rule, p)
+        with full_products():
+            slots = returned.slots(rule, p)
     except ValueError as error:
         raise BadValue(f"the parameter at {plan.path(i)}: {error}") from None
     return apart({slot: _stored(x, one.formats.codec(slot), value.dtype, p) for slot, x in slots.items()})

@@ -1,4 +1,4 @@
-"""Runs rules on one array: the inner loop of the engine, traced once for each kind of array."""
+"""Runs rules on one array: the inner loop of the engine, which is traced once for each kind of array."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ import functools
 from typing import Any, Literal, NamedTuple
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from jax import Array, lax
 
-from jadam._dtypes import cast, compute_dtype, decode, encode, full_dtype
+from jadam._dtypes import cast, compute_dtype, decode, encode, full_dtype, full_products
 from jadam._engine import returned
-from jadam._engine.placement import on_automatic_axes
+from jadam._engine.placement import on_automatic_axes, tied
 from jadam._errors import BadValue
+from jadam._norm import bounded
 from jadam._recipe import SlotFormats
 from jadam._rule import H, Rule
 from jadam._storage.params import ParamStorage
@@ -57,7 +56,6 @@ class Operands(NamedTuple):
     keys: tuple[Any, Any] | None
 
 
-@functools.partial(jax.jit, static_argnames="program")
 def run_rules(program: Program, operands: Operands) -> tuple[Array, list[dict[str, Any]], dict[str, Array]]:
     """The rules on one array: the result, the new slots, and the residue of the parameter."""
     like = operands.u if operands.p is None else operands.p
@@ -84,13 +82,15 @@ def _run(program: Program, operands: Operands) -> tuple[Array, list[dict[str, An
         if rule.reads_gradient and gradient is not None:
             values.gradient = cast(decode(gradient), dtype)
         before = _shapes(g, own)
-        with jax.named_scope(rule.name):  # shows in profiles and in the HLO
-            out, own = returned.update(rule, rule.update(bounded(g) if own else g, own, param, values))
+        with jax.named_scope(rule.name), full_products():  # the name shows in profiles and in the HLO
+            seen = bounded(g, rule.squares(g.shape)) if own else g
+            out, own = returned.update(rule, rule.update(seen, own, param, values))
         if (shapes := _shapes(out, own)) != before:
             raise BadValue(
                 f"{type(rule).__name__}.update must keep the shapes of update and slots: of {before} it made {shapes}."
             )
         g = cast(out, dtype)  # float32 from rule to rule, so that the order of a chain costs no digits
+        own = {slot: tied(value, like, g.shape) for slot, value in own.items()}
         new_slots.append({slot: encoded(value, slot, formats, like.dtype, key, name) for slot, value in own.items()})
     if program.mode == "between":
         return encode(g, full_dtype(like.dtype)), new_slots, residue
@@ -111,16 +111,6 @@ def encoded(value: Array, slot: str, formats: SlotFormats, dtype: Any, key: Any,
 
 def _shapes(u: Array, slots: dict[str, Array]) -> dict[str, tuple[int, ...]]:
     return {"update": u.shape, **{slot: value.shape for slot, value in slots.items()}}
-
-
-def bounded(g: Array) -> Array:
-    """Finite gradients so huge that their square, or a sum of squares, would be inf are cut to 2^52 (2^500 in float64).
-
-    Only before rules with slots, which an inf would spoil for ever. NaN and inf pass: that a step went wrong must be seen.
-    """
-    # In lax, as all that is traced for every kind of leaf: jnp takes four times as long to trace.
-    limit = np.asarray(2.0 ** (jnp.finfo(g.dtype).maxexp // 2 - 12), g.dtype)
-    return lax.select(lax.is_finite(g), lax.clamp(-limit, g, limit), g)
 
 
 def needs_params(rule: Any) -> str:

@@ -34,17 +34,17 @@ def peak_of(learning_rate: Any) -> float | None:
 
 
 def warn_of_lost(recipe: Recipe, plan: Plan, values: Sequence[Any]) -> None:
-    """Warns the user, who called `tx.init` three calls up."""
+    """Warns the user, who called `tx.init` four calls up."""
     if found := lost(recipe, plan, values):
         more = f" And {len(found) - 1} more: see jadam.check_precision(tx, params)." if len(found) > 1 else ""
-        warnings.warn(f"{found[0]}{more}", PrecisionWarning, stacklevel=4)
+        warnings.warn(f"{found[0]}{more}", PrecisionWarning, stacklevel=5)
 
 
 def lost(recipe: Recipe, plan: Plan, values: Sequence[Any], rate: float | None = None) -> list[str]:
     """The parameters that steps of a rate, or of the learning rate that the recipe has for them, move too rarely."""
     # A plan has no numbers: they are read off the recipe, whose parts are in the same order.
     rates = [
-        (set(placed.at), peak_of(place.part.rule.learning_rate))
+        (set(placed.at), peak_of(getattr(place.part.rule, "learning_rate", None)))
         for place, placed in zip(recipe.all, plan.all, strict=True)
         if any(hyper.name == "learning_rate" for hyper in place.part.rule.hypers)
     ]

@@ -12,6 +12,7 @@ from jax.core import Tracer
 
 from jadam._annotations import check_in_dtype
 from jadam._dtypes import cast
+from jadam._engine.checks import check_scalar
 from jadam._engine.placement import scalar
 from jadam._engine.plan import Plan
 from jadam._errors import BadType, BadValue
@@ -37,9 +38,10 @@ def said(recipe: Recipe, plan: Plan, state: OptState) -> Said:
     """Asks the code. Schedules are called here, outside of anything that is compiled: they may be any Python."""
     driven = {}
     for key, hyper, driver, counter in recipe.drivers:
-        if (old := state.hyperparams.get(key)) is not None and (counter is None or counter in state.scalars):
-            count = state.count if counter is None else state.scalars[counter]["count"]
-            driven[key] = _asked(key, hyper, driver, count, old.dtype)
+        if key in state.hyperparams and (counter is None or counter in state.scalars):  # else `check_state` refuses it
+            count = state.count if counter is None else state.scalars[counter].get("count")
+            check_scalar("count" if counter is None else f"scalars[{counter!r}]['count']", count, jnp.int32)
+            driven[key] = _asked(key, hyper, driver, count, plan.dtype)
     return Said(_operand(recipe, plan, state.count), driven)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 from jax.core import Tracer
 from jax.sharding import AxisType, NamedSharding, PartitionSpec, SingleDeviceSharding
 
@@ -65,8 +65,23 @@ def on_automatic_axes(f: Callable[..., Any], like: Any, shardings: Callable[[], 
     return jax.sharding.auto_axes(f, out_sharding=shardings())  # pyright: ignore[reportCallIssue]
 
 
-def decoded(stored: Any, dtype: Any) -> Array:
-    """A stored slot of a parameter of this dtype, in the dtype of the arithmetic, on whatever mesh."""
+def tied(value: Array, like: Array, shape: tuple[int, ...]) -> Array:
+    """The new value of a slot where `slot_sharding` says, in a program for the mesh of `like`, which has the shape.
+
+    XLA follows operands that are spread over devices, but not those that are replicated: it would place a slot of another
+    shape elsewhere than `init` did, and the next step would compile again. Explicit axes are placed by their types.
+    """
+    mesh = jax.typeof(like).sharding.mesh
+    if value.shape == shape or not isinstance(value, Tracer) or set(mesh.axis_types) != {AxisType.Auto}:
+        return value
+    free = NamedSharding(mesh, PartitionSpec(*(PartitionSpec.UNCONSTRAINED,) * len(shape)))
+    return lax.with_sharding_constraint(value, slot_sharding(free, shape, value.shape))
+
+
+def decoded(stored: Any, dtype: Any) -> Any:
+    """A stored slot of a parameter of this dtype, in the dtype of the arithmetic, on whatever mesh; None stays."""
+    if stored is None:
+        return None
     first = jax.tree.leaves(stored)[0]
     return cast(on_automatic_axes(decode_slot, first, lambda: jax.typeof(first).sharding)(stored), compute_dtype(dtype))
 
@@ -74,7 +89,7 @@ def decoded(stored: Any, dtype: Any) -> Array:
 def _devices(sharding: NamedSharding, axis: Any) -> int:
     """Over how many devices an axis of the mesh, or several, or none spread an array."""
     names = axis if isinstance(axis, tuple) else () if axis is None else (axis,)
-    return math.prod(sharding.mesh.shape[name] for name in names)
+    return math.prod(sharding.mesh.shape.get(name, 1) for name in names)  # 1 if XLA chooses
 
 
 def placed(value: Array, like: Any) -> Array:

@@ -8,7 +8,7 @@ asked. So it is what programs are cached by.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -132,14 +132,20 @@ class Plan:
         return self._hash
 
     @classmethod
-    def of(cls, recipe: Recipe, values: list[Any], treedef: Any) -> Plan:
-        """The plan for a tree of arrays, flattened; looked up where the recipe has met one like it."""
+    def of(cls, recipe: Recipe, values: list[Any], treedef: Any, initial: bool = False) -> Plan:
+        """The plan for a tree of arrays, flattened; looked up where the recipe has met one like it.
+
+        A mask that reads values has an answer in `init`, outside `jit`; the plan is not kept, and the first update refuses it.
+        """
         shapes = tuple([(value.shape, value.dtype) for value in values])
         plan = recipe.plans.get((treedef, shapes))
         if plan is None:
-            if len(recipe.plans) >= 16:  # a transformation that meets ever new trees must not keep them all
+            if len(recipe.plans) >= 32:  # a transformation that meets ever new trees must not keep them all
                 recipe.plans.clear()
-            plan = recipe.plans[treedef, shapes] = cls._made(recipe, flatten(treedef.unflatten(values)), shapes)
+            leaves = replace(flatten(treedef.unflatten(values)), readers=[] if initial else None)
+            plan = cls._made(recipe, leaves, shapes)
+            if not leaves.readers:
+                recipe.plans[treedef, shapes] = plan
         return plan
 
     @classmethod

@@ -26,11 +26,13 @@ def restored(plan: Plan, state: OptState) -> OptState:
     for field in ("hyperparams", "slots", "scalars", "given"):
         if not isinstance(getattr(state, field), Mapping):
             raise BadValue(f"the {field} of the state are {getattr(state, field)!r}, and not a dict.")
+    given = {key: _number(value, plan.dtype) for key, value in state.given.items()}
     assigned = {
-        key: alike(state.given[key + GIVEN], _checked(plan, key, value))
+        key: alike(given[key + GIVEN], _checked(plan, key, value))
         for key, value in state.hyperparams.items()
-        if not isinstance(value, Array) or value.dtype != plan.dtype or value.weak_type
-        if key + GIVEN in state.given and np.ndim(value) == 0
+        if isinstance(value, int | float | np.ndarray | np.generic)
+        or (isinstance(value, Array) and (value.dtype != plan.dtype or value.weak_type))
+        if key + GIVEN in given and np.ndim(value) == 0
     }
     if assigned:
         state = state._replace(hyperparams={**state.hyperparams, **assigned})
@@ -47,7 +49,7 @@ def restored(plan: Plan, state: OptState) -> OptState:
             key: {name: _number(value, dtypes.get(key, {}).get(name, plan.dtype)) for name, value in own.items()}
             for key, own in state.scalars.items()
         },
-        given={key: _number(value, plan.dtype) for key, value in state.given.items()},
+        given=given,
     )
 
 

@@ -1,6 +1,6 @@
 """Runs a row of parts over the leaves of a tree.
 
-Per leaf, `run_rules` decodes the parameter and its slots, runs the rules in order and encodes; it is compiled once for each
+Per leaf, `run_rules` decodes the parameter and its slots, runs the rules in order and encodes; it is traced once for each
 (rules, kind of leaf), so that a tree of 148 leaves with 6 shapes is traced 6 times.
 """
 
@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import functools
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jadam._dtypes import cast, compute_dtype, decode, encode, full_dtype
+from jadam._dtypes import cast, compute_dtype, decode, encode, full_dtype, full_products
 from jadam._engine import checks, returned
 from jadam._engine.kept import types
-from jadam._engine.leaf import Mode, Operands, Program, bounded, encoded, needs_params, run_rules
+from jadam._engine.leaf import Mode, Operands, Program, encoded, needs_params
 from jadam._engine.placement import decoded, on_automatic_axes
 from jadam._engine.plan import Placed, Plan
 from jadam._errors import BadValue
+from jadam._norm import bounded
 from jadam._recipe import Pair
 from jadam._rule import Context, DecayRate, H, Rule, extra, scalars_of
 from jadam._state import GIVEN, OptState
@@ -38,6 +39,7 @@ class Step(NamedTuple):
     params: list[Any] | None
     extra: dict[str, Any]
     hyperparams: dict[str, tuple[Array, Array]]
+    run_rules: Callable[[Program, Operands], Any]  # under `jit`
 
 
 class Done(NamedTuple):
@@ -113,7 +115,8 @@ class Row:
         t = count.astype(dtype) + 1
         # Once a step, and not for each kind of leaf: XLA writes scalars that vary by leaf into its kernels.
         context = Context(H(**h), count, t, scalars, extra(self.step.extra), self, ready)
-        constants = returned.constants(rule, rule.prepare(context))
+        with full_products():
+            constants = returned.constants(rule, rule.prepare(context))
         if shadowed := {"gradient", *h} & set(constants):
             name = shadowed.pop()
             raise BadValue(f"{rule.name}.prepare returns {name!r}, which is the name of something else in h; choose another.")
@@ -145,7 +148,7 @@ class Row:
                 [one.h for one in ready],
                 (self.key, number_key(i)) if any(name for *_, name in rules) or plan.storage(i).draws else None,
             )
-            self.updates[i], slots, self.residues[i] = run_rules(Program(rules, plan.storage(i), mode), operands)
+            self.updates[i], slots, self.residues[i] = self.step.run_rules(Program(rules, plan.storage(i), mode), operands)
             for one, new in zip(ready, slots, strict=True):
                 one.slots[i] = new
         for one in self.pending:
@@ -186,10 +189,11 @@ class Row:
                 step = step._replace(params=[before.updates.get(i, p) for i, p in enumerate(step.params)])
             return Row(step, placed.inner, given, dict(before.residues), before.state, mode).run()
 
+        columns = {name: [decoded(stored[i].get(name), plan.dtype_of(i)) for i in at] for name in together(names)}
         inside = Inside(
             h=H(**self._h(placed)),
             updates=[self._full(i, self.updates[i]) for i in at],
-            slots=defaultdict(list, {name: [self._decoded(i, stored[i].get(name)) for i in at] for name in together(names)}),
+            slots=defaultdict(list, columns),
             scalars=scalars_of(wrapper, own),
             count=inner.count,
             extra=extra(self.step.extra),
@@ -198,15 +202,14 @@ class Row:
             reader=self,
             of=_Ready(placed, {}, stored, {}),
         )
-        before = {name: inside.slots[name] for name in together(names) if at}
-        done, slots, scalars = returned.around(wrapper, wrapper.around(inside), Done, before)
+        done, slots, scalars = returned.around(wrapper, wrapper.around(inside), Done, columns if at else {})
         self.updates |= done.updates
         self.residues |= done.residues
         for mine, theirs in zip(self.new[1:], done.state[1:], strict=True):
             mine.update(theirs)
         if names:
-            columns = {i: {name: values[n] for name, values in slots.items()} for n, i in enumerate(at)}
-            self.new.slots[key] = plan.trees({i: self._encoded(placed, i, columns[i], stored[i]) for i in at}, names)
+            leaves = {i: {name: values[n] for name, values in slots.items()} for n, i in enumerate(at)}
+            self.new.slots[key] = plan.trees({i: self._encoded(placed, i, leaves[i], stored[i]) for i in at}, names)
         scalars = {name: jnp.asarray(scalars[name], own[name].dtype) for name in wrapper.scalars()}
         if placed.counts:
             scalars["count"] = done.state.count
@@ -214,9 +217,6 @@ class Row:
             self.new = self.new._replace(count=done.state.count)
         if scalars:
             self.new.scalars[key] = scalars
-
-    def _decoded(self, i: int, stored: Any) -> Array | None:
-        return None if stored is None else decoded(stored, self.plan.dtype_of(i))
 
     def _encoded(self, placed: Placed, i: int, slots: dict[str, Any], before: dict[str, Any]) -> dict[str, Array]:
         """The slots of a wrapper for a leaf as the state keeps them, placed as they were before."""
@@ -253,7 +253,7 @@ class Row:
 
     def bound(self, of: _Ready, u: Array) -> Array:
         """An update as the rule's `update` sees it."""
-        return bounded(u) if of.placed.key in self.state.slots else u
+        return bounded(u, of.placed.rule.squares(u.shape)) if of.placed.key in self.state.slots else u
 
     def params(self, of: _Ready) -> list[Array]:
         if self.step.params is None:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
+from weakref import WeakValueDictionary
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from jadam._engine import checks
-from jadam._engine.leaf import Mode
+from jadam._engine.leaf import Mode, Operands, Program, run_rules
 from jadam._engine.numbers import Said, acting, said
 from jadam._engine.plan import Plan
 from jadam._engine.restored import restored
 from jadam._engine.row import Row, Step
+from jadam._engine.symbolic import asking_no_symbols
 from jadam._errors import BadValue
 from jadam._recipe import Recipe
 from jadam._state import OptState, check_is_state
@@ -22,6 +25,7 @@ from jadam._storage.params import NEAREST
 from jadam._tree import PyTree, arrays, is_array, strong
 
 
+@asking_no_symbols
 def update(
     recipe: Recipe, mode: Mode, updates: PyTree, state: OptState, params: PyTree, extra: dict[str, Any]
 ) -> tuple[PyTree, OptState]:
@@ -36,26 +40,60 @@ def update(
     state = restored(plan, state)
     of_arrays = not extra or all(is_array(leaf) for leaf in jax.tree.leaves(extra))
     # Functions of the user's, pairs or arguments, would stay in the cache of the compiled step: Python runs around them.
-    run = _compiled if plan.compiles and of_arrays else _run
+    programs = Programs.of(recipe, plan)
+    run = programs.run if plan.compiles and of_arrays else programs.step
     extra = arrays("extra", extra) if extra and of_arrays else extra
     return run(plan, mode, updates, state, params, extra, said(recipe, plan, state))
 
 
+class Programs:
+    """What is compiled for plans that are equal.
+
+    It is freed with the last transformation that has one of them, but for the last few: whoever builds a transformation
+    anew, with other numbers perhaps, finds its programs, and whoever builds many, each for other trees or with other rules,
+    does not collect some 3 MB for each of them.
+    """
+
+    def __init__(self) -> None:
+        # Functions of its own, since JAX keeps what it traced and compiled for as long as the function lives.
+        rules = jax.jit(lambda program, operands: run_rules(program, operands), static_argnums=0)
+        self.step = functools.partial(_run, rules)
+        self.run = jax.jit(self.step, static_argnums=(0, 1))
+
+    @staticmethod
+    def of(recipe: Recipe, plan: Plan) -> Programs:
+        if plan not in recipe.plans:
+            recipe.plans[plan] = _recent(plan) if plan.compiles else Programs()  # a pair is the user's, and may refer to much
+        return recipe.plans[plan]
+
+
+_alive: WeakValueDictionary[Plan, Programs] = WeakValueDictionary()
+
+
+@functools.lru_cache(maxsize=8)
+def _recent(plan: Plan) -> Programs:
+    return _alive.setdefault(plan, Programs())
+
+
 def _run(
-    plan: Plan, mode: Mode, updates: PyTree, state: OptState, params: PyTree, extra: dict[str, Any], code: Said
+    rules: Callable[[Program, Operands], Any],
+    plan: Plan,
+    mode: Mode,
+    updates: PyTree,
+    state: OptState,
+    params: PyTree,
+    extra: dict[str, Any],
+    code: Said,
 ) -> tuple[PyTree, OptState]:
     given = checks.gradients(plan, updates)
     checks.check_state(plan, state)
     leaves = None if params is None else plan.treedef.flatten_up_to(params)
-    step = Step(plan, leaves, extra, acting(plan, state, code))
+    step = Step(plan, leaves, extra, acting(plan, state, code), rules)
     residues = checks.residues(plan, state)
     done = Row(step, plan.row, {i: given[i] for i in plan.trained}, residues, state, mode).run()
     done.state.slots.update(plan.residues(done.residues))
     untouched = [None if i in done.updates else _untouched(step, given, i, mode) for i in range(len(given))]
     return plan.tree(done.updates, untouched), done.state
-
-
-_compiled = functools.partial(jax.jit, static_argnames=("plan", "mode"))(_run)
 
 
 def _untouched(step: Step, given: list[Any], i: int, mode: Mode) -> Any:

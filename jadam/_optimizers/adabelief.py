@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import jax.numpy as jnp
 from jax import Array
 
 from jadam._assembly import GradientTransformation, block, chain, optional_decay, scale_by_learning_rate
-from jadam._authoring import Context, Decay, MaskLike, NonNegative, Rule, Slots, builder, zeros
+from jadam._authoring import Context, Decay, MaskLike, NonNegative, Rule, Slots, builder, root, zeros
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ class ScaleByBelief(Rule):
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
         m = h.b1.ema(slots["mu"], g)
         s = h.b2.ema(slots["nu"], (g - m) ** 2) + h.eps  # this eps stays in the average, as in Algorithm 2
-        return m * h.mu_scale / (jnp.sqrt(s * h.nu_scale) + h.eps), {"mu": m, "nu": s}
+        return m * h.mu_scale / (root(s * h.nu_scale) + h.eps), {"mu": m, "nu": s}
 
 
 scale_by_belief = block(ScaleByBelief)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jadam._assembly import GradientTransformation, block, chain, peak_of, scale_by_learning_rate
-from jadam._authoring import Context, Decay, FixedPositive, NonNegative, Rule, Slots, builder, zeros
+from jadam._authoring import Context, Decay, FixedPositive, NonNegative, Rule, Slots, builder, root, zeros
 
 
 @dataclass(frozen=True)
@@ -42,14 +42,15 @@ class ScaleByAdabound(Rule):
         base = jnp.where(base > 0, base, context.learning_rate)  # a warm-up may begin at zero: the base is what comes after
         final = h.final_learning_rate / jnp.where(base > 0, base, 1)  # at a learning rate of zero nothing moves
         narrowing = h.gamma * t
-        tiny = jnp.finfo(narrowing.dtype).tiny  # for a gamma of zero, whose bounds are 0 and infinity
+        tiny = float(jnp.finfo(narrowing.dtype).tiny)
+        narrows = narrowing > tiny  # not for a gamma of zero, whose bounds are 0 and infinity
         return {
             "base_learning_rate": base,
             "mu_scale": 1 / h.b1.debias(t),
             "nu_scale": nu_scale,
             "scaled_eps": h.eps * jnp.sqrt(nu_scale),  # of the uncorrected root
             "lower": final * (1 - 1 / (narrowing + 1)),
-            "upper": final * (1 + 1 / jnp.maximum(narrowing, tiny)),
+            "upper": final * jnp.where(narrows, 1 + 1 / jnp.where(narrows, narrowing, 1), 1 / tiny),
         }
 
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
@@ -57,7 +58,7 @@ class ScaleByAdabound(Rule):
         new = {"mu": m, "nu": v}
         if self.amsbound:
             v = new["nu_max"] = jnp.maximum(slots["nu_max"], v)
-        size = h.mu_scale / (jnp.sqrt(v * h.nu_scale) + h.scaled_eps)
+        size = h.mu_scale / (root(v * h.nu_scale) + h.scaled_eps)
         return m * jnp.clip(size, h.lower, h.upper), new
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import jax.numpy as jnp
 from jax import Array
 
 from jadam._assembly import GradientTransformation, block, chain, scale_by_learning_rate
-from jadam._authoring import Decay, NonNegative, Rule, Slots, builder, zeros
+from jadam._authoring import Decay, NonNegative, Rule, Slots, builder, root, zeros
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,7 @@ class ScaleByAdadelta(Rule):
 
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
         v, d = h.rho.ema(slots["nu"], g * g), slots["delta"]
-        u = jnp.sqrt(d + h.eps) / jnp.sqrt(v + h.eps) * g  # with the d before u: d is an average of past updates
+        u = root(d + h.eps) / root(v + h.eps) * g  # with the d before u: d is an average of past updates
         return u, {"nu": v, "delta": h.rho.ema(d, u * u)}
 
 

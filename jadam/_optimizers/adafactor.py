@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from jax import Array
+from jax.core import max_dim
 
 from jadam._assembly import GradientTransformation, add_decayed_weights, block, chain, scale_by_learning_rate
 from jadam._authoring import (
@@ -20,6 +21,7 @@ from jadam._authoring import (
     Rule,
     Slots,
     builder,
+    root,
     scaled_norm,
     zeros,
 )
@@ -44,25 +46,29 @@ class ScaleByAdafactor(Rule):
             return {"nu": zeros(p)}
         return {"nu_row": zeros(p.sum(-1, keepdims=True)), "nu_col": zeros(p.sum(-2, keepdims=True))}
 
+    def squares(self, shape: tuple[int, ...]) -> int:
+        return max_dim(*shape[-2:]) if len(shape) > 1 else 1  # a mean is a sum before it is divided
+
     def prepare(self, context: Context) -> dict[str, Any]:
         t = context.t
         return {
             "b2": DecayRate(t**context.h.beta2_decay),  # 1 - b2 itself: 1 - (1 - t^beta2_decay) would lose its digits
             # The step is min(learning_rate, 1/sqrt(t)); the learning rate, at the end of the chain, cancels its inverse here.
-            "relative": jnp.minimum(1, 1 / (context.learning_rate * jnp.sqrt(t))),
+            "relative": 1 / jnp.maximum(1, context.learning_rate * jnp.sqrt(t)),
         }
 
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
         eps1 = jnp.finfo(g.dtype).eps if self.eps1 is None else self.eps1
         if g.ndim < 2:
             new = {"nu": h.b2.ema(slots["nu"], g * g)}
-            v = new["nu"]
+            size = root(new["nu"])
         else:
             row = h.b2.ema(slots["nu_row"], (g * g).mean(-1, keepdims=True))
             col = h.b2.ema(slots["nu_col"], (g * g).mean(-2, keepdims=True))
             new = {"nu_row": row, "nu_col": col}
-            v = row / jnp.maximum(row.mean(-2, keepdims=True), eps1) * col  # of rank one, with the same row and column means
-        u = g / jnp.maximum(jnp.sqrt(v), eps1)
+            # The root of `row col / mean(row)`, of rank one with the same row and column means, in which nothing overflows.
+            size = root(row / jnp.maximum(row.mean(-2, keepdims=True), eps1)) * root(col)
+        u = g / jnp.maximum(size, eps1)
         u = u / jnp.maximum(1, scaled_norm(u, mean=True) / h.d)
         return u * jnp.maximum(h.eps2, scaled_norm(p, mean=True)) * h.relative, new
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jadam._assembly import GradientTransformation, block, chain, scale_by_learning_rate
-from jadam._authoring import FixedNonNegative, NonNegative, Rule, Slots, builder, zeros
+from jadam._authoring import FixedNonNegative, NonNegative, Rule, Slots, builder, root, zeros
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class ScaleByRss(Rule):
         return {"sum_of_squares": zeros(p) + self.initial_accumulator_value}
 
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
-        s = slots["sum_of_squares"] + g * g
-        return g / (jnp.sqrt(s) + h.eps), {"sum_of_squares": s}
+        s = jnp.minimum(slots["sum_of_squares"] + g * g, float(jnp.finfo(g.dtype).max))  # inf would stop it for ever
+        return g / (root(s) + h.eps), {"sum_of_squares": s}
 
 
 scale_by_rss = block(ScaleByRss)

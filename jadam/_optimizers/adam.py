@@ -17,7 +17,7 @@ from jadam._assembly import (
     peak_of,
     scale_by_learning_rate,
 )
-from jadam._authoring import Context, Decay, FixedPositive, MaskLike, NonNegative, Rule, Slots, builder, zeros
+from jadam._authoring import Context, Decay, FixedPositive, MaskLike, NonNegative, Rule, Slots, builder, root, zeros
 
 EpsForm = Literal["standard", "eps_hat"]
 
@@ -49,7 +49,7 @@ class ScaleByAdam(Rule):
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
         m = h.b1.ema(slots["mu"], g)
         v = h.b2.ema(slots["nu"], g * g)
-        return m * h.mu_scale / (jnp.sqrt(v * h.nu_scale + h.eps_root) + h.scaled_eps), {"mu": m, "nu": v}
+        return m * h.mu_scale / (root(v * h.nu_scale + h.eps_root) + h.scaled_eps), {"mu": m, "nu": v}
 
 
 scale_by_adam = block(ScaleByAdam)
@@ -72,7 +72,7 @@ def adam(
         b1: decay of the average of gradients, in [0, 1).
         b2: decay of the average of squares, in [0, 1).
         eps: added to the root, >= 0.
-        eps_root: added under the root, >= 0; above zero, the update can be differentiated at a gradient of zero.
+        eps_root: added under the root, >= 0.
         eps_form: "standard", or "eps_hat" for the paper's efficient form, in which eps is added to `sqrt(v)`.
 
     Reference:

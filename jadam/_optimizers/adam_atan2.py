@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jadam._assembly import GradientTransformation, add_decayed_weights, block, chain, scale_by_learning_rate
-from jadam._authoring import Context, Decay, MaskLike, NonNegative, Rule, Slots, builder, zeros
+from jadam._authoring import Context, Decay, MaskLike, NonNegative, Rule, Slots, builder, root, zeros
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,9 @@ class ScaleByAdamAtan2(Rule):
 
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
         m, v = h.b1.ema(slots["mu"], g), h.b2.ema(slots["nu"], g * g)
-        return h.a * jnp.arctan2(m * h.mu_scale, h.b * jnp.sqrt(v * h.nu_scale)), {"mu": m, "nu": v}
+        size = h.b * root(v * h.nu_scale)
+        size = jnp.where((m == 0) & (size == 0), 1, size)  # atan2(0, 0) is atan2(0, 1), but its derivative is 0 / 0
+        return h.a * jnp.arctan2(m * h.mu_scale, size), {"mu": m, "nu": v}
 
 
 scale_by_adam_atan2 = block(ScaleByAdamAtan2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
@@ -9,7 +10,20 @@ import jax.numpy as jnp
 from jax import Array
 
 from jadam._assembly import GradientTransformation, add_decayed_weights, block, chain, scale_by_learning_rate
-from jadam._authoring import BadValue, Context, Decay, GivenByLeaf, MaskLike, NonNegative, PyTree, Rule, Slots, builder, zeros
+from jadam._authoring import (
+    BadValue,
+    Context,
+    Decay,
+    GivenByLeaf,
+    MaskLike,
+    NonNegative,
+    PyTree,
+    Rule,
+    Slots,
+    builder,
+    root,
+    zeros,
+)
 
 
 def _is_counts(node: Any) -> bool:
@@ -48,17 +62,20 @@ class ScaleByAdamMini(Rule):
     def init(self, p: Array) -> Slots:
         return {"mu": zeros(p), "nu": zeros(self._mean(p))}
 
+    def squares(self, shape: tuple[int, ...]) -> int:
+        return math.prod(shape) // math.prod(self._counts(shape))  # a mean is a sum before it is divided
+
     def prepare(self, context: Context) -> dict[str, Any]:
         h, t = context.h, context.t
         return {"mu_scale": 1 / h.b1.debias(t), "nu_scale": 1 / h.b2.debias(t)}
 
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
         m, v = h.b1.ema(slots["mu"], g), h.b2.ema(slots["nu"], self._mean(g * g))
-        root = jnp.sqrt(v * h.nu_scale)  # before it is spread: one root a block
-        for axis, (count, length) in enumerate(zip(root.shape, g.shape, strict=True)):
+        size = root(v * h.nu_scale)  # before it is spread: one root a block
+        for axis, (count, length) in enumerate(zip(size.shape, g.shape, strict=True)):
             if 1 < count < length:  # other axes are broadcast by the division
-                root = jnp.repeat(root, length // count, axis)
-        return m * h.mu_scale / (root + h.eps), {"mu": m, "nu": v}
+                size = jnp.repeat(size, length // count, axis)
+        return m * h.mu_scale / (size + h.eps), {"mu": m, "nu": v}
 
 
 scale_by_adam_mini = block(ScaleByAdamMini)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jadam._assembly import GradientTransformation, add_decayed_weights, block, chain, decay_after_step, scale_by_learning_rate
-from jadam._authoring import Context, Decay, MaskLike, NonNegative, Rule, Slots, builder, zeros
+from jadam._authoring import Context, Decay, MaskLike, NonNegative, Rule, Slots, builder, root, zeros
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class ScaleByAdan(Rule):
         d = jnp.where(h.first, 0, g - slots["previous"])  # no difference to the zeros of `init`
         m, w = h.b1.ema(slots["mu"], g), h.b2.ema(slots["delta"], d)
         n = h.b3.ema(slots["nu"], (g + h.b2.value * d) ** 2)
-        u = (m * h.mu_scale + w * h.delta_scale) / (jnp.sqrt(n * h.nu_scale) + h.eps)
+        u = (m * h.mu_scale + w * h.delta_scale) / (root(n * h.nu_scale) + h.eps)
         return u, {"mu": m, "delta": w, "nu": n, "previous": g}
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jadam._assembly import GradientTransformation, add_decayed_weights, block, chain, scale_by_learning_rate
-from jadam._authoring import Context, Count, Decay, DecayRate, MaskLike, NonNegative, Rule, Slots, builder, zeros
+from jadam._authoring import Context, Count, Decay, DecayRate, MaskLike, NonNegative, Rule, Slots, builder, root, zeros
 
 
 @dataclass(frozen=True)
@@ -53,13 +53,16 @@ class ScaleByAdemamix(Rule):
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
         m, v = h.b1.ema(slots["mu"], g), h.b2.ema(slots["nu"], g * g)
         slow = h.slow_decay.ema(slots["mu_slow"], g)  # not bias-corrected, as in Algorithm 1
-        u = (m * h.mu_scale + h.slow_weight * slow) / (jnp.sqrt(v * h.nu_scale) + h.eps)
+        u = (m * h.mu_scale + h.slow_weight * slow) / (root(v * h.nu_scale) + h.eps)
         return u, {"mu": m, "nu": v, "mu_slow": slow}
 
 
 def _half_life(decay: DecayRate) -> Array:
     """In how many steps, less one, the weight of a gradient is halved; with the authors' 1e-8 for a decay of zero."""
-    return math.log(0.5) / jnp.log1p(1e-8 - decay.complement) - 1
+    # Of a small decay by its value: `1e-8 - 1` is -1 in float32, of which `log1p` is infinite.
+    small = decay.complement > 0.5
+    log = jnp.where(small, jnp.log(decay.value + 1e-8), jnp.log1p(1e-8 - jnp.where(small, 0, decay.complement)))
+    return math.log(0.5) / log - 1
 
 
 scale_by_ademamix = block(ScaleByAdemamix)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jadam._assembly import GradientTransformation, add_decayed_weights, block, chain, hold_first, scale_by_learning_rate
-from jadam._authoring import Context, Decay, MaskLike, NonNegative, Rule, Slots, builder, zeros
+from jadam._authoring import Context, Decay, MaskLike, NonNegative, Rule, Slots, builder, root, zeros
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,8 @@ class ScaleByAdopt(Rule):
 
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
         m, v = slots["mu"], slots["nu"]
-        u = g / jnp.maximum(jnp.sqrt(v), h.eps)  # by a v that does not know g yet: why any b2 converges
+        size = jnp.where(h.first, 1, jnp.maximum(root(v), h.eps))  # the first u does not count, and eps may be 0
+        u = g / size  # by a v that does not know g yet: why any b2 converges
         if self.use_clipping:
             u = jnp.clip(u, -h.bound, h.bound)
         m = jnp.where(h.first, m, h.b1.ema(m, u))

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jadam._assembly import GradientTransformation, block, chain, scale_by_learning_rate
-from jadam._authoring import Context, Decay, NonNegative, Rule, Slots, builder, zeros
+from jadam._authoring import Context, Decay, NonNegative, Rule, Slots, builder, root, zeros
 
 Maximum = Literal["uncorrected", "corrected", "paper"]
 
@@ -43,7 +43,7 @@ class ScaleByAmsgrad(Rule):
         else:
             largest = jnp.maximum(slots["nu_max"], v)
             vhat = largest * h.nu_scale
-        return m * h.mu_scale / (jnp.sqrt(vhat) + h.eps), {"mu": m, "nu": v, "nu_max": largest}
+        return m * h.mu_scale / (root(vhat) + h.eps), {"mu": m, "nu": v, "nu_max": largest}
 
 
 scale_by_amsgrad = block(ScaleByAmsgrad)

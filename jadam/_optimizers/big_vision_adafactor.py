@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from jax import Array
+from jax.core import max_dim
 
 from jadam._assembly import (
     GradientTransformation,
@@ -17,7 +19,20 @@ from jadam._assembly import (
     identity,
     scale_by_learning_rate,
 )
-from jadam._authoring import Context, Count, Decay, DecayRate, MaskLike, NonNegative, Positive, Rule, Slots, builder, zeros
+from jadam._authoring import (
+    Context,
+    Count,
+    Decay,
+    DecayRate,
+    MaskLike,
+    NonNegative,
+    Positive,
+    Rule,
+    Slots,
+    builder,
+    root,
+    zeros,
+)
 
 
 @dataclass(frozen=True)
@@ -47,6 +62,9 @@ class ScaleByFactoredRms(Rule):
             return {"nu": zeros(p)}
         return {slot: zeros(p.sum(axis, keepdims=True)) for slot, axis in zip(("nu_row", "nu_col"), axes, strict=True)}
 
+    def squares(self, shape: tuple[int, ...]) -> int:
+        return functools.reduce(max_dim, shape) if self._axes(shape) else 1  # a mean is a sum before it is divided
+
     def prepare(self, context: Context) -> dict[str, Any]:
         newest = context.t**-context.h.decay_rate
         # The larger complement is the smaller decay; decays near one would lose their digits.
@@ -56,12 +74,12 @@ class ScaleByFactoredRms(Rule):
         axes, squares = self._axes(g.shape), g * g + h.eps
         if axes is None:
             v = h.b2.ema(slots["nu"], squares)
-            return g / jnp.sqrt(v), {"nu": v}
+            return g / root(v), {"nu": v}
         row = h.b2.ema(slots["nu_row"], squares.mean(axes[0], keepdims=True))
         col = h.b2.ema(slots["nu_col"], squares.mean(axes[1], keepdims=True))
         # A row without gradients has eps alone: beside a large mean its ratio underflows, and nothing may be divided by zero.
         relative = jnp.maximum(row / row.mean(axes[1], keepdims=True), jnp.finfo(g.dtype).tiny)
-        return g / jnp.sqrt(relative) / jnp.sqrt(col), {"nu_row": row, "nu_col": col}
+        return g / root(relative) / root(col), {"nu_row": row, "nu_col": col}
 
 
 @dataclass(frozen=True)

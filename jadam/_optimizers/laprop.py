@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jadam._assembly import GradientTransformation, block, chain, decay_after_step, scale_by_learning_rate
-from jadam._authoring import Context, Decay, MaskLike, NonNegative, Rule, Slots, builder, zeros
+from jadam._authoring import Context, Decay, MaskLike, NonNegative, Rule, Slots, builder, root, zeros
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class ScaleByLaprop(Rule):
 
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
         v = h.b2.ema(slots["nu"], g * g)
-        m = h.b1.ema(slots["mu"], h.learning_rate * g / (jnp.sqrt(v * h.nu_scale) + h.eps))
+        m = h.b1.ema(slots["mu"], h.learning_rate * g / (root(v * h.nu_scale) + h.eps))
         return m * h.mu_scale, {"mu": m, "nu": v}
 
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.core import max_dim
 
 from jadam._assembly import (
     GradientTransformation,
@@ -37,7 +38,8 @@ def orthogonalize(x: Array, steps: int = 5, eps: Any = 1e-7, dtype: str | None =
 
     def product(left: Array, right: Array) -> Array:
         factors = (cast(factor, dtype or x.dtype) for factor in (left, right))
-        return r(jnp.matmul(*factors, preferred_element_type=x.dtype))
+        precision = "default" if dtype in ("bfloat16", "float16") else None
+        return r(jnp.matmul(*factors, precision=precision, preferred_element_type=x.dtype))
 
     for _ in range(steps):
         gram = product(x, x.mT)
@@ -83,7 +85,8 @@ class ScaleByMuon(Rule):
             m = h.momentum.value * slots["mu"] + g
             u = g + h.momentum.value * m if self.nesterov else m
         outputs, inputs = g.shape[self.output_axis], g.shape[-3 - self.output_axis]
-        size = max(1, outputs / inputs) ** 0.5 if self.scale == "keller" else 0.2 * max(outputs, inputs) ** 0.5
+        larger = max_dim(outputs, inputs)  # of symbolic shapes too
+        size = (larger / inputs) ** 0.5 if self.scale == "keller" else 0.2 * larger**0.5
         u = orthogonalize(u, self.ns_steps, h.ns_eps, self.ns_dtype)
         # "keller" scales the matrix in the dtype of Newton-Schulz, "moonlight" the learning rate: where their authors do.
         scaled = rounded(size * u, self.ns_dtype) if self.scale == "keller" else size * u

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import jax.numpy as jnp
 from jax import Array
 
 from jadam._assembly import GradientTransformation, block, chain, scale_by_learning_rate
-from jadam._authoring import Context, Decay, NonNegative, Rule, Slots, builder, zeros
+from jadam._authoring import Context, Decay, NonNegative, Rule, Slots, builder, root, zeros
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class ScaleByNadam(Rule):
 
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
         m, v = h.b1.ema(slots["mu"], g), h.b2.ema(slots["nu"], g * g)  # m itself has the rate b1, as in torch
-        return (h.m_scale * m + h.g_scale * g) / (jnp.sqrt(v * h.nu_scale) + h.eps), {"mu": m, "nu": v}
+        return (h.m_scale * m + h.g_scale * g) / (root(v * h.nu_scale) + h.eps), {"mu": m, "nu": v}
 
 
 scale_by_nadam = block(ScaleByNadam)

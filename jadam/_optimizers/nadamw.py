@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import jax.numpy as jnp
 from jax import Array
 
 from jadam._assembly import GradientTransformation, add_decayed_weights, block, chain, scale_by_learning_rate
-from jadam._authoring import Context, Decay, MaskLike, NonNegative, Rule, Slots, builder, zeros
+from jadam._authoring import Context, Decay, MaskLike, NonNegative, Rule, Slots, builder, root, zeros
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ class ScaleByNadamw(Rule):
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
         m, v = h.b1.ema(slots["mu"], g), h.b2.ema(slots["nu"], g * g)
         ahead = h.b1.ema(m, g)  # corrected as m is, by t and not by t + 1, as in AlgoPerf's code
-        return ahead * h.mu_scale / (jnp.sqrt(v * h.nu_scale) + h.eps), {"mu": m, "nu": v}
+        return ahead * h.mu_scale / (root(v * h.nu_scale) + h.eps), {"mu": m, "nu": v}
 
 
 scale_by_nadamw = block(ScaleByNadamw)

@@ -23,8 +23,10 @@ from jadam._authoring import (
     Positive,
     Rule,
     Slots,
+    bounded,
     builder,
     cast,
+    root,
     zeros,
 )
 
@@ -102,9 +104,9 @@ class ScaleByProdigy(Rule):
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
         # Gradients are averaged times d, which makes `m / sqrt(v)` the same, but lets those of a small d fade as d grows.
         m = h.mu_decay.ema(slots["mu"], h.mu_d * g)
-        v = h.nu_decay.ema(slots["nu"], (h.nu_d * g) ** 2)
+        v = h.nu_decay.ema(slots["nu"], bounded(h.nu_d * g) ** 2)
         s = h.s_decay.value * slots["s"] + h.gain * g
-        u = m / (jnp.sqrt(v) + h.scaled_eps) + (h.weight_decay * p if self.mask else 0)
+        u = m / (root(v) + h.scaled_eps) + (h.weight_decay * p if self.mask else 0)
         return h.size * u, {"mu": m, "nu": v, "s": s, "p0": slots["p0"]}
 
 

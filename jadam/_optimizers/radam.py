@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jadam._assembly import GradientTransformation, block, chain, optional_decay, scale_by_learning_rate
-from jadam._authoring import Context, Decay, MaskLike, NonNegative, Rule, Slots, builder, zeros
+from jadam._authoring import Context, Decay, MaskLike, NonNegative, Rule, Slots, builder, root, zeros
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,12 @@ class ScaleByRadam(Rule):
         # The paper's rho = rho_inf - 2 t b2^t / (1-b2^t) cancels in float32; it is 2 age - 1, by the mean age of v's squares.
         age = 1 + (1 - h.b2.complement / correction) * context.scalars["age"]
         rho, rho_inf = 2 * age - 1, 2 / h.b2.complement - 1
-        r2 = (rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho)
-        rectified = rho > 5  # as in torch; the paper has 4. Below it r^2 may be negative, and has no root
+        rectified = rho > 5  # as in torch; the paper has 4. Below it r^2 may be negative, or divided by zero
+        rho, rho_inf = jnp.where(rectified, rho, 6), jnp.where(rectified, rho_inf, 6)
         return {
             "age": age,
             "rectified": rectified,
-            "rectifier": jnp.sqrt(jnp.where(rectified, r2, 1)),
+            "rectifier": jnp.sqrt((rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho)),
             "mu_scale": 1 / h.b1.debias(t),
             "nu_scale": nu_scale,
             "scaled_eps": h.eps * jnp.sqrt(nu_scale),  # of the uncorrected root, as in torch
@@ -50,7 +50,7 @@ class ScaleByRadam(Rule):
 
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
         m, v = h.b1.ema(slots["mu"], g), h.b2.ema(slots["nu"], g * g)
-        divisor = jnp.where(h.rectified, (jnp.sqrt(v * h.nu_scale) + h.scaled_eps) / h.rectifier, 1)
+        divisor = jnp.where(h.rectified, (root(v * h.nu_scale) + h.scaled_eps) / h.rectifier, 1)
         return m * h.mu_scale / divisor, {"mu": m, "nu": v}
 
 

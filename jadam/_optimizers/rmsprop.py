@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jadam._assembly import GradientTransformation, block, chain, identity, scale_by_learning_rate
-from jadam._authoring import BadValue, Context, Decay, NonNegative, Rule, Slots, builder, zeros
+from jadam._authoring import BadValue, Context, Decay, NonNegative, Rule, Slots, builder, root, zeros
 from jadam._optimizers.sgd import trace
 
 
@@ -46,12 +46,12 @@ class ScaleByRms(Rule):
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
         v = h.decay.ema(slots["nu"], g * g)
         if self.bias_correction:
-            return g / (jnp.sqrt(v * h.nu_scale) + h.eps), {"nu": v}
+            return g / (root(v * h.nu_scale) + h.eps), {"nu": v}
         if not self.centered:
-            return g / (jnp.sqrt(v) + h.eps), {"nu": v}
+            return g / (root(v) + h.eps), {"nu": v}
         m = h.decay.ema(slots["mu"], g)
         variance = jnp.maximum(v - m * m, 0)  # rounding may put it below zero
-        return g / (jnp.sqrt(variance) + h.eps), {"nu": v, "mu": m}
+        return g / (root(variance) + h.eps), {"nu": v, "mu": m}
 
 
 scale_by_rms = block(ScaleByRms)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jadam._assembly import GradientTransformation, block, chain, scale_by_learning_rate
-from jadam._authoring import Context, Decay, FixedNonNegative, NonNegative, Rule, Slots, builder, zeros
+from jadam._authoring import Context, Decay, FixedNonNegative, NonNegative, Rule, Slots, builder, root, zeros
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class ScaleByYogi(Rule):
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
         m, v = h.b1.ema(slots["mu"], g), slots["nu"]
         v = v - h.b2.complement * jnp.sign(v - g * g) * g * g  # no average: a small g leaves a large v nearly as it is
-        return m * h.mu_scale / (jnp.sqrt(v * h.nu_scale) + h.eps), {"mu": m, "nu": v}
+        return m * h.mu_scale / (root(v * h.nu_scale) + h.eps), {"mu": m, "nu": v}
 
 
 scale_by_yogi = block(ScaleByYogi)

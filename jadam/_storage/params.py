@@ -2,8 +2,11 @@
 
 A caller adds the update to the parameter, which rounds to nearest. To get another rounding, the engine computes the new
 parameter itself and returns `new - old`. Their sum is `new` exactly where that is between half and twice `old` (Sterbenz
-1974). Elsewhere, where the step is as large as the parameter, it can be off by 1/128 of the step (1/1024 in float16), and
-the residue, which the state keeps beside the parameter, makes up for it as far as it goes. `tx.step` always returns `new`.
+1974). Elsewhere, where the step is as large as the parameter, it can be off by 1/128 of the step (1/1024 in float16).
+`tx.step` always returns `new`.
+
+A residue, which the state keeps beside a parameter, is less than a unit of it. Others change parameters between steps: they
+prune, project, reset, restore. Then the residue is that of another weight, and must not count for more.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import numpy as np
 from jax import Array, lax
 from jax.typing import DTypeLike
 
+from jadam._derivatives import straight_through
 from jadam._dtypes import cast, decode, encode
 from jadam._errors import BadValue
 from jadam._storage.rounding import Noise, round_stochastically
@@ -90,7 +94,12 @@ class _Landed(ParamStorage):
 def _exactly(x: Array, dtype: DTypeLike) -> Array:
     """`x.astype(dtype)` that XLA does not leave out: it computes chains of 16-bit operations in float32 if it may."""
     info = jnp.finfo(dtype)
-    return lax.reduce_precision(x, info.nexp, info.nmant).astype(dtype)
+    rounded = lax.reduce_precision(x, info.nexp, info.nmant)
+    if info.minexp > jnp.finfo(x.dtype).minexp:  # float16, whose numbers below 6e-5 `reduce_precision` would make zero
+        least = np.asarray(info.smallest_subnormal, x.dtype)
+        small = lax.round(x / least, lax.RoundingMethod.TO_NEAREST_EVEN) * least
+        rounded = lax.select(lax.abs(x) < np.asarray(info.smallest_normal, x.dtype), small, rounded)
+    return straight_through(rounded.astype(dtype), x)
 
 
 @dataclass(frozen=True)
@@ -113,7 +122,9 @@ class Kahan(_Landed):
     residue: ClassVar[Mapping[str, Any]] = {"compensation": jnp.bfloat16}
 
     def decode(self, p: Array, residue: Residue) -> Array:
-        return decode(p) + decode(residue["compensation"])
+        info, stored = jnp.finfo(p.dtype), decode(p)
+        unit = lax.max(lax.abs(stored) * np.float32(info.eps / 2), np.float32(info.smallest_subnormal))
+        return stored + lax.clamp(-unit, decode(residue["compensation"]), unit)
 
     def round(self, new: Array, dtype: DTypeLike, noise: Noise | None) -> Array:
         return _exactly(new, dtype)
@@ -130,13 +141,19 @@ class Remainder(_Landed):
     residue: ClassVar[Mapping[str, Any]] = {"remainder": jnp.int16}
 
     def decode(self, p: Array, residue: Residue) -> Array:
-        return lax.bitcast_convert_type(_pattern(p) + residue["remainder"].astype(jnp.int32), jnp.float32)
+        # The remainder of another weight may turn the sign of the pattern at zero, or go beyond inf: both are patterns of NaN.
+        # There the weight counts as it is stored. Elsewhere a remainder is half a unit at most.
+        stored, pattern = decode(p), _pattern(p)
+        sum_of_patterns = pattern + residue["remainder"].astype(jnp.int32)
+        exact = lax.bitcast_convert_type(sum_of_patterns, jnp.float32)
+        belongs = lax.bitwise_and(lax.ge(lax.bitwise_xor(sum_of_patterns, pattern), np.int32(0)), lax.is_finite(exact))
+        return straight_through(lax.select(belongs, exact, stored), stored)
 
     def round(self, new: Array, dtype: DTypeLike, noise: Noise | None) -> Array:
         """To nearest, and halves away from zero, so that a remainder fits 16 bits."""
         pattern = lax.bitcast_convert_type(new, jnp.int32) + np.int32(0x8000)
         rounded = lax.bitcast_convert_type((pattern >> 16).astype(jnp.int16), jnp.bfloat16)
-        return lax.select(lax.is_finite(new), rounded, new.astype(jnp.bfloat16))
+        return straight_through(lax.select(lax.is_finite(new), rounded, new.astype(jnp.bfloat16)), new)
 
     def keep(self, new: Array, landed: Array) -> Residue:
         near, pattern = _pattern(landed), lax.bitcast_convert_type(new, jnp.int32)

@@ -16,6 +16,8 @@ import numpy as np
 from jax import Array, lax
 from jax.typing import DTypeLike
 
+from jadam._derivatives import straight_through
+
 FACTOR = np.uint32(0x846CA68B)
 
 
@@ -77,7 +79,7 @@ def _uniform(bits: Array) -> Array:
 
 
 def round_stochastically(x: Array, dtype: DTypeLike, bits: Array) -> Array:
-    """One of the two neighbours of `x` (float32) in `dtype`, so that the mean is `x`. NaN and inf stay."""
+    """One of the two neighbours of `x` (float32) in `dtype`, so that the mean is `x`; with its derivative. NaN and inf stay."""
     lost = 23 - jnp.finfo(dtype).nmant
     noise = bits >> np.uint32(32 - lost)
     pattern = lax.bitcast_convert_type(x, jnp.uint32) + noise
@@ -85,7 +87,7 @@ def round_stochastically(x: Array, dtype: DTypeLike, bits: Array) -> Array:
         rounded = lax.bitcast_convert_type((pattern >> np.uint32(16)).astype(jnp.uint16), jnp.bfloat16)
     else:
         rounded = _with_subnormals(x, pattern & np.uint32(2**32 - 2**lost), bits, dtype)
-    return lax.select(lax.is_finite(x), rounded, x.astype(dtype))
+    return straight_through(lax.select(lax.is_finite(x), rounded, x.astype(dtype)), x)
 
 
 def _with_subnormals(x: Array, pattern: Array, bits: Array, dtype: DTypeLike) -> Array:

@@ -76,6 +76,9 @@ class Float32(SlotStorage):
     def draws(self) -> bool:
         return False
 
+    def encode(self, x: Array, dtype: DTypeLike, noise: Noise | None = None) -> Array:
+        return encode(x, full_dtype(dtype))  # of any size: `jax.export` has shapes whose size is not known
+
     def compress(self, x: Array, noise: Noise | None) -> Array:
         return x
 

@@ -74,3 +74,28 @@ def test_one_committed_device():
     moved, after = step(params, state, params)
     assert compilations(lambda: step(params, after, moved)) == 0
     assert jadam.state_shardings(TX, params).count.device_set == {device}
+
+
+MATRICES = {
+    "kernel": ((16, 64), PartitionSpec("data", "model")),
+    "square": ((16, 16), PartitionSpec(None, "model")),
+    "experts": ((8, 8, 16), PartitionSpec("data")),
+    "bias": ((16,), PartitionSpec("data")),
+}
+
+
+def test_slots_of_another_shape_stay_where_they_are(optimizer):
+    """XLA spread SOAP's matrices over the devices, which `init` had replicated: the next step was compiled again."""
+    mesh = eight_devices(AxisType.Auto)
+    params = {
+        name: jax.device_put(jnp.full(shape, 0.1, jnp.float32), NamedSharding(mesh, spec))
+        for name, (shape, spec) in MATRICES.items()
+    }
+    tx = optimizer(0.1)
+    step = jax.jit(tx.step)
+    after, state = step(params, tx.init(params), params)
+    for path, (value, sharding) in jax.tree_util.tree_leaves_with_path(
+        jax.tree.map(lambda *both: both, state, jadam.state_shardings(tx, params)), is_leaf=lambda x: type(x) is tuple
+    ):
+        assert value.sharding.is_equivalent_to(sharding, value.ndim), path
+    assert compilations(lambda: step(params, state, after)) == 0

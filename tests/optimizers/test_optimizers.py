@@ -139,6 +139,50 @@ def test_no_finite_gradient_gives_nan_or_inf(optimizer, size):
         assert is_finite((updates, state))
 
 
+@pytest.mark.parametrize("scale", [1e12, 1e18])
+@pytest.mark.usefixtures("x64")
+def test_huge_gradients_are_exact(optimizer, scale):
+    """Squares of 1e18 fit in float32, and so do means of them: elements of 5e15 and more were cut, and looked alike."""
+    own = {"min_dim_size_to_factor": 2} if optimizer.__name__ == "big_vision_adafactor" else {}
+    rng = np.random.default_rng(1)
+    tx, start = optimizer(1e-3, **own), rng.standard_normal((6, 6))
+    grads = [scale * size * rng.standard_normal((6, 6)) / 4 for size in (1.0, 0.01, 0.3)]
+    narrow, exact = (
+        run(tx, cast({"w": start}, dtype), cast([{"w": g} for g in grads], dtype))[0]["w"] for dtype in ("float32", "float64")
+    )
+    moved = np.abs(exact - start).max()
+    assert np.abs(np.asarray(narrow, np.float64) - exact).max() <= 1e-3 * moved + 1e-6
+
+
+@pytest.mark.parametrize("size", [2.0**61, 3e38])
+def test_huge_gradients_stay_finite_for_long(optimizer, size):
+    """Sums over 4096 elements, and over a hundred steps: Adagrad's was inf after 64, and its steps zero for ever."""
+    own = {"min_dim_size_to_factor": 2} if optimizer.__name__ == "big_vision_adafactor" else {}
+    tx, signs = optimizer(1e-12, **own), np.sign(RNG.standard_normal((100, 64, 64))).astype(np.float32)
+    params = {"w": jnp.zeros((64, 64))}
+    for grads in (signs * np.float32(size), np.full_like(signs, size)):
+        assert is_finite(scanned(tx, params, {"w": jnp.asarray(grads)}))
+
+
+def products(jaxpr):
+    """All products of matrices in a program."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            yield equation
+        for value in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns")):
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                yield from products(inner)
+
+
+def test_products_are_float32_on_every_platform(optimizer):
+    """JAX's default for float32 is TF32 on an A100 or H100, and bfloat16 on a TPU."""
+    tx, params = optimizer(0.1), {"w": jnp.ones((8, 8))}
+    found = list(products(jax.make_jaxpr(tx.step)(params, tx.init(params), params).jaxpr))
+    assert {product.params["precision"] for product in found} <= {(jax.lax.Precision.HIGHEST,) * 2}
+    assert bool(found) == (optimizer.__name__ in ("soap", "muon"))
+
+
 def test_uneven_gradients_stay_finite(optimizer):
     """Rows and columns of zeros and of tiny numbers beside huge ones: big_vision's factored root was 0 / 0 there."""
     own = {"min_dim_size_to_factor": 2} if optimizer.__name__ == "big_vision_adafactor" else {}

@@ -216,3 +216,34 @@ def test_nearest_loses_what_others_keep():
     full, low = wide(trained("adam")[1]), wide(trained("adam", params="nearest")[1])
     kahan = 200 * 2.0**-16 * np.abs(full["w"]).max(0)
     assert (np.abs(low["w"][-1] - full["w"][-1]) > kahan).mean() > 0.5
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        {"state": "bfloat16"},
+        {"state": "bfloat16", "rounding": "nearest"},
+        {"params": "stochastic"},
+        {"params": "kahan"},
+        {"params": "remainder"},
+        {"params": "nearest"},
+    ],
+    ids=lambda choice: " ".join(choice.values()),
+)
+def test_derivatives_pass_straight_through(choice):
+    """As if nothing were rounded: the bits of a number have no derivative, and by the learning rate it was zero or half."""
+    dtype = "bfloat16" if "params" in choice else "float32"
+    start = cast({"w": RNG.standard_normal((6, 40))}, dtype)
+
+    def final(tx, start, rate):
+        state = tx.set_hyperparams(tx.init(start), learning_rate=rate)
+        params = start
+        for g in GRADS:
+            params, state = tx.step({"w": params["w"] + g["w"].astype(params["w"].dtype)}, state, params)
+        return jnp.sum(params["w"].astype("float32") ** 2)
+
+    low = jadam.with_precision(jadam.adam(0.1), **choice, min_size=0)
+    by_start, by_rate = jax.grad(functools.partial(final, low), (0, 1))(start, 0.1)
+    full_start, full_rate = jax.grad(functools.partial(final, jadam.adam(0.1)), (0, 1))(cast(start, "float32"), 0.1)
+    assert by_rate == pytest.approx(float(full_rate), rel=0.02)
+    assert np.abs(wide(by_start)["w"] - wide(full_start)["w"]).max() < 0.1 * np.abs(wide(full_start)["w"]).max()

@@ -1,7 +1,6 @@
 """Wrappers of a user's own: their inside works as outside, is seen through, and stays to the bit when it does not run."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 import chex
 import jax
@@ -10,27 +9,9 @@ import numpy as np
 import optax
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
-from support import compilations
+from support import EverySecond, compilations
 
 import jadam
-
-
-@dataclass(frozen=True)
-class EverySecond(jadam.Wrapper):
-    """Runs the inside on the mean of two gradients."""
-
-    how: Literal["cond", "loop", "select"] = "cond"
-
-    def init(self, p):
-        return {"first": jadam.zeros(p)}
-
-    def scalars(self):
-        return {"seen": 0.0}
-
-    def around(self, inside):
-        seen, first = inside.scalars["seen"], inside.slots["first"]
-        mean = [(a + g) / 2 for a, g in zip(first, inside.updates, strict=True)]
-        return inside.when(seen == 1, mean, self.how), {"first": inside.updates}, {"seen": (seen + 1) % 2}
 
 
 @dataclass(frozen=True)

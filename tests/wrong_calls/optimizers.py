@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jadam
-from wrong_calls import ADAM, BIAS, NEEDS_PARAMS, NO_COMPLEX, ONES, PARAMS, SOAP, STATE
+from wrong_calls import ADAM, BIAS, NEEDS_PARAMS, NO_COMPLEX, ONES, PARAMS, SOAP
 
 CALLS = {
     # the arguments of an optimizer
@@ -244,5 +244,4 @@ CALLS = {
     f"cautious_weight_decay: of {SOAP} the decay cannot be masked: decay_after_step decays by itself.": lambda: (
         jadam.cautious_weight_decay(SOAP)
     ),
-    "schedule_free_params: the state is not of a schedule-free optimizer.": lambda: jadam.schedule_free_params(STATE, PARAMS),
 }
