@@ -217,10 +217,25 @@ class Block(ABC):  # noqa: B024 (what is built are rules and wrappers)
     def __repr__(self) -> str:
         return f"{self.name}({self.arguments()})"
 
+    def __eq__(self, other: object) -> bool:
+        # Python's 1, 1.0 and True are equal, and a rule that tells them apart must not run the program of another.
+        return type(other) is type(self) and _typed(self) == _typed(other)
+
+    def __hash__(self) -> int:
+        return hash(type(self))
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if "__repr__" not in vars(cls):
-            cls.__repr__ = Block.__repr__  # before @dataclass, which then writes none of its own
+        for name in ("__repr__", "__eq__"):
+            if name not in vars(cls):
+                setattr(cls, name, vars(Block)[name])  # before @dataclass, which then writes none of its own
+
+
+def _typed(value: Any) -> Any:
+    """A value as it is compared: options and what is in tuples with their types."""
+    if isinstance(value, Block):
+        return [_typed(getattr(value, field.name)) for field in dataclasses.fields(value) if field.compare]
+    return (type(value), *map(_typed, value)) if type(value) is tuple else (type(value), value)
 
 
 @functools.cache

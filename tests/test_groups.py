@@ -170,18 +170,6 @@ def test_equal_rules_of_two_groups_are_traced_once():
     assert sorted(traces) == [(2,), (3,), (3, 2), (3, 3), (5, 3)]
 
 
-@pytest.mark.parametrize("read", [bool, float, np.asarray, lambda x: x.item()], ids=["if", "float", "numpy", "item"])
-def test_a_mask_that_reads_values_is_refused(read):
-    """It would answer otherwise when the run resumes with trained parameters, or not at all under `jit`."""
-    params = {"w": jnp.ones(()), "b": -jnp.ones(())}
-    tx = jadam.masked(jadam.adam(1e-3), lambda params: jax.tree.map(lambda x: bool(read(x) > 0), params))
-    words = "the mask reads the values of the parameters; it may depend on structure, paths, shapes and dtypes"
-    state = tx.init(params)  # where there is an answer
-    for refuse in (lambda: tx.update(params, state, params), lambda: jax.jit(tx.init)(params)):
-        with pytest.raises(ValueError, match=words):
-            refuse()
-
-
 def rates(state):
     return {name: float(value) for name, value in jadam.hyperparams(state).items() if "learning_rate" in name}
 
@@ -214,7 +202,7 @@ def test_names_of_groups_in_groups_and_of_alike_rules():
     inner = jadam.partition([(jadam.match("layers/0/**"), jadam.sgd(1.0)), (True, jadam.chain(jadam.sgd(2.0), jadam.sgd(3.0)))])
     tx = jadam.partition([(jadam.match("layers/**"), inner), (True, inner, "rest")])
     with pytest.raises(ValueError, match=r"match\('layers/0/\*\*'\) matches no parameter"):
-        tx.init({"layers": [PARAMS["layers"][1]] * 0 + [{}, PARAMS["layers"][1]], "norm": PARAMS["norm"]})
+        tx.init({"layers": [{}, PARAMS["layers"][1]], "norm": PARAMS["norm"]})
     state = tx.init(PARAMS)
     names = ["0.learning_rate", "1.learning_rate_0", "1.learning_rate_1"]
     assert list(rates(state)) == [f"{group}.{name}" for group in ("0", "rest") for name in names]
@@ -321,3 +309,15 @@ def test_groups_from_an_iterator():
     assert (
         jadam.partition(iter(pairs)) == jadam.partition(zip(*zip(*pairs, strict=True), strict=True)) == jadam.partition(pairs)
     )
+
+
+@pytest.mark.parametrize("read", [bool, float, np.asarray, lambda x: x.item()], ids=["if", "float", "numpy", "item"])
+def test_a_mask_that_reads_values_is_refused(read):
+    """It would answer otherwise when the run resumes with trained parameters, or not at all under `jit`."""
+    params = {"w": jnp.ones(()), "b": -jnp.ones(())}
+    tx = jadam.masked(jadam.adam(1e-3), lambda params: jax.tree.map(lambda x: bool(read(x) > 0), params))
+    words = "the mask reads the values of the parameters; it may depend on structure, paths, shapes and dtypes"
+    state = tx.init(params)  # where there is an answer
+    for refuse in (lambda: tx.update(params, state, params), lambda: jax.jit(tx.init)(params)):
+        with pytest.raises(ValueError, match=words):
+            refuse()

@@ -1,11 +1,15 @@
 """Formulas of rules, in the numbers where the plain ones fail."""
 
+import dataclasses
 import math
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jadam
 from jadam._rule import DecayRate
 
 
@@ -36,3 +40,25 @@ def test_ema_weights_sum_to_one():
 
 def test_value_of_a_decay():
     assert float(rate(0.9).value) == pytest.approx(0.9, rel=1e-7)
+
+
+@pytest.mark.parametrize("pair", [(1, True), (True, 1), (0, False), (2, 2.0), ((1, 2), (True, 2)), ((0, (1,)), (0, (1.0,)))])
+def test_options_that_only_python_calls_equal(pair):
+    """The program of the first was run for the second."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Tells(jadam.Rule):
+        mode: Any = None
+
+        def update(self, g, slots, p, h):
+            return jnp.full_like(g, len(repr(self.mode))), slots
+
+    params = {"w": jnp.ones(2)}
+    one, two = (jadam.chain(Tells(mode)) for mode in pair)
+    assert one != two
+    assert one == jadam.chain(Tells(pair[0]))
+    assert hash(one) == hash(jadam.chain(Tells(pair[0])))
+    for compiled in (lambda f: f, jax.jit):
+        for tx, mode in zip((one, two), pair, strict=True):
+            updates, _ = compiled(tx.update)(params, tx.init(params), params)
+            assert updates["w"][0] == len(repr(mode))

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 import jadam
-from wrong_calls import BIAS, ONES, PARAMS
+from wrong_calls import BIAS, ONES, PARAMS, traced
 
 SGD, LAST, ODD = jadam.sgd(1.0), jadam.sgd(0.5), jadam.sgd(2.0)
 
@@ -100,25 +100,25 @@ CALLS = {
         "and pass that."
     ): lambda: jax.jit(jadam.adamw(1e-3, mask=by_leaf(lambda x: bool(x.sum() > 0))).init)(PARAMS),
     (
-        "masked.init: the mask reads the values of the parameters; it may depend on structure, paths, shapes "
-        "and dtypes of the parameters. For one that depends on values, compute a tree first, outside of jit, "
-        "and pass that."
-    ): lambda: jax.jit(jadam.masked(SGD, by_leaf(lambda x: np.asarray(x).sum() > 0)).init)(PARAMS),
+        "masked.update: the mask reads the values of the parameters; it may depend on structure, paths, "
+        "shapes and dtypes of the parameters. For one that depends on values, compute a tree first, outside "
+        "of jit, and pass that."
+    ): lambda: traced(jadam.masked(SGD, by_leaf(lambda x: np.asarray(x).sum() > 0))),
     (
-        "freeze.init: the mask reads the values of the parameters; it may depend on structure, paths, shapes "
-        "and dtypes of the parameters. For one that depends on values, compute a tree first, outside of jit, "
-        "and pass that."
-    ): lambda: jax.jit(jadam.freeze(by_leaf(lambda x: x.sum().item() > 0)).init)(PARAMS),
+        "freeze.update: the mask reads the values of the parameters; it may depend on structure, paths, "
+        "shapes and dtypes of the parameters. For one that depends on values, compute a tree first, outside "
+        "of jit, and pass that."
+    ): lambda: traced(jadam.freeze(by_leaf(lambda x: x.sum().item() > 0))),
     (
         "masked.init: the mask is traced at dense/bias; it may depend on structure, paths, shapes and dtypes "
         "of the parameters. For one that depends on values, compute a tree first, outside of jit, and pass "
         "that."
     ): lambda: jadam.masked(SGD, by_leaf(lambda x: x.sum() > 0)).init(PARAMS),
     (
-        "muon.init: the mask reads the values of the parameters; it may depend on structure, paths, shapes "
+        "muon.update: the mask reads the values of the parameters; it may depend on structure, paths, shapes "
         "and dtypes of the parameters. For one that depends on values, compute a tree first, outside of jit, "
         "and pass that."
-    ): lambda: jax.jit(jadam.muon(0.1, matrices=by_leaf(lambda x: float(x.sum()) > 0)).init)(PARAMS),
+    ): lambda: traced(jadam.muon(0.1, matrices=by_leaf(lambda x: x.ndim == 2 and float(x.sum()) > 0))),
     "4 is not a mask; give a tree of bools or a function of the parameters.": lambda: BIAS | 4,
     "'bias' is not a mask; write jadam.match('**/bias') to select parameters by path.": lambda: "bias" & BIAS,
     "match('**/bias') has no truth value; combine masks with ~ | & instead of `not`, `or`, `and`.": lambda: BIAS and BIAS,
@@ -234,10 +234,10 @@ CALLS = {
         jadam.partition({"a": SGD}, by_leaf(lambda x: x.sum())).init(PARAMS)
     ),
     (
-        "partition.init: param_labels reads the values of the parameters; it may depend on structure, paths, "
-        "shapes and dtypes of the parameters. For one that depends on values, compute a tree first, outside "
-        "of jit, and pass that."
-    ): lambda: jax.jit(jadam.partition({"a": SGD}, by_leaf(lambda x: "ab"[int(x.sum())])).init)(PARAMS),
+        "partition.update: param_labels reads the values of the parameters; it may depend on structure, "
+        "paths, shapes and dtypes of the parameters. For one that depends on values, compute a tree first, "
+        "outside of jit, and pass that."
+    ): lambda: traced(jadam.partition({"a": SGD}, by_leaf(lambda x: "a" if x.sum() > 0 else "b"))),
     ("partition.init: param_labels does not fit the parameters: at dense it has None, the parameters have a dict."): lambda: (
         jadam.partition({"a": SGD}, lambda params: {"dense": None}).init(PARAMS)
     ),
