@@ -135,6 +135,7 @@ def test_one_warning_where_steps_are_lost(storage):
         tx.init(low)
         jax.jit(tx.init)(low)
         jax.eval_shape(tx.init, low)
+        jax.jit(lambda: tx.init(low))()
         jadam.adamw(1e-2).init(low)  # these steps move them
         jadam.partition([(jadam.match("full"), jadam.adam(1e-4)), (True, jadam.freeze())]).init(low)
     if storage != "nearest":

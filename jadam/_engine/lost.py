@@ -57,12 +57,15 @@ def lost(recipe: Recipe, plan: Plan, values: Sequence[Any], rate: float | None =
         step = max((own for at, own in rates if i in at and own), default=None) if rate is None else rate
         if step is None:
             continue  # unknown, or a rate of 0, which moves nothing on purpose
-        if (moved := float(_moved(p, step))) < 0.99:
+        moved = _moved(p, step)
+        if isinstance(moved, Tracer):
+            continue  # of parameters that a function under `jit` closes over
+        if moved < 0.99:
             better = [name for name, kind in PARAM_STORAGE.items() if kind is not Nearest and p.dtype in kind.dtypes]
             names = " or ".join(map(repr, better))
             advice = f"use with_precision(tx, params=...) of {names}" if better else "keep it in float32"
             where = plan.names[i] or "the parameter"
-            stuck = f"steps of {step:g} move {moved:.0%} of its elements, which are {p.dtype} rounded to nearest"
+            stuck = f"steps of {step:g} move {float(moved):.0%} of its elements, which are {p.dtype} rounded to nearest"
             sentences.append(f"{where}: {stuck}; {advice}.")
     return sentences
 
