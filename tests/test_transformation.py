@@ -189,14 +189,14 @@ def test_tiny_decay_is_not_lost():
 
 
 def test_gradients_through_the_update_are_finite_at_zero():
-    """With eps_root; without it, the root of zero has no slope, as in optax."""
+    """With eps_root and without it, where optax has NaN: a step from a gradient of zero has the slope of rate over eps."""
 
     def update(g, eps_root):
         tx = jadam.adam(0.1, eps_root=eps_root)
         return tx.update(g, tx.init(g), g)[0].sum()
 
     assert jnp.isfinite(jax.grad(update)(jnp.zeros(3), 1e-16)).all()
-    assert not jnp.isfinite(jax.grad(update)(jnp.zeros(3), 0.0)).all()
+    np.testing.assert_allclose(jax.grad(update)(jnp.zeros(3), 0.0), -0.1 / 1e-8, rtol=1e-5)
 
 
 def test_scale_blocks():

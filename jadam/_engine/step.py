@@ -63,7 +63,8 @@ class Programs:
     @staticmethod
     def of(recipe: Recipe, plan: Plan) -> Programs:
         if plan not in recipe.plans:
-            recipe.plans[plan] = _recent(plan) if plan.compiles else Programs()  # a pair is the user's, and may refer to much
+            # Functions of the user's in a plan stay with the user's transformation.
+            recipe.plans[plan] = _recent(plan) if plan.compiles else Programs()
         return recipe.plans[plan]
 
 
