@@ -18,7 +18,17 @@ def nodes(inner):
     return st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("abc"), inner, max_size=3) | st.tuples(inner, inner)
 
 
-trees = st.recursive(leaves, nodes, max_leaves=6).filter(lambda tree: tree is not None)  # params=None: there are none
+def is_spec(node):
+    return isinstance(node, tuple) and len(node) == 2 and isinstance(node[1], str)
+
+
+def trains(tree):
+    """What `init` accepts: something to train, or nothing at all; and not None, which says that there are no parameters."""
+    dtypes = [dtype for _, dtype in jax.tree.leaves(tree, is_leaf=is_spec)]
+    return tree is not None and (not dtypes or any(dtype not in ("int32", "bool") for dtype in dtypes))
+
+
+trees = st.recursive(leaves, nodes, max_leaves=6).filter(trains)
 blocks = st.sampled_from(
     [
         jadam.clip(0.5),
@@ -34,10 +44,6 @@ blocks = st.sampled_from(
 )
 chains = st.lists(blocks, max_size=4).map(lambda some: jadam.chain(*some))
 examples = settings(max_examples=25, deadline=None, derandomize=True, database=None)
-
-
-def is_spec(node):
-    return isinstance(node, tuple) and len(node) == 2 and isinstance(node[1], str)
 
 
 def fill(tree, seed):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -34,10 +35,13 @@ def peak_of(learning_rate: Any) -> float | None:
 
 
 def warn_of_lost(recipe: Recipe, plan: Plan, values: Sequence[Any]) -> None:
-    """Warns the user, who called `tx.init` four calls up."""
+    """Warns the user where `tx.init` was called: at the first frame that is not jadam's."""
     if found := lost(recipe, plan, values):
         more = f" And {len(found) - 1} more: see jadam.check_precision(tx, params)." if len(found) > 1 else ""
-        warnings.warn(f"{found[0]}{more}", PrecisionWarning, stacklevel=5)
+        level, frame = 1, sys._getframe()
+        while frame.f_back and frame.f_globals["__name__"].startswith("jadam."):
+            level, frame = level + 1, frame.f_back
+        warnings.warn(f"{found[0]}{more}", PrecisionWarning, stacklevel=level)
 
 
 def lost(recipe: Recipe, plan: Plan, values: Sequence[Any], rate: float | None = None) -> list[str]:
