@@ -6,7 +6,9 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jadam._by_leaf import PerLeaf
+from jax.core import Tracer
+
+from jadam._by_leaf import NO_VALUES, PerLeaf
 from jadam._chain import TransformationLike, block, builder, recipe_of
 from jadam._errors import BadType, BadValue, shown
 from jadam._frozen import SetToZero
@@ -179,6 +181,8 @@ class ByLabel(Groups):
             try:
                 numbers[label]
             except (KeyError, TypeError):  # an array has no hash
+                if isinstance(label, Tracer):
+                    raise BadValue(f"param_labels is traced at {quoted(name)}; {NO_VALUES}") from None
                 known = ", ".join(map(repr, self.known))
                 words = f"the label at {quoted(name)} is {shown(label)}, but the transformations are for {known}."
                 raise BadValue(words) from None

@@ -463,7 +463,9 @@ def _wide_vectors(self: Any, u: Any, p: Any, *_: Any) -> Any:
 
 
 FAULTS: dict[str, Callable[[], Any]] = {
-    "gradients are not bounded": lambda: _planted(*((owner, "bounded", lambda g: g) for owner in (engine_leaf, engine_row))),
+    "gradients are not bounded": lambda: _planted(
+        *((owner, "bounded", lambda g, *_: g) for owner in (engine_leaf, engine_row))
+    ),
     "steps are 1.3 times too long": lambda: _planted((Nearest, "step", _too_long)),
     "updates of vectors are float32": lambda: _planted((Nearest, "land", _wide_vectors)),
 }

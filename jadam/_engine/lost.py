@@ -39,7 +39,7 @@ def warn_of_lost(recipe: Recipe, plan: Plan, values: Sequence[Any]) -> None:
     if found := lost(recipe, plan, values):
         more = f" And {len(found) - 1} more: see jadam.check_precision(tx, params)." if len(found) > 1 else ""
         level, frame = 1, sys._getframe()
-        while frame.f_back and frame.f_globals["__name__"].startswith("jadam."):
+        while frame.f_back and frame.f_globals.get("__name__", "").startswith("jadam."):
             level, frame = level + 1, frame.f_back
         warnings.warn(f"{found[0]}{more}", PrecisionWarning, stacklevel=level)
 

@@ -230,9 +230,10 @@ CALLS = {
     "partition.init: the label at dense/bias is 'c', but the transformations are for 'a'.": lambda: jadam.partition(
         {"a": SGD}, by_leaf(lambda x: "c")
     ).init(PARAMS),
-    ("partition.init: the label at dense/bias is JitTracer(float32[]), but the transformations are for 'a'."): lambda: (
-        jadam.partition({"a": SGD}, by_leaf(lambda x: x.sum())).init(PARAMS)
-    ),
+    (
+        "partition.init: param_labels is traced at dense/bias; it may depend on structure, paths, shapes and dtypes "
+        "of the parameters. For one that depends on values, compute a tree first, outside of jit, and pass that."
+    ): lambda: jadam.partition({"a": SGD}, by_leaf(lambda x: x.sum())).init(PARAMS),
     (
         "partition.update: param_labels reads the values of the parameters; it may depend on structure, "
         "paths, shapes and dtypes of the parameters. For one that depends on values, compute a tree first, "
