@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from contextlib import nullcontext
 from typing import Any
 
 import jax
@@ -67,7 +68,8 @@ def _slots(plan: Plan, one: Placed, rule: Any, i: int, value: Any) -> dict[str, 
         )
     p = decode(_array(value))
     try:
-        with full_products():
+        # Outside `jit` JAX compiles its own zeros once more under another precision: only rules that may multiply matrices ask.
+        with nullcontext() if getattr(rule, "elementwise", True) else full_products():
             slots = returned.slots(rule, p)
     except ValueError as error:
         raise BadValue(f"the parameter at {plan.path(i)}: {error}") from None
