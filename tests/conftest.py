@@ -7,6 +7,7 @@ os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_p
 from collections.abc import Callable, Iterator
 
 import jax
+import numpy as np
 import pytest
 from support import OPTIMIZERS
 
@@ -19,6 +20,13 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 @pytest.fixture(params=sorted(OPTIMIZERS))
 def optimizer(request: pytest.FixtureRequest) -> Callable[..., GradientTransformation]:
     return OPTIMIZERS[request.param]
+
+
+@pytest.fixture(autouse=True)
+def numbers_of_its_own(request: pytest.FixtureRequest) -> None:
+    """A module's `RNG` starts anew with each test: its numbers do not depend on which tests the process ran before."""
+    if hasattr(request.module, "RNG"):
+        request.module.RNG = np.random.default_rng(0)
 
 
 @pytest.fixture

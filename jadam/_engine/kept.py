@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import Array, lax
 
-from jadam._dtypes import decode
+from jadam._dtypes import decode, full_products
 from jadam._engine import returned
+from jadam._engine.placement import on_automatic_axes, slot_sharding
 from jadam._engine.plan import Plan
 from jadam._recipe import SlotFormats
 from jadam._rule import Block
-from jadam._storage.slots import apart
+from jadam._storage.params import ParamStorage
+from jadam._storage.slots import Float32, SlotStorage, apart
 
 
 class Type(NamedTuple):
@@ -40,9 +44,28 @@ def kept(plan: Plan, rule: Any, formats: SlotFormats, i: int) -> Types:
     shape, dtype = plan.shapes[i]
     alike = rule, formats, shape, dtype
     if alike not in plan.kept:
-
-        def stored(p: jax.Array) -> dict[str, jax.Array]:
-            return apart({slot: formats.codec(slot).encode(x, dtype) for slot, x in returned.slots(rule, decode(p)).items()})
-
-        plan.kept[alike] = types(jax.eval_shape(stored, jax.ShapeDtypeStruct(shape, dtype)))
+        like = jax.ShapeDtypeStruct(shape, dtype)
+        plan.kept[alike] = types(jax.eval_shape(functools.partial(new_slots, rule, formats), like))
     return plan.kept[alike]
+
+
+def new_slots(rule: Any, formats: SlotFormats, p: Array) -> dict[str, Array]:
+    """The slots of a new parameter as they are stored."""
+    x = decode(p)
+    with full_products():
+        slots = returned.slots(rule, x)
+    return apart({name: _stored(value, formats.codec(name), p.dtype, x) for name, value in slots.items()})
+
+
+def new_residue(storage: ParamStorage, p: Array) -> dict[str, Array]:
+    return storage.init(p)
+
+
+def _stored(value: Array, codec: SlotStorage, dtype: Any, p: Array) -> Any:
+    if isinstance(codec, Float32):
+        return codec.encode(value, dtype)
+    # Behind a barrier: XLA would compute the blocks of a constant when it compiles, and take minutes.
+    encode = functools.partial(codec.encode, dtype=dtype)
+    shapes = jax.eval_shape(encode, jax.ShapeDtypeStruct(value.shape, value.dtype))
+    places = jax.tree.map(lambda x: slot_sharding(jax.typeof(p).sharding, p.shape, x.shape), shapes)
+    return on_automatic_axes(encode, p, lambda: places)(lax.optimization_barrier(value))

@@ -43,7 +43,7 @@ def update(
     programs = Programs.of(recipe, plan)
     run = programs.run if plan.compiles and of_arrays else programs.step
     extra = arrays("extra", extra) if extra and of_arrays else extra
-    return run(plan, mode, updates, state, params, extra, said(recipe, plan, state))
+    return run(mode, updates, state, params, extra, said(recipe, plan, state))
 
 
 class Programs:
@@ -54,17 +54,24 @@ class Programs:
     does not collect some 3 MB for each of them.
     """
 
-    def __init__(self) -> None:
-        # Functions of its own, since JAX keeps what it traced and compiled for as long as the function lives.
+    def __init__(self, plan: Plan) -> None:
+        # Functions of its own, since JAX keeps what it traced and compiled for as long as the function lives. The plan is no
+        # argument of them: JAX keeps static arguments for longer.
         rules = jax.jit(lambda program, operands: run_rules(program, operands), static_argnums=0)
-        self.step = functools.partial(_run, rules)
-        self.run = jax.jit(self.step, static_argnums=(0, 1))
+        self.step = functools.partial(_run, rules, plan)
+        self.run = jax.jit(self.step, static_argnums=0)
+
+        def new(make: Callable[..., Any], of: tuple[Any, ...], shape: Any, p: Array) -> dict[str, Array]:
+            return make(*of, jnp.zeros(*shape) if shape else p)
+
+        # By where its arrays are placed.
+        self.new = functools.cache(lambda places: jax.jit(new, static_argnums=(0, 1, 2), out_shardings=dict(places) or None))
 
     @staticmethod
     def of(recipe: Recipe, plan: Plan) -> Programs:
         if plan not in recipe.plans:
             # Functions of the user's in a plan stay with the user's transformation.
-            recipe.plans[plan] = _recent(plan) if plan.compiles else Programs()
+            recipe.plans[plan] = _recent(plan) if plan.compiles else Programs(plan)
         return recipe.plans[plan]
 
 
@@ -73,7 +80,7 @@ _alive: WeakValueDictionary[Plan, Programs] = WeakValueDictionary()
 
 @functools.lru_cache(maxsize=8)
 def _recent(plan: Plan) -> Programs:
-    return _alive.setdefault(plan, Programs())
+    return _alive.setdefault(plan, Programs(plan))
 
 
 def _run(

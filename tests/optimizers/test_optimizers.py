@@ -306,6 +306,8 @@ def test_eight_devices_give_the_numbers_of_one(optimizer):
     params = {"w": jax.device_put(w, sharding)}
     start = tx.init(params)
     spread, state = run(tx, params, [jax.device_put(g, sharding) for g in grads], by="update")
-    chex.assert_trees_all_close(alone, spread, rtol=1e-5, atol=1e-5)
+    # Sums in another order are some 1e-7 apart, which the eigenvectors of SOAP make up to a hundred times larger.
+    apart = 1e-4 if optimizer is jadam.soap else 1e-5
+    chex.assert_trees_all_close(alone, spread, rtol=apart, atol=apart)
     places = [jax.tree.map(lambda x: x.sharding, tree) for tree in (start, state)]
     assert places[0] == places[1] == jadam.state_shardings(tx, params)
