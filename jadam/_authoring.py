@@ -20,6 +20,7 @@ from jadam._hyper import Positive as Positive
 from jadam._masks import EVERYTHING as EVERYTHING
 from jadam._masks import MaskLike as MaskLike
 from jadam._norm import bounded as bounded
+from jadam._norm import norm as norm
 from jadam._norm import scaled_norm as scaled_norm
 from jadam._rule import Context as Context
 from jadam._rule import DecayRate as DecayRate

@@ -12,7 +12,7 @@ from jadam._annotations import Option, is_integer
 from jadam._chain import block
 from jadam._errors import BadValue
 from jadam._hyper import FixedNonNegative, Positive
-from jadam._norm import scaled_norm
+from jadam._norm import norm
 from jadam._rule import Context, Rule, Slots
 
 
@@ -76,7 +76,7 @@ class ClipByBlockRms(Rule):
     keeps_zeros: ClassVar[bool] = True
 
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
-        root = _root_of_factor(h.threshold, scaled_norm(g, mean=True))
+        root = _root_of_factor(h.threshold, norm(g, mean=True))
         return g * root * root, slots
 
 
@@ -112,8 +112,8 @@ class AdaptiveGradClip(Rule):
 
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
         axes = self._axes(g.shape)
-        largest = h.clipping * jnp.maximum(scaled_norm(p, axes), h.eps)
-        root = _root_of_factor(largest, scaled_norm(g, axes))
+        largest = h.clipping * jnp.maximum(norm(p, axes), h.eps)
+        root = _root_of_factor(largest, norm(g, axes))
         return g * root * root, slots
 
     def _axes(self, shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax import Array, lax
 
 from jadam._dtypes import cast, compute_dtype, decode, encode, full_dtype, full_products
@@ -84,7 +86,8 @@ def _run(program: Program, operands: Operands) -> tuple[Array, list[dict[str, An
         before = _shapes(g, own)
         with jax.named_scope(rule.name), full_products():  # the name shows in profiles and in the HLO
             seen = bounded(g, rule.squares(g.shape)) if own else g
-            out, own = returned.update(rule, rule.update(seen, own, param, values))
+            out, new = returned.update(rule, rule.update(seen, own, param, values))
+            own = {slot: _in_place(x, own[slot], h) if x is seen and slot in own else x for slot, x in new.items()}
         if (shapes := _shapes(out, own)) != before:
             raise BadValue(
                 f"{type(rule).__name__}.update must keep the shapes of update and slots: of {before} it made {shapes}."
@@ -100,7 +103,37 @@ def _run(program: Program, operands: Operands) -> tuple[Array, list[dict[str, An
     with jax.named_scope(landing.key):
         land = landing.step if program.mode == "step" else landing.land
         out, residue = land(g, p, residue, None if key is None else Noise(key, "params"))
+    if all(rule.elementwise for rule, *_ in program.rules):  # others have passes of their own
+        changed = [x for x in jax.tree.leaves(new_slots) if not any(x is old for old in jax.tree.leaves(slots))]
+        out = _in_one_fusion(out, [*changed, *residue.values()], hs)
     return out, new_slots, residue
+
+
+# Where XLA cannot see that arrays are read and written in one pass, a dependency shows it: on a condition that never holds.
+
+
+def _never(hs: Any) -> Array | None:
+    """Whether a hyperparameter is NaN, of which no compiler knows."""
+    number = next((x for x in jax.tree.leaves(hs) if jnp.issubdtype(x.dtype, jnp.floating)), None)
+    return None if number is None else lax.ne(number, number)
+
+
+def _in_place(value: Array, old: Array, h: Mapping[str, Any]) -> Array:
+    """The gradient as the new value of a slot: on GPU, XLA writes over the old array only if the new one depends on it."""
+    never = _never(h)
+    return value if never is None else lax.select(never, old, value)
+
+
+def _in_one_fusion(out: Array, others: list[Array], hs: Any) -> Array:
+    """The result, so that XLA on TPU computes it together with the other arrays of the leaf, and not each for itself again."""
+    never, alike = _never(hs), [x for x in others if x.shape == out.shape]
+    if never is None or not alike:
+        return out
+
+    def dependent(never: Array, out: Array, *alike: Array) -> Array:
+        return functools.reduce(lambda found, x: lax.select(never, cast(x, found.dtype), found), alike, out)
+
+    return lax.platform_dependent(never, out, *alike, tpu=dependent, default=lambda never, out, *_: out)
 
 
 def encoded(value: Array, slot: str, formats: SlotFormats, dtype: Any, key: Any, owner: str) -> Any:

@@ -21,8 +21,8 @@ from jadam._authoring import (
     Rule,
     Slots,
     builder,
+    norm,
     root,
-    scaled_norm,
     zeros,
 )
 
@@ -69,8 +69,8 @@ class ScaleByAdafactor(Rule):
             # The root of `row col / mean(row)`, of rank one with the same row and column means, in which nothing overflows.
             size = root(row / jnp.maximum(row.mean(-2, keepdims=True), eps1)) * root(col)
         u = g / jnp.maximum(size, eps1)
-        u = u / jnp.maximum(1, scaled_norm(u, mean=True) / h.d)
-        return u * jnp.maximum(h.eps2, scaled_norm(p, mean=True)) * h.relative, new
+        u = u / jnp.maximum(1, norm(u, mean=True) / h.d)
+        return u * jnp.maximum(h.eps2, norm(p, mean=True)) * h.relative, new
 
 
 scale_by_adafactor = block(ScaleByAdafactor)

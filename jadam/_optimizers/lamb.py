@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jadam._assembly import GradientTransformation, add_decayed_weights, block, chain, scale_by_learning_rate
-from jadam._authoring import Decay, MaskLike, NonNegative, Rule, Slots, builder, scaled_norm
+from jadam._authoring import Decay, MaskLike, NonNegative, Rule, Slots, builder, norm
 from jadam._optimizers.adam import scale_by_adam
 
 
@@ -23,7 +23,7 @@ class ScaleByTrustRatio(Rule):
     elementwise: ClassVar[bool] = False
 
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
-        p_norm, g_norm = scaled_norm(p), scaled_norm(g)
+        p_norm, g_norm = norm(p), norm(g)
         both = (p_norm > 0) & (g_norm > 0)  # a parameter at zero must be able to leave it
         return g * jnp.where(both, p_norm / jnp.where(both, g_norm, 1), 1), slots
 

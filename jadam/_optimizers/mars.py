@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jadam._assembly import GradientTransformation, add_decayed_weights, block, chain, scale_by_learning_rate
-from jadam._authoring import Context, Decay, MaskLike, NonNegative, Rule, Slots, builder, root, scaled_norm, zeros
+from jadam._authoring import Context, Decay, MaskLike, NonNegative, Rule, Slots, builder, norm, root, zeros
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class ScaleByMars(Rule):
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
         # The approximate form; the exact one takes the gradient at the previous parameters anew, on the present batch.
         c = g + h.gamma * h.b1.value / h.b1.complement * (g - slots["previous"])
-        c = c / jnp.maximum(1, scaled_norm(c))
+        c = c / jnp.maximum(1, norm(c))
         m, v = h.b1.ema(slots["mu"], c), h.b2.ema(slots["nu"], c * c)
         u = m * h.mu_scale / (root(v * h.nu_scale + h.eps_root) + h.scaled_eps)
         return u, {"mu": m, "nu": v, "previous": g}

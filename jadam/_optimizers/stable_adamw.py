@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jadam._assembly import GradientTransformation, block, chain, scale_by_learning_rate
-from jadam._authoring import EVERYTHING, Context, Decay, MaskLike, NonNegative, Rule, Slots, builder, root, scaled_norm, zeros
+from jadam._authoring import EVERYTHING, Context, Decay, MaskLike, NonNegative, Rule, Slots, builder, norm, root, zeros
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class ScaleByStableAdamw(Rule):
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
         m, v = h.b1.ema(slots["mu"], g), h.b2.ema(slots["nu"], g * g)
         size = root(v * h.nu_scale)
-        rms = scaled_norm(g / jnp.maximum(size, h.eps), mean=True)
+        rms = norm(g / jnp.maximum(size, h.eps), mean=True)
         # The decay is part of the rule: the paper lowers the learning rate, by which it is multiplied, too.
         u = m * h.mu_scale / (size + h.eps) + (h.weight_decay * p if self.mask else 0)
         return u / jnp.maximum(1, rms), {"mu": m, "nu": v}

@@ -1,0 +1,169 @@
+"""What a program costs on an H100 or a TPU, told by their own compilers: no device is needed.
+
+XLA compiles for a described device (`jax.experimental.topologies`). The compiled program says how many bytes move between
+memory and chip, how many kernels run, and how much temporary memory they need; it is the same on every run.
+
+The compilers come with `pip install -e '.[test,accelerators]'` (2 GB, Linux), and need `JAX_PLATFORMS=cpu`.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import math
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from jax.experimental import topologies
+from jax.sharding import SingleDeviceSharding
+
+# libtpu reads these when it is loaded. Without them it asks the network which TPU it is on.
+os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
+COMPILERS = ("libtpu", "jax_cuda12_plugin", "nvidia")
+MISSING = [name for name in COMPILERS if importlib.util.find_spec(name) is None]
+if not MISSING:
+    cuda = Path(next(iter(importlib.import_module("nvidia").__path__))) / "cuda_nvcc"
+    os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + f" --xla_gpu_cuda_data_dir={cuda}"
+    os.environ["PATH"] = f"{cuda}/bin:{os.environ['PATH']}"
+
+H100 = """
+gpu_device_info { threads_per_block_limit: 1024 threads_per_warp: 32 shared_memory_per_block: 49152
+  shared_memory_per_core: 233472 threads_per_core_limit: 2048 core_count: 132 fpus_per_core: 128
+  block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535 memory_bandwidth: 3352320000000
+  l2_cache_size: 52428800 clock_rate_ghz: 1.98 device_memory_size: 84942979072 shared_memory_per_block_optin: 232448
+  cuda_compute_capability { major: 9 } registers_per_core_limit: 65536 registers_per_block_limit: 65536 }
+platform_name: "CUDA" dnn_version_info { major: 9 minor: 8 } device_description_str: "NVIDIA H100 80GB HBM3"
+"""
+TARGETS = {
+    "h100": {"platform": "cuda", "topology_name": "h100", "target_config": H100, "topology": "1x1x1"},
+    "v5e": {"platform": "tpu", "topology_name": "v5e:2x2"},
+    "v5p": {"platform": "tpu", "topology_name": "v5p:2x2x1"},
+    "v6e": {"platform": "tpu", "topology_name": "v6e:2x2"},
+}
+
+
+@functools.cache
+def place(target: str) -> SingleDeviceSharding:
+    """On one device of a described machine."""
+    return SingleDeviceSharding(topologies.get_topology_desc(**TARGETS[target]).devices[0])
+
+
+@dataclass
+class Cost:
+    """Of one run of a compiled program.
+
+    Attributes:
+        moved: bytes between memory and chip: of every kernel its arrays in and out; of a conditional its cheapest branch.
+        temporary: bytes of memory beside arguments and results.
+        kernels: how many run.
+        conditionals: branches that depend on data.
+    """
+
+    moved: int
+    temporary: int
+    kernels: int
+    conditionals: int
+
+
+def cost(target: str, function: Callable[..., Any], *args: Any, donate: tuple[int, ...] = ()) -> Cost:
+    """What `function` costs on a target; `args` are trees of arrays or of `jax.ShapeDtypeStruct`."""
+    there = place(target)
+    args = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=there), args)
+    compiled = jax.jit(function, donate_argnums=donate).lower(*args).compile()
+    moved, kernels, conditionals = _run(*_computations(compiled.as_text()))
+    return Cost(moved, compiled.memory_analysis().temp_size_in_bytes, kernels, conditionals)
+
+
+class _Operation(NamedTuple):
+    """A line of HLO: `name = kind code(operands), attributes`."""
+
+    name: str
+    code: str
+    kind: str
+    operands: list[str]
+    attributes: str
+
+
+SIZES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "f64": 8, "s64": 8}
+FREE = {"parameter", "tuple", "get-tuple-element", "bitcast", "constant", "after-all", "iota", "opt-barrier", "partition-id"}
+ARRAY = re.compile(r"\b([a-z][a-z0-9]*)\[([\d,]*)\](\{[^}]*\})?")
+
+
+def _arrays(kind: str) -> list[int]:
+    """Bytes in memory of the arrays of a type; what is on the chip, `S(1)`, is none."""
+    found = [(SIZES[dtype], shape, layout) for dtype, shape, layout in ARRAY.findall(kind) if dtype in SIZES]
+    return [0 if "S(1)" in layout else size * math.prod(int(n) for n in shape.split(",") if n) for size, shape, layout in found]
+
+
+def _bytes(kind: str) -> int:
+    return sum(_arrays(kind))
+
+
+def _computations(text: str) -> tuple[dict[str, list[_Operation]], str]:
+    """The operations of each computation of an HLO module, and the name of the first that runs."""
+    found: dict[str, list[_Operation]] = {}
+    current, entry = "", ""
+    for line in text.splitlines():
+        if head := re.match(r"^(ENTRY )?%?([\w.\-]+) \(.*\{\s*$", line):
+            current = head[2]
+            found[current] = []
+            entry = current if head[1] else entry
+        elif one := re.match(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*)$", line):
+            rest = one[2]
+            at = _closing(rest) + 1 if rest.startswith("(") else rest.index(" ")
+            if code := re.match(r"\s*([\w\-]+)(\(.*)", rest[at:]):
+                end = _closing(code[2])
+                operands = re.findall(r"%([\w.\-]+)", code[2][:end])
+                found[current].append(_Operation(one[1], code[1], rest[:at], operands, code[2][end:]))
+    return found, entry
+
+
+def _closing(text: str) -> int:
+    """Where the bracket closes with which a text begins."""
+    depth = 0
+    for i, character in enumerate(text):
+        depth += (character in "([{") - (character in ")]}")
+        if depth == 0:
+            return i
+    return len(text)
+
+
+def _run(parts: dict[str, list[_Operation]], name: str) -> tuple[int, int, int]:
+    """Bytes moved, kernels and conditionals of a computation."""
+    kinds = {one.name: one.kind for one in parts[name]}
+    total = [0, 0, 0]
+
+    def add(*counts: int) -> None:
+        total[:] = [a + b for a, b in zip(total, counts, strict=True)]
+
+    for one in parts[name]:
+        if one.code in FREE or one.code.endswith("-done"):
+            continue
+        called = re.findall(r"(?:body|to_apply|true_computation|false_computation)=%?([\w.\-]+)", one.attributes)
+        if one.code == "conditional":
+            several = re.search(r"branch_computations=\{([^}]*)\}", one.attributes)
+            branches = [branch.strip().lstrip("%") for branch in several[1].split(",")] if several else called
+            add(*min(_run(parts, branch) for branch in branches))
+            add(0, 0, 1)
+        elif one.code in ("while", "call"):
+            add(*_run(parts, called[0]))
+        elif one.code == "custom-call" and re.search("AllocateBuffer|ConcatBitcast|annotate|Sharding", one.attributes):
+            continue
+        elif one.code == "slice-start":  # of `((from), into, ...)`: a part is read
+            into = ARRAY.findall(one.kind)[1:2]
+            add(sum(_bytes(f"{dtype}[{shape}]") + _bytes(f"{dtype}[{shape}]{layout}") for dtype, shape, layout in into), 0, 0)
+        elif one.code.endswith("-start"):  # a copy beside what else runs, of `(into, from, ...)`
+            source = sum(_bytes(kinds.get(operand, "")) for operand in dict.fromkeys(one.operands))
+            add(source + sum(_arrays(one.kind)[:1]), 0, 0)
+        else:
+            read = sum(_bytes(kinds.get(operand, "")) for operand in dict.fromkeys(one.operands))
+            add(read + _bytes(one.kind), 1, 0)
+    return total[0], total[1], total[2]

@@ -1,0 +1,90 @@
+"""What GPUs and TPUs run where it is not what CPUs run, run on the CPU."""
+
+import contextlib
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from support import run
+
+import jadam
+from jadam._norm import _in_one_pass, norm, scaled_norm
+
+RNG = np.random.default_rng(0)
+TREE = {"a": jnp.asarray(RNG.standard_normal((40, 5)), jnp.float32), "b": jnp.asarray(RNG.standard_normal(3), jnp.float32)}
+
+
+PLATFORMS = "cuda", "tpu"
+
+
+@contextlib.contextmanager
+def elsewhere(platform):
+    """The branches for another platform, in programs that nothing else uses."""
+
+    def dependent(*operands, default, **by_platform):
+        return by_platform.get(platform, default)(*operands)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lax, "platform_dependent", dependent)
+        jax.clear_caches()
+        yield
+    jax.clear_caches()
+
+
+@pytest.mark.parametrize("size", [1e-18, 1e-12, 1.0, 1e12, 1e17])
+def test_norms_in_one_pass(size):
+    tree = jax.tree.map(lambda x: jnp.sign(x) * jnp.maximum(jnp.abs(x), 1) * size, TREE)
+    exact = np.sqrt(sum(np.sum(np.asarray(x, np.float64) ** 2) for x in jax.tree.leaves(tree)))
+    assert float(_in_one_pass(jax.tree.leaves(tree), jnp.float32)) == pytest.approx(exact, rel=1e-6)
+
+
+def test_norms_in_one_pass_are_finite_where_numbers_are():
+    one_pass = functools.partial(_in_one_pass, dtype=jnp.float32)
+    for size in (1e-45, 1e-30, 1e25, 3e38):
+        assert jnp.isfinite(one_pass([jnp.full(1000, size, jnp.float32), jnp.ones(3)]))
+    assert one_pass([jnp.array(jnp.inf), jnp.ones(2)]) == jnp.inf
+    assert jnp.isnan(one_pass([jnp.array(jnp.nan), jnp.ones(2)]))
+    assert one_pass([jnp.zeros(3)]) == 0
+    chex.assert_trees_all_equal(jax.grad(lambda x: one_pass([x]))(jnp.zeros(3)), jnp.zeros(3))
+    chex.assert_trees_all_close(jax.grad(lambda x: one_pass([x]))(jnp.array([3.0, 4.0])), jnp.array([0.6, 0.8]), rtol=1e-6)
+
+
+@pytest.mark.parametrize("axes", [None, (0,), (0, 1)])
+@pytest.mark.parametrize("mean", [False, True])
+def test_norms_of_one_array(axes, mean):
+    for size in (1e-17, 1.0, 1e17):
+        x = size * jnp.sign(TREE["a"])
+        with elsewhere("cuda"):
+            found = norm(x, axes, mean)
+        np.testing.assert_allclose(found, scaled_norm(x, axes, mean), rtol=1e-6)
+
+
+SEVERAL = {
+    "clipped": jadam.chain(jadam.clip_by_global_norm(0.1), jadam.adamw(0.1)),
+    "kahan": jadam.with_precision(jadam.adamw(0.1), params="kahan"),
+    "remainder, bfloat16": jadam.with_precision(jadam.adamw(0.1), params="remainder", state="bfloat16", min_size=0),
+    "stochastic, int8": jadam.with_precision(jadam.lion(0.1), params="stochastic", state="int8", min_size=0),
+    **{name: getattr(jadam, name)(0.1) for name in ("adadelta", "adan", "mars_adamw", "lamb", "stable_adamw", "adafactor")},
+    "units": jadam.chain(jadam.adaptive_grad_clip(0.1), jadam.sgd(0.1)),
+    "without a number": jadam.chain(jadam.trace(0.9), jadam.scale(-0.1)),
+}
+
+
+def steps(name):
+    dtype = jnp.bfloat16 if "," in name or name == "kahan" else jnp.float32
+    params = jax.tree.map(lambda x: x.astype(dtype), TREE)
+    grads = [jax.tree.map(lambda x, k=k: (x * k).astype(dtype), TREE) for k in (1.0, -0.3, 2.0)]
+    return run(SEVERAL[name], params, grads, by="update"), run(SEVERAL[name], params, grads, by="step")
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("name", SEVERAL)
+def test_steps_are_those_of_a_cpu(name):
+    expected = steps(name)
+    for platform in PLATFORMS:
+        with elsewhere(platform):
+            chex.assert_trees_all_close(steps(name), expected, rtol=1e-5, atol=1e-6)
