@@ -67,8 +67,9 @@ def test_the_inside_stays_to_the_bit_or_runs_as_alone(how, compiled):
         chex.assert_trees_all_equal((still, inner_state(state)), (params, before))
         params, state = step(grads, state, still)
         expected, kept = alone(grads, kept, expected)
-        # A select is fused into the loops of the inside, in which XLA may round the last bit of a product otherwise.
-        chex.assert_trees_all_close((params, inner_state(state)), (expected, kept), rtol=2e-7 if how == "select" else 0)
+        # A select is fused into the loops of the inside, in which XLA may round the last bit of a product otherwise; and so it
+        # may in the body of a loop (JAX 0.12).
+        chex.assert_trees_all_close((params, inner_state(state)), (expected, kept), rtol=0 if how == "cond" else 2e-7)
     assert state.count == 3
     assert not bool((params["w"] == PARAMS["w"]).all())
 
