@@ -90,13 +90,3 @@ def _devices(sharding: NamedSharding, axis: Any) -> int:
     """Over how many devices an axis of the mesh, or several, or none spread an array."""
     names = axis if isinstance(axis, tuple) else () if axis is None else (axis,)
     return math.prod(sharding.mesh.shape.get(name, 1) for name in names)  # 1 if XLA chooses
-
-
-def placed(value: Array, like: Any) -> Array:
-    """A new slot where `slot_sharding` says, or on the one device of its parameter."""
-    if isinstance(like, Tracer) or not isinstance(like, Array):
-        return value
-    if isinstance(like.sharding, NamedSharding):
-        target = slot_sharding(like.sharding, like.shape, value.shape)
-        return value if value.sharding == target else jax.device_put(value, target)
-    return value if value.shape == like.shape else scalar(value, value.dtype, shared_sharding([like]))
