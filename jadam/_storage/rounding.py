@@ -51,10 +51,12 @@ class Noise:
     Attributes:
         key: of the step and the leaf, uint32 of shape (2,).
         name: of the slot; others give other bits.
+        index: of the elements, uint32, where they are not the whole array in its order.
     """
 
     key: Array
     name: str
+    index: Array | None = None
 
     def bits(self, shape: tuple[int, ...], seed: int) -> Array:
         """Independent uniform numbers, uint32; the upper bits are the better ones.
@@ -63,7 +65,7 @@ class Noise:
         of `_mixed`, and folds of 16 bits.
         """
         key = self.key ^ number_key(zlib.crc32(f"{seed}/{self.name}".encode()))
-        index = lax.reshape(lax.iota(jnp.uint32, math.prod(shape)), shape)
+        index = lax.reshape(lax.iota(jnp.uint32, math.prod(shape)), shape) if self.index is None else self.index
         x = (index ^ key[0]) * FACTOR + key[1]
         for _ in range(2):
             x = (x ^ (x >> np.uint32(16))) * FACTOR

@@ -5,6 +5,7 @@ The engine decodes before a rule and encodes after it; a new format is a class h
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -15,7 +16,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from jadam._dtypes import cast, compute_dtype, decode, encode, full_dtype, is_complex
-from jadam._storage.blocks import Int8Blocks
+from jadam._storage.blocks import Int8Blocks, Tile, block_axis, scales_of
 from jadam._storage.rounding import Noise, round_stochastically
 
 Rounding = Literal["stochastic", "nearest"]
@@ -57,15 +58,28 @@ class SlotStorage(Storage, ABC):
     def draws(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.rounding == "stochastic"
 
-    def encode(self, x: Array, dtype: DTypeLike, noise: Noise | None = None) -> Any:
-        """The stored form, for `decode_slot`, of a slot of a parameter of this dtype; without noise, rounded to nearest."""
-        # Small slots have little to save.
-        if is_complex(dtype) or x.size < self.min_size:
+    def compresses(self, shape: tuple[int, ...], dtype: DTypeLike) -> bool:
+        """Whether it stores a slot of this shape, of a parameter of this dtype, in fewer bits. Small slots have little to save."""
+        return not is_complex(dtype) and math.prod(shape) >= self.min_size
+
+    def encode(
+        self, x: Array, dtype: DTypeLike, noise: Noise | None = None, tile: Tile | None = None, scales: Array | None = None
+    ) -> Any:
+        """The stored form, for `decode_slot`, of a slot of a parameter of this dtype; without noise, rounded to nearest.
+
+        Args:
+            x: the slot; or, if there is a tile, its blocks.
+            dtype: of the parameter.
+            noise: random bits.
+            tile: what `x` is of the slot.
+            scales: of the blocks, where they are known.
+        """
+        if not self.compresses(x.shape if tile is None else tile.shape, dtype):
             return encode(x, full_dtype(dtype))
-        return self.compress(cast(x, compute_dtype(dtype)), noise if self.draws else None)
+        return self.compress(cast(x, compute_dtype(dtype)), noise if self.draws else None, tile, scales)
 
     @abstractmethod
-    def compress(self, x: Array, noise: Noise | None) -> Any:
+    def compress(self, x: Array, noise: Noise | None, tile: Tile | None, scales: Array | None) -> Any:
         """The stored form of an array in the dtype of the arithmetic."""
 
 
@@ -76,10 +90,10 @@ class Float32(SlotStorage):
     def draws(self) -> bool:
         return False
 
-    def encode(self, x: Array, dtype: DTypeLike, noise: Noise | None = None) -> Array:
-        return encode(x, full_dtype(dtype))  # of any size: `jax.export` has shapes whose size is not known
+    def compresses(self, shape: tuple[int, ...], dtype: DTypeLike) -> bool:
+        return False  # of any size: `jax.export` has shapes whose size is not known
 
-    def compress(self, x: Array, noise: Noise | None) -> Array:
+    def compress(self, x: Array, noise: Noise | None, tile: Tile | None, scales: Array | None) -> Array:
         return x
 
 
@@ -93,12 +107,17 @@ class BFloat16(SlotStorage):
 
 
 class Int8(SlotStorage):
-    """Slots in 8 bits and a scale for each 32: 1.125 bytes an element. Last axes shorter than 4 stay as they are."""
+    """Slots in 8 bits and a scale for each 32: 1.125 bytes an element. Where blocks would be shorter than 4, as they are."""
 
-    def compress(self, x: Array, noise: Noise | None) -> Any:
-        if x.ndim == 0 or x.shape[-1] < 4:
-            return x  # of so few elements the scale would be the most
-        return Int8Blocks.encode(x, None if noise is None else noise.uniform(x.shape, self.seed))
+    def compresses(self, shape: tuple[int, ...], dtype: DTypeLike) -> bool:
+        # Of so few elements the scale would be the most.
+        return super().compresses(shape, dtype) and len(shape) > 0 and shape[block_axis(shape)] >= 4
+
+    def compress(self, x: Array, noise: Noise | None, tile: Tile | None, scales: Array | None) -> Int8Blocks:
+        chance = None if noise is None else noise.uniform(x.shape, self.seed)
+        if tile is None and scales is None:
+            return Int8Blocks.of(x, chance)
+        return Int8Blocks.encode(x, chance, scales_of(x, tile.inside, tile.in_kernel) if scales is None else scales)
 
 
 FLOAT32 = Float32()

@@ -14,7 +14,7 @@ SIZES = (1, 2, 3, 4, 5, 7, 8, 15, 16, 31, 32, 33, 47, 63, 64, 65, 69, 70)
 
 @jax.jit
 def there_and_back(x, bits=None):
-    stored = Int8Blocks.encode(x, bits)
+    stored = Int8Blocks.of(x, bits)
     return stored, stored.decode()
 
 
@@ -67,7 +67,7 @@ def test_zeros_stay_zeros_but_in_one_sided_blocks(chance):
     x[:, ::3] = 0
     for values, at_zero in ((np.zeros((4, 70), np.float32), np.s_[:]), (x, np.s_[:, ::3])):
         assert not np.any(there_and_back(values, noise().uniform((4, 70), 0) if chance else None)[1][at_zero])
-    x = np.square(spread(64, 64, width=8.0))
+    x = np.square(spread(16, 64, width=8.0))
     x[:, ::5] = 0
     x[::2] *= np.float32(1e-15)
     x[:, 1] = np.maximum(x[:, 1], 1e-16)
@@ -81,7 +81,7 @@ def test_stochastic_codes_are_right_on_average():
     """Within five standard errors of the mean of 4,096 draws between two codes."""
     x = np.stack([spread(32), np.square(spread(32, seed=1)), -np.abs(spread(32, seed=2))])
     u = np.asarray(noise().uniform((4096, *x.shape), 0))
-    drawn = wide(jax.jit(lambda u: Int8Blocks.encode(jnp.broadcast_to(x, u.shape), u).decode())(u))
+    drawn = wide(jax.jit(lambda u: Int8Blocks.of(jnp.broadcast_to(x, u.shape), u).decode())(u))
     low, high = drawn.min(0), drawn.max(0)
     slack = 2e-6 * np.abs(x)  # float32 of the powers
     assert ((low - slack <= x) & (x <= high + slack)).all()
