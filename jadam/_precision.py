@@ -36,6 +36,7 @@ def with_precision(
     rounding: str = "stochastic",
     min_size: Size = 4096,
     seed: int = 0,
+    kernel: str | None = None,
 ) -> GradientTransformation:
     """The same transformation with its slots, or 16-bit parameters, stored otherwise; the arithmetic stays float32.
 
@@ -56,6 +57,10 @@ def with_precision(
         rounding: of slots, "stochastic" or "nearest"; nearest is deterministic, but freezes slots that change by less than one
             step of the format.
         min_size: slots with fewer elements stay float32.
+        kernel: what computes leaves: "xla", the default, or "pallas": one Pallas kernel a matrix, in which each array is read
+            and written once whatever its storage. Elementwise rules on float32 and bfloat16 leaves whose second last axis has
+            32 elements or more are computed so; others by XLA. Triton compiles it on NVIDIA, Mosaic on TPU; on CPU it is
+            interpreted, which is slow. docs/precision.md says where it has run.
         seed: of the random bits, a hash of it, the step, the leaf, the slot and the index: the same on any devices and for
             every model under `vmap`.
 
@@ -77,6 +82,8 @@ def with_precision(
     if params is not None:
         _check("params", params, params, PARAM_STORAGE)
     _check("rounding", rounding, rounding, ("stochastic", "nearest"))
+    if kernel is not None:
+        _check("kernel", kernel, kernel, ("xla", "pallas"))
     min_size, seed = operator.index(min_size), operator.index(seed)
     rules = [place.part.rule for place in tx.recipe.all]
     known = {slot for rule in rules if not isinstance(rule, Pair) for slot in _slots(without_numbers(rule))}
@@ -90,10 +97,10 @@ def with_precision(
 
     landing = None if params is None else PARAM_STORAGE[params](**{"seed": seed} if params == "stochastic" else {})
     formats = tuple((slot, codec(storage)) for slot, storage in ({"": state} if isinstance(state, str) else by_name).items())
-    said = [f"{name}={value!r}" for name, value in (("state", state), ("params", params)) if value is not None]
+    said = [f"{name}={value!r}" for name, value in (("state", state), ("params", params), ("kernel", kernel)) if value is not None]
     storages = [*(codec for _, codec in formats), *([landing] if landing else [])]
     options = dict.fromkeys(option for storage in storages for option in storage.options)
-    scope = Scope(("with_precision(", f", {', '.join([*said, *options])})"), formats=formats)
+    scope = Scope(("with_precision(", f", {', '.join([*said, *options])})"), formats=formats, kernel=kernel or "")
     recipe = tx.recipe.within(scope)
     return GradientTransformation.of(recipe + Recipe(landings=(Landing(landing, (scope,)),)) if landing else recipe)
 

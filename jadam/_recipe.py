@@ -222,10 +222,11 @@ def _drives(value: Any) -> bool:
 
 @dataclass(frozen=True)
 class SlotFormats:
-    """How the slots of a rule are stored: the first that names one decides, float32 where none does."""
+    """How the slots of a rule are stored: the first that names one decides, float32 where none does; and what computes it."""
 
     said: tuple[tuple[str, SlotStorage], ...] = ()
     positions: tuple[str, ...] = ()
+    kernel: str = ""
 
     @property
     def draws(self) -> bool:

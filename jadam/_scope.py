@@ -23,6 +23,7 @@ class Scope:
         call: how it is written, before and after what is inside; for a partition, its `Groups`.
         mask: the parameters on which the parts act.
         formats: of slots by name; "" stands for all but those that begin as a copy of the parameter.
+        kernel: what computes the leaves: "xla" or "pallas"; "" where nothing is said.
         number: of the group in its partition.
         label: begins the names of the parts in the state.
         group: in words, for `describe`.
@@ -31,6 +32,7 @@ class Scope:
     call: tuple[str, str] | Groups
     mask: Mask = EVERYTHING
     formats: tuple[tuple[str, SlotStorage], ...] = ()
+    kernel: str = ""
     number: int = 0
     label: str = ""
     group: str = ""

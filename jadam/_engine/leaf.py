@@ -1,9 +1,9 @@
-"""Runs rules on one array: the inner loop of the engine, which is traced once for each kind of array."""
+"""What happens to a leaf: rules on one array, in float32, between how it is stored and how it is stored."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -12,12 +12,12 @@ from jax import Array, lax
 
 from jadam._dtypes import cast, compute_dtype, decode, encode, full_dtype, full_products
 from jadam._engine import returned
-from jadam._engine.placement import on_automatic_axes, tied
+from jadam._engine.placement import tied
 from jadam._errors import BadValue
 from jadam._norm import bounded
 from jadam._recipe import SlotFormats
 from jadam._rule import H, Rule
-from jadam._storage.blocks import BLOCK, Int8Blocks, Tile, as_array, block_axis, in_blocks, joined, scales_of
+from jadam._storage.blocks import Tile
 from jadam._storage.params import ParamStorage
 from jadam._storage.rounding import Noise
 from jadam._storage.slots import decode_slot
@@ -35,6 +35,7 @@ class Program(NamedTuple):
     rules: tuple[tuple[Rule, SlotFormats, str], ...]
     landing: ParamStorage
     mode: Mode
+    kernel: bool = False
 
     @property
     def elementwise(self) -> bool:
@@ -67,96 +68,31 @@ Result = tuple[Array, list[dict[str, Any]], dict[str, Array]]
 """The update, or the new parameter; the new slots; the residue of the parameter."""
 
 
-def run_rules(program: Program, operands: Operands) -> Result:
-    """The rules on one array."""
-    like = _like(operands)
-
-    def shardings() -> Any:
-        return jax.tree.map(lambda x: jax.typeof(x).sharding, (like, operands.slots, operands.residue))
-
-    in_8_bits = any(isinstance(stored, Int8Blocks) for slots in operands.slots for stored in slots.values())
-    run = _in_two_passes if in_8_bits and program.elementwise else _run
-    return on_automatic_axes(functools.partial(run, program), like, shardings)(operands)
-
-
-def _like(operands: Operands) -> Array:
+def like(operands: Operands) -> Array:
+    """The array whose shape, dtype and placement the leaf has."""
     return operands.u if operands.p is None else operands.p
 
 
-def _in_two_passes(program: Program, operands: Operands) -> Result:
-    """A code needs the largest element of its block. The first pass finds that and keeps nothing else; the second repeats it.
-
-    XLA would write what both compute to memory, in 32 bits, if it knew that they are the same.
-    """
-    shape = _like(operands).shape
-    tile = Tile.whole(shape)
-
-    def at_once(blocks: Operands) -> list[dict[str, Array]]:
-        return scales(blocks, tile.inside)
-
-    def row_by_row(blocks: Operands) -> list[dict[str, Array]]:
-        """On CPU, where barriers are not kept and halves of blocks are written to memory."""
-
-        def with_row(k: Array, found: list[dict[str, Array]]) -> list[dict[str, Array]]:
-            row = functools.partial(lax.dynamic_slice_in_dim, start_index=k, slice_size=1, axis=-2)
-            at_row = mapped(blocks, lambda x: Int8Blocks(row(x.codes), x.scales) if isinstance(x, Int8Blocks) else row(x))
-            return jax.tree.map(joined, found, scales(at_row, None if tile.inside is None else row(tile.inside)))
-
-        none = jax.tree.map(lambda x: jnp.full(x.shape, -0.0, x.dtype), jax.eval_shape(at_once, blocks))
-        return lax.fori_loop(0, BLOCK, with_row, none)
-
-    def scales(blocks: Operands, inside: Array | None) -> list[dict[str, Array]]:
-        return [
-            {slot: scales_of(x, inside) for slot, x in slots.items() if isinstance(stored[slot], Int8Blocks)}
-            for slots, stored in zip(_updated(program, blocks)[1], operands.slots, strict=True)
-        ]
-
-    def on_blocks(operands: Operands, blocks: Operands, scales: list[dict[str, Array]]) -> Result:
-        result = _run(program, *lax.optimization_barrier((blocks, scales)), tile)
-        return jax.tree.map(
-            lambda x: x.as_array(shape) if isinstance(x, Int8Blocks) else as_array(x, shape), result, is_leaf=_is_stored
-        )
-
-    def on_arrays(operands: Operands, blocks: Operands, scales: list[dict[str, Array]]) -> Result:
-        if block_axis(shape) == -1:
-            scales = jax.tree.map(lambda x: x[..., 0], scales)
-        return _run(program, *lax.optimization_barrier((operands, scales)))
-
-    blocks = mapped(operands, lambda x: x.in_blocks() if isinstance(x, Int8Blocks) else in_blocks(x))
-    found = lax.platform_dependent(lax.stop_gradient(blocks), cpu=row_by_row, default=at_once)
-    return lax.platform_dependent(operands, blocks, found, tpu=on_blocks, default=on_arrays)
-
-
-def _is_stored(x: Any) -> bool:
-    return isinstance(x, Int8Blocks)
-
-
-def mapped(operands: Operands, change: Callable[[Any], Any]) -> Operands:
-    """The operands with each array of the leaf changed."""
-    u, p, gradient, slots, residue, *shared = operands
-    return Operands(*jax.tree.map(change, (u, p, gradient, slots, residue), is_leaf=_is_stored), *shared)
-
-
-def _run(
+def run(
     program: Program, operands: Operands, scales: list[dict[str, Array]] | None = None, tile: Tile | None = None
 ) -> Result:
     """The rules on one array, or on a tile of it."""
-    like, p, residue = _like(operands), operands.p, operands.residue
+    own, p, residue = like(operands), operands.p, operands.residue
     index = None if tile is None else tile.index
     # Combined here and not by the caller: an operation of the caller's would be one more kernel for each leaf.
-    key = None if operands.keys is None else lax.bitwise_xor(*operands.keys)
-    g, updated = _updated(program, operands)
+    key = None if operands.keys is None else functools.reduce(lax.bitwise_xor, operands.keys)
+    g, slots_of = updated(program, operands)
     new_slots = []
-    for at, ((_, formats, name), slots) in enumerate(zip(program.rules, updated, strict=True)):
-        own = {slot: tied(x, like, g.shape) for slot, x in slots.items()}
+    for at, ((_, formats, name), slots) in enumerate(zip(program.rules, slots_of, strict=True)):
+        tied_slots = {slot: tied(x, own, g.shape) for slot, x in slots.items()}
         known = {} if scales is None else scales[at]
         new_slots.append(
-            {slot: encoded(x, slot, formats, like.dtype, key, name, tile, known.get(slot)) for slot, x in own.items()}
+            {slot: encoded(x, slot, formats, own.dtype, key, name, tile, known.get(slot)) for slot, x in tied_slots.items()}
         )
     if program.mode == "between":
-        return encode(g, full_dtype(like.dtype)), new_slots, residue
+        return encode(g, full_dtype(own.dtype)), new_slots, residue
     if p is None:
-        return encode(g, like.dtype), new_slots, residue
+        return encode(g, own.dtype), new_slots, residue
     landing = program.landing
     with jax.named_scope(landing.key):
         land = landing.step if program.mode == "step" else landing.land
@@ -168,10 +104,10 @@ def _run(
     return out, new_slots, residue
 
 
-def _updated(program: Program, operands: Operands) -> tuple[Array, list[dict[str, Array]]]:
+def updated(program: Program, operands: Operands) -> tuple[Array, list[dict[str, Array]]]:
     """The update and the slots that the rules make, in the dtype of the arithmetic."""
     u, p, gradient, slots, residue, hs, _ = operands
-    dtype = compute_dtype(_like(operands).dtype)
+    dtype = compute_dtype(like(operands).dtype)
     g = cast(decode(u), dtype)
     full_p = None if p is None else program.landing.decode(p, residue)
     new_slots = []

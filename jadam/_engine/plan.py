@@ -227,7 +227,9 @@ def _placed(row: Sequence[Place], leaves: Leaves, within: Sequence[int]) -> tupl
                 at,
                 rules,
                 SlotFormats(
-                    tuple(said for scope in reversed(place.scope) for said in scope.formats), getattr(rule, "positions", ())
+                    tuple(said for scope in reversed(place.scope) for said in scope.formats),
+                    getattr(rule, "positions", ()),
+                    next((scope.kernel for scope in reversed(place.scope) if scope.kernel), ""),
                 ),
                 place.hypers,
                 place.counts,

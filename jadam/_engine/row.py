@@ -147,7 +147,8 @@ class Row:
                 [one.h for one in ready],
                 (self.key, number_key(i)) if any(name for *_, name in rules) or plan.storage(i).draws else None,
             )
-            self.updates[i], slots, self.residues[i] = self.step.run_rules(Program(rules, plan.storage(i), mode), operands)
+            program = Program(rules, plan.storage(i), mode, any(one.placed.formats.kernel == "pallas" for one in ready))
+            self.updates[i], slots, self.residues[i] = self.step.run_rules(program, operands)
             for one, new in zip(ready, slots, strict=True):
                 one.slots[i] = new
         for one in self.pending:

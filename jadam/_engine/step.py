@@ -12,8 +12,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from jadam._engine import checks
-from jadam._engine.leaf import Mode, Operands, Program, run_rules
+from jadam._engine.leaf import Mode, Operands, Program
 from jadam._engine.numbers import Said, acting, said
+from jadam._engine.passes import run_rules
 from jadam._engine.plan import Plan
 from jadam._engine.restored import restored
 from jadam._engine.row import Row, Step

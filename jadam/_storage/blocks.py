@@ -120,7 +120,7 @@ class Int8Blocks(NamedTuple):
         top, unit = _codes(one_sided, x.dtype)
         code = jnp.where(one_sided, jnp.sqrt(root), root) * top
         if chance is None:
-            code = jnp.round(code)
+            code = lax.floor(code + 0.5)
         else:
             code = jnp.minimum(jnp.floor(code), top - 1)
             below, above = (_power(level * unit, one_sided) for level in (code, code + 1))

@@ -93,13 +93,19 @@ class _Landed(ParamStorage):
 
 def _exactly(x: Array, dtype: DTypeLike) -> Array:
     """`x.astype(dtype)` that XLA does not leave out: it computes chains of 16-bit operations in float32 if it may."""
-    info = jnp.finfo(dtype)
-    rounded = lax.reduce_precision(x, info.nexp, info.nmant)
-    if info.minexp > jnp.finfo(x.dtype).minexp:  # float16, whose numbers below 6e-5 `reduce_precision` would make zero
-        least = np.asarray(info.smallest_subnormal, x.dtype)
-        small = lax.round(x / least, lax.RoundingMethod.TO_NEAREST_EVEN) * least
-        rounded = lax.select(lax.abs(x) < np.asarray(info.smallest_normal, x.dtype), small, rounded)
+    if dtype == jnp.bfloat16:  # on bits, since Pallas has no `reduce_precision`
+        pattern = lax.bitcast_convert_type(x, jnp.uint32)
+        even = lax.bitwise_and(pattern >> 16, np.uint32(1))
+        near = lax.bitcast_convert_type(((pattern + even + np.uint32(0x7FFF)) >> 16).astype(jnp.uint16), jnp.bfloat16)
+        return straight_through(lax.select(lax.is_finite(x), near, x.astype(dtype)), x)
+    # Numbers below 6e-5, which `reduce_precision` would make zero, have a distance of their own.
+    least, normal = (np.asarray(number, x.dtype) for number in (_FLOAT16.smallest_subnormal, _FLOAT16.smallest_normal))
+    small = lax.round(x / least, lax.RoundingMethod.TO_NEAREST_EVEN) * least
+    rounded = lax.select(lax.abs(x) < normal, small, lax.reduce_precision(x, _FLOAT16.nexp, _FLOAT16.nmant))
     return straight_through(rounded.astype(dtype), x)
+
+
+_FLOAT16 = jnp.finfo(jnp.float16)
 
 
 @dataclass(frozen=True)

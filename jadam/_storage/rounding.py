@@ -49,12 +49,12 @@ class Noise:
     """The random bits of one array at one step: a hash of (seed, step, leaf, slot, index), whichever device an element is on.
 
     Attributes:
-        key: of the step and the leaf, uint32 of shape (2,).
+        key: of the step and the leaf, two words.
         name: of the slot; others give other bits.
         index: of the elements, uint32, where they are not the whole array in its order.
     """
 
-    key: Array
+    key: Any
     name: str
     index: Array | None = None
 
@@ -64,9 +64,9 @@ class Noise:
         No operation more than the tests of chance need, since XLA compiles them anew for every array: a single factor, that
         of `_mixed`, and folds of 16 bits.
         """
-        key = self.key ^ number_key(zlib.crc32(f"{seed}/{self.name}".encode()))
+        name = number_key(zlib.crc32(f"{seed}/{self.name}".encode()))
         index = lax.reshape(lax.iota(jnp.uint32, math.prod(shape)), shape) if self.index is None else self.index
-        x = (index ^ key[0]) * FACTOR + key[1]
+        x = (index ^ (self.key[0] ^ name[0])) * FACTOR + (self.key[1] ^ name[1])
         for _ in range(2):
             x = (x ^ (x >> np.uint32(16))) * FACTOR
         return x

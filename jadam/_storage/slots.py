@@ -59,7 +59,7 @@ class SlotStorage(Storage, ABC):
         return self.rounding == "stochastic"
 
     def compresses(self, shape: tuple[int, ...], dtype: DTypeLike) -> bool:
-        """Whether it stores a slot of this shape, of a parameter of this dtype, in fewer bits. Small slots have little to save."""
+        """Whether it stores a slot of this shape in fewer bits. Small slots have little to save."""
         return not is_complex(dtype) and math.prod(shape) >= self.min_size
 
     def encode(
@@ -100,7 +100,7 @@ class Float32(SlotStorage):
 class BFloat16(SlotStorage):
     """Slots in bfloat16: 2 bytes an element. Rounded to nearest, an average of decay 0.999 freezes."""
 
-    def compress(self, x: Array, noise: Noise | None) -> Array:
+    def compress(self, x: Array, noise: Noise | None, tile: Tile | None, scales: Array | None) -> Array:
         if noise is None:
             return cast(x, jnp.bfloat16)
         return round_stochastically(cast(x, jnp.float32), jnp.bfloat16, noise.bits(x.shape, self.seed))

@@ -1,0 +1,272 @@
+"""A leaf as one Pallas kernel: its program, tile by tile, each array in and out once whatever its storage.
+
+No rule, storage or optimizer has kernel code: the body of the kernel is what the engine does to a leaf, on whole blocks.
+Triton compiles it for NVIDIA, Mosaic for TPU; elsewhere it is interpreted.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+from jax.experimental import pallas as pl
+from jax.experimental.custom_partitioning import custom_partitioning
+from jax.experimental.pallas import tpu as mosaic
+from jax.experimental.pallas import triton
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from jadam._engine.leaf import Operands, Program, Result, like, run
+from jadam._storage.blocks import BLOCK, Tile, block_axis
+
+TILES = {"tpu": (256, 256), "cuda": (32, 128), "interpreted": (64, 256)}
+"""Rows and columns. On TPU, scales come 8 rows at a time; on a GPU, 8 warps have 16 elements a thread."""
+
+
+def fits(program: Program, operands: Operands) -> bool:
+    """Whether a kernel can compute a leaf: rules that look at elements alone, on matrices in 32 or 16 bits."""
+    leaf, (arrays, shared) = like(operands), _parts(operands)
+    alike = all(x.ndim == leaf.ndim and x.shape[-1:] == leaf.shape[-1:] for x in jax.tree.leaves(arrays))
+    wide = any(x.dtype in (jnp.float64, jnp.float16) for x in jax.tree.leaves((arrays, shared)))
+    matrices = leaf.ndim > 1 and block_axis(leaf.shape) == -2 and leaf.dtype in (jnp.float32, jnp.bfloat16)
+    return program.elementwise and matrices and alike and not wide and all(x.shape == () for x in jax.tree.leaves(shared[0]))
+
+
+def run_in_kernel(program: Program, operands: Operands, otherwise: Callable[[Program, Operands], Result]) -> Result:
+    """The rules on one array, as a kernel; `otherwise` where it is differentiated, or there are many under `vmap`."""
+    flat, treedef = jax.tree.flatten(operands)
+    results = jax.tree.structure(jax.eval_shape(functools.partial(otherwise, program), operands))
+
+    def in_xla(*flat: Array) -> list[Array]:
+        return jax.tree.leaves(otherwise(program, treedef.unflatten(flat)))
+
+    @jax.custom_batching.custom_vmap
+    def alone(*flat: Array) -> list[Array]:
+        return _on_devices(_Kernel.of(program, treedef.unflatten(flat)))
+
+    @alone.def_vmap
+    def _(_: int, batched: Sequence[bool], *flat: Array) -> tuple[list[Array], list[bool]]:
+        new = jax.vmap(in_xla, in_axes=tuple(0 if one else None for one in batched))(*flat)
+        return new, [True] * len(new)
+
+    in_kernel = jax.custom_jvp(alone)
+
+    @in_kernel.defjvp
+    def _(primals: Sequence[Array], tangents: Sequence[Any]) -> Any:
+        return jax.jvp(in_xla, primals, tangents)
+
+    return jax.tree.unflatten(results, in_kernel(*flat))
+
+
+def _parts(operands: Operands) -> tuple[Any, Any]:
+    """The arrays of the leaf, and what its tiles share."""
+    *arrays, hs, keys = operands
+    return tuple(arrays), (hs, keys)
+
+
+class _Kernel(NamedTuple):
+    """A program and its operands.
+
+    Attributes:
+        program: of the leaf.
+        structure: of the operands.
+        arrays: of the leaf: the update, the parameter, the raw gradient, slots, residues, as far as there are.
+        shared: scalars and keys.
+        read: how many of the arrays come before the slots: those that are not also results.
+        shape: of the leaf, on however many devices.
+        dtype: of the update, or of the new parameter.
+    """
+
+    program: Program
+    structure: Any
+    arrays: tuple[Array, ...]
+    shared: tuple[Array, ...]
+    read: int
+    shape: tuple[int, ...]
+    dtype: Any
+
+    @classmethod
+    def of(cls, program: Program, operands: Operands) -> _Kernel:
+        arrays, shared = _parts(operands)
+        leaf = like(operands)
+        return cls(
+            program,
+            jax.tree.structure((arrays, shared)),
+            tuple(jax.tree.leaves(arrays)),
+            # As numbers that every compiler can load.
+            tuple(cast_bool(x) for x in jax.tree.leaves(shared)),
+            len(jax.tree.leaves(arrays[:3])),
+            leaf.shape,
+            jnp.float32 if program.mode == "between" else leaf.dtype,
+        )
+
+    def on_device(self, first: Sequence[Array], arrays: Sequence[Array], shared: Sequence[Array]) -> list[Array]:
+        """The new arrays of one device, whose part of the leaf begins at `first`."""
+        calls = {where: functools.partial(self._call, where) for where in TILES}
+        default = calls.pop("interpreted")
+        return lax.platform_dependent(list(first), list(arrays), list(shared), **calls, default=default)
+
+    def _call(self, where: str, first: list[Array], arrays: list[Array], shared: list[Array]) -> list[Array]:
+        *leading, rows, columns = shape = arrays[0].shape
+        tile_rows, tile_columns = TILES[where]
+        tile_rows = min(tile_rows, -(-rows // BLOCK) * BLOCK)
+        tile_columns = tile_columns if where == "cuda" else min(tile_columns, columns)
+
+        def spec(x: Any) -> pl.BlockSpec:
+            length = tile_rows if x.shape[-2] == rows else tile_rows // BLOCK
+            return pl.BlockSpec((None, length, tile_columns), lambda b, i, j: (b, i, j))
+
+        def matrices(x: Any) -> tuple[int, ...]:
+            return (math.prod(leading), *x.shape[-2:])
+
+        scalars = [x.reshape(1, -1) for x in (*first, *shared)]
+        on_chip = {"memory_space": mosaic.SMEM} if where == "tpu" else {}
+        new = [jax.ShapeDtypeStruct(shape, self.dtype), *arrays[self.read :]]
+        parts = {1: 0} if self.program.mode == "step" else {}
+        in_place = {self.read + k: 1 + k for k in range(len(new) - 1)} | parts
+        options: dict[str, Any] = {"interpret": where == "interpreted"}
+        if where == "cuda":
+            options["compiler_params"] = triton.CompilerParams(num_warps=8)
+        found = pl.pallas_call(
+            functools.partial(self._body, where, shape, (tile_rows, tile_columns)),
+            grid=(math.prod(leading), -(-rows // tile_rows), -(-columns // tile_columns)),
+            in_specs=[*map(spec, arrays), *(pl.BlockSpec(x.shape, lambda b, i, j: (0, 0), **on_chip) for x in scalars)],
+            out_specs=[*map(spec, new)],
+            out_shape=[jax.ShapeDtypeStruct(matrices(x), x.dtype) for x in new],
+            input_output_aliases=in_place,
+            name="_".join(["jadam", *(rule.name for rule, *_ in self.program.rules)]),
+            **options,
+        )(*[x.reshape(matrices(x)) for x in arrays], *scalars)
+        return [x.reshape(old.shape) for x, old in zip(found, new, strict=True)]
+
+    def _body(self, where: str, shape: tuple[int, ...], size: tuple[int, int], *refs: Any) -> None:
+        """One tile, of a device's part of this shape."""
+        *leading, rows, columns = shape
+        n = len(self.arrays)
+        arrays, first, shared = refs[:n], refs[n : n + len(shape)], refs[n + len(shape) : n + len(shape) + len(self.shared)]
+        number, *at = (pl.program_id(axis) for axis in range(3))
+        row, column = (lax.broadcasted_iota(jnp.int32, size, axis) + at[axis] * size[axis] for axis in (0, 1))
+        inside = None if rows % size[0] == 0 else row < rows
+        # Mosaic and the interpreter leave out what is outside of the arrays, Triton has to be told.
+        masked = where == "cuda" and (rows % size[0] or columns % size[1])
+        bounds = lax.bitwise_and(row < rows, column < columns) if masked else None
+
+        def mask_of(ref: Any) -> Any:
+            if bounds is None or ref.shape == size:
+                return bounds
+            counts = tuple(lax.broadcasted_iota(jnp.int32, ref.shape, axis) + at[axis] * ref.shape[axis] for axis in (0, 1))
+            return lax.bitwise_and(counts[0] < -(-rows // BLOCK), counts[1] < columns)
+
+        def read(ref: Any) -> Array:
+            x = ref[...] if bounds is None else triton.load(ref, mask=mask_of(ref), other=0)
+            return in_tile(x) if ref.shape == size else x
+
+        def in_tile(x: Array) -> Array:
+            return x.reshape(size[0] // BLOCK, BLOCK, size[1])
+
+        index = jnp.uint32(0)
+        for axis, length in enumerate(leading):
+            here = number // math.prod(leading[axis + 1 :]) % length
+            index = index * np.uint32(self.shape[axis]) + (first[axis][0, 0] + here).astype(jnp.uint32)
+        for axis, x in ((-2, row), (-1, column)):
+            index = index * np.uint32(self.shape[axis]) + (first[axis][0, 0] + x).astype(jnp.uint32)
+        tile = Tile(self.shape, in_tile(index), None if inside is None else in_tile(inside), in_kernel=True)
+
+        def word(ref: Any) -> Any:
+            return ref[0, 0] if ref.shape[1] == 1 else (ref[0, 0], ref[0, 1])
+
+        (u, p, gradient, slots, residue), (hs, keys) = self.structure.unflatten([*map(read, arrays), *map(word, shared)])
+        if keys is not None:
+            keys = (tuple(lax.bitwise_xor(a, b) for a, b in zip(*keys, strict=True)),)
+        new = run(self.program, Operands(u, p, gradient, slots, residue, hs, keys), None, tile)
+        for ref, x in zip(refs[n + len(shape) + len(shared) :], jax.tree.leaves(new), strict=True):
+            x = x.reshape(ref.shape).astype(ref.dtype)
+            if bounds is None:
+                ref[...] = x
+            else:
+                triton.store(ref, x, mask=mask_of(ref))
+
+
+def cast_bool(x: Array) -> Array:
+    return x.astype(jnp.int32) if x.dtype == bool else x
+
+
+def _on_devices(kernel: _Kernel) -> list[Array]:
+    """The new arrays, on one device or on many, where each computes its own part."""
+    mesh = jax.typeof(kernel.arrays[0]).sharding.mesh
+    if AxisType.Explicit in mesh.axis_types:
+        return _by_types(kernel)
+    if AxisType.Manual in mesh.axis_types:
+        zeros = [jnp.zeros((), jnp.int32)] * len(kernel.shape)
+        return kernel.on_device(zeros, kernel.arrays, kernel.shared)
+    return _by_partitioner(kernel)
+
+
+def _by_types(kernel: _Kernel) -> list[Array]:
+    """Where the types of arrays say how they are placed."""
+    specs = [jax.typeof(x).sharding.spec for x in kernel.arrays]
+    mesh = jax.typeof(kernel.arrays[0]).sharding.mesh
+    leaf = _checked(kernel, mesh, specs)
+
+    def part(arrays: Any, shared: Any) -> list[Array]:
+        first = [
+            lax.axis_index(axis).astype(jnp.int32) * (length // _count(mesh, axis)) if axis else jnp.zeros((), jnp.int32)
+            for axis, length in zip(leaf, kernel.shape, strict=True)
+        ]
+        return kernel.on_device(first, arrays, shared)
+
+    new = [PartitionSpec(*leaf), *specs[kernel.read :]]
+    whole = [PartitionSpec()] * len(kernel.shared)
+    return jax.shard_map(part, in_specs=(tuple(specs), tuple(whole)), out_specs=new, check_vma=False)(
+        kernel.arrays, kernel.shared
+    )
+
+
+def _by_partitioner(kernel: _Kernel) -> list[Array]:
+    """Where XLA places arrays: it asks how the kernel is divided, and would gather its operands if nobody answered."""
+    n, axes = len(kernel.arrays), len(kernel.shape)
+
+    @custom_partitioning
+    def call(*flat: Array) -> list[Array]:
+        counted, arrays, shared = flat[:axes], flat[axes : axes + n], flat[axes + n :]
+        return kernel.on_device([x[0] for x in counted], arrays, shared)
+
+    def shardings(mesh: Any, given: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+        specs = [(*x.sharding.spec, *(None,) * (x.ndim - len(x.sharding.spec))) for x in given[axes : axes + n]]
+        leaf = _checked(kernel, mesh, specs)
+        parts = [NamedSharding(mesh, PartitionSpec(*spec)) for spec in specs]
+        counted = [NamedSharding(mesh, PartitionSpec(axis)) for axis in leaf]
+        whole = [NamedSharding(mesh, PartitionSpec())] * len(kernel.shared)
+        return [*counted, *parts, *whole], [NamedSharding(mesh, PartitionSpec(*leaf)), *parts[kernel.read :]]
+
+    def partition(mesh: Any, given: Sequence[Any], _: Any) -> tuple[Any, Any, Any, Any]:
+        into, out = shardings(mesh, given)
+        return mesh, lambda *flat: tuple(call.fun(*flat)), tuple(out), tuple(into)
+
+    def infer(mesh: Any, given: Sequence[Any], _: Any) -> Any:
+        return tuple(shardings(mesh, given)[1])
+
+    letters = [f"a{axis}" for axis in range(axes)]
+    of_leaf, of_scales = " ".join(letters), " ".join([*letters[:-2], "blocks", letters[-1]])
+    arrays = [of_leaf if x.shape == kernel.shape else of_scales for x in kernel.arrays]
+    shared = [f"s{k}" if x.ndim else "" for k, x in enumerate(kernel.shared)]
+    rule = f"{', '.join([*letters, *arrays, *shared])} -> {', '.join([of_leaf, *arrays[kernel.read :]])}"
+    call.def_partition(partition, infer_sharding_from_operands=infer, sharding_rule=rule)
+    return call(*(jnp.arange(length, dtype=jnp.int32) for length in kernel.shape), *kernel.arrays, *kernel.shared)
+
+
+def _checked(kernel: _Kernel, mesh: Any, specs: Sequence[Any]) -> tuple[Any, ...]:
+    """How the leaf is placed, if all its arrays are placed with it and blocks are whole on each device."""
+    leaf = tuple(specs[min(1, kernel.read - 1)])
+    leaf = (*leaf, *(None,) * (len(kernel.shape) - len(leaf)))
+    return leaf
+
+
+def _count(mesh: Any, axis: Any) -> int:
+    """How many parts an axis of the mesh, or several, make."""
+    return math.prod(mesh.shape[name] for name in (axis if isinstance(axis, tuple) else (axis,)))

@@ -1,0 +1,83 @@
+"""In how many passes over its memory a leaf is computed: one; two where slots are in 8 bits; or by a kernel, tile by tile."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from jadam._engine.kernel import fits, run_in_kernel
+from jadam._engine.leaf import Operands, Program, Result, like, run, updated
+from jadam._engine.placement import on_automatic_axes
+from jadam._storage.blocks import BLOCK, Int8Blocks, Tile, as_array, block_axis, in_blocks, joined, scales_of
+
+
+def run_rules(program: Program, operands: Operands) -> Result:
+    """The rules on one array, traced once for each kind of array."""
+    leaf = like(operands)
+
+    def shardings() -> Any:
+        return jax.tree.map(lambda x: jax.typeof(x).sharding, (leaf, operands.slots, operands.residue))
+
+    if program.kernel and fits(program, operands):
+        return run_in_kernel(program, operands, _in_xla)
+    return on_automatic_axes(functools.partial(_in_xla, program), leaf, shardings)(operands)
+
+
+def _in_xla(program: Program, operands: Operands) -> Result:
+    in_8_bits = any(isinstance(stored, Int8Blocks) for slots in operands.slots for stored in slots.values())
+    return (_in_two_passes if in_8_bits and program.elementwise else run)(program, operands)
+
+
+def _in_two_passes(program: Program, operands: Operands) -> Result:
+    """A code needs the largest element of its block. The first pass finds that and keeps nothing else; the second repeats it.
+
+    XLA would write what both compute to memory, in 32 bits, if it knew that they are the same.
+    """
+    shape = like(operands).shape
+    tile = Tile.whole(shape)
+
+    def scales(blocks: Operands, inside: Array | None) -> list[dict[str, Array]]:
+        return [
+            {slot: scales_of(x, inside) for slot, x in slots.items() if isinstance(stored[slot], Int8Blocks)}
+            for slots, stored in zip(updated(program, blocks)[1], operands.slots, strict=True)
+        ]
+
+    def at_once(blocks: Operands) -> list[dict[str, Array]]:
+        return scales(blocks, tile.inside)
+
+    def row_by_row(blocks: Operands) -> list[dict[str, Array]]:
+        """On CPU, where barriers are not kept and halves of blocks are written to memory."""
+
+        def with_row(k: Array, found: list[dict[str, Array]]) -> list[dict[str, Array]]:
+            row = functools.partial(lax.dynamic_slice_in_dim, start_index=k, slice_size=1, axis=-2)
+            at_row = _mapped(blocks, lambda x: Int8Blocks(row(x.codes), x.scales) if isinstance(x, Int8Blocks) else row(x))
+            return jax.tree.map(joined, found, scales(at_row, None if tile.inside is None else row(tile.inside)))
+
+        none = jax.tree.map(lambda x: jnp.full(x.shape, -0.0, x.dtype), jax.eval_shape(at_once, blocks))
+        return lax.fori_loop(0, BLOCK, with_row, none)
+
+    # Blocks as axes of their own keep fusions on TPU; on CPU and GPU results are written in place only without.
+    def on_blocks(operands: Operands, blocks: Operands, scales: list[dict[str, Array]]) -> Result:
+        result = run(program, *lax.optimization_barrier((blocks, scales)), tile)
+        return _mapped(result, lambda x: x.as_array(shape) if isinstance(x, Int8Blocks) else as_array(x, shape))
+
+    def on_arrays(operands: Operands, blocks: Operands, scales: list[dict[str, Array]]) -> Result:
+        scales = jax.tree.map(lambda x: x[..., 0], scales) if block_axis(shape) == -1 else scales
+        return run(program, *lax.optimization_barrier((operands, scales)))
+
+    blocks = _mapped(operands, lambda x: x.in_blocks() if isinstance(x, Int8Blocks) else in_blocks(x))
+    found = lax.platform_dependent(lax.stop_gradient(blocks), cpu=row_by_row, default=at_once)
+    return lax.platform_dependent(operands, blocks, found, tpu=on_blocks, default=on_arrays)
+
+
+def _mapped(of_leaf: Any, change: Callable[[Any], Any]) -> Any:
+    """Operands, or a result, with every array of the leaf changed."""
+    if isinstance(of_leaf, Operands):
+        *arrays, hs, keys = of_leaf
+        return Operands(*_mapped(tuple(arrays), change), hs, keys)
+    return jax.tree.map(change, of_leaf, is_leaf=lambda x: isinstance(x, Int8Blocks))
