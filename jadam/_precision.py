@@ -97,7 +97,8 @@ def with_precision(
 
     landing = None if params is None else PARAM_STORAGE[params](**{"seed": seed} if params == "stochastic" else {})
     formats = tuple((slot, codec(storage)) for slot, storage in ({"": state} if isinstance(state, str) else by_name).items())
-    said = [f"{name}={value!r}" for name, value in (("state", state), ("params", params), ("kernel", kernel)) if value is not None]
+    given = (("state", state), ("params", params), ("kernel", kernel))
+    said = [f"{name}={value!r}" for name, value in given if value is not None]
     storages = [*(codec for _, codec in formats), *([landing] if landing else [])]
     options = dict.fromkeys(option for storage in storages for option in storage.options)
     scope = Scope(("with_precision(", f", {', '.join([*said, *options])})"), formats=formats, kernel=kernel or "")

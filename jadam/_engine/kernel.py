@@ -22,6 +22,7 @@ from jax.experimental.pallas import triton
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jadam._engine.leaf import Operands, Program, Result, like, run
+from jadam._errors import BadValue
 from jadam._storage.blocks import BLOCK, Tile, block_axis
 
 TILES = {"tpu": (256, 256), "cuda": (32, 128), "interpreted": (64, 256)}
@@ -37,13 +38,13 @@ def fits(program: Program, operands: Operands) -> bool:
     return program.elementwise and matrices and alike and not wide and all(x.shape == () for x in jax.tree.leaves(shared[0]))
 
 
-def run_in_kernel(program: Program, operands: Operands, otherwise: Callable[[Program, Operands], Result]) -> Result:
-    """The rules on one array, as a kernel; `otherwise` where it is differentiated, or there are many under `vmap`."""
+def run_in_kernel(program: Program, operands: Operands, in_xla: Callable[[Operands], Result]) -> Result:
+    """The rules on one array, as a kernel; in XLA where it is differentiated, or there are many under `vmap`."""
     flat, treedef = jax.tree.flatten(operands)
-    results = jax.tree.structure(jax.eval_shape(functools.partial(otherwise, program), operands))
+    results = jax.tree.structure((like(operands), operands.slots, operands.residue))
 
-    def in_xla(*flat: Array) -> list[Array]:
-        return jax.tree.leaves(otherwise(program, treedef.unflatten(flat)))
+    def otherwise(*flat: Array) -> list[Array]:
+        return jax.tree.leaves(in_xla(treedef.unflatten(flat)))
 
     @jax.custom_batching.custom_vmap
     def alone(*flat: Array) -> list[Array]:
@@ -51,14 +52,14 @@ def run_in_kernel(program: Program, operands: Operands, otherwise: Callable[[Pro
 
     @alone.def_vmap
     def _(_: int, batched: Sequence[bool], *flat: Array) -> tuple[list[Array], list[bool]]:
-        new = jax.vmap(in_xla, in_axes=tuple(0 if one else None for one in batched))(*flat)
+        new = jax.vmap(otherwise, in_axes=tuple(0 if one else None for one in batched))(*flat)
         return new, [True] * len(new)
 
     in_kernel = jax.custom_jvp(alone)
 
     @in_kernel.defjvp
     def _(primals: Sequence[Array], tangents: Sequence[Any]) -> Any:
-        return jax.jvp(in_xla, primals, tangents)
+        return jax.jvp(otherwise, primals, tangents)
 
     return jax.tree.unflatten(results, in_kernel(*flat))
 
@@ -209,22 +210,19 @@ def _on_devices(kernel: _Kernel) -> list[Array]:
 
 def _by_types(kernel: _Kernel) -> list[Array]:
     """Where the types of arrays say how they are placed."""
-    specs = [jax.typeof(x).sharding.spec for x in kernel.arrays]
     mesh = jax.typeof(kernel.arrays[0]).sharding.mesh
-    leaf = _checked(kernel, mesh, specs)
+    leaf = _placed(kernel, mesh, [jax.typeof(x).sharding.spec for x in kernel.arrays])
 
     def part(arrays: Any, shared: Any) -> list[Array]:
         first = [
-            lax.axis_index(axis).astype(jnp.int32) * (length // _count(mesh, axis)) if axis else jnp.zeros((), jnp.int32)
+            lax.axis_index(axis).astype(jnp.int32) * (length // _parts_of(mesh, axis)) if axis else jnp.zeros((), jnp.int32)
             for axis, length in zip(leaf, kernel.shape, strict=True)
         ]
         return kernel.on_device(first, arrays, shared)
 
-    new = [PartitionSpec(*leaf), *specs[kernel.read :]]
-    whole = [PartitionSpec()] * len(kernel.shared)
-    return jax.shard_map(part, in_specs=(tuple(specs), tuple(whole)), out_specs=new, check_vma=False)(
-        kernel.arrays, kernel.shared
-    )
+    specs = (leaf,) * len(kernel.arrays), (PartitionSpec(),) * len(kernel.shared)
+    new = [leaf] * (1 + len(kernel.arrays) - kernel.read)
+    return jax.shard_map(part, mesh=mesh, in_specs=specs, out_specs=new, check_vma=False)(kernel.arrays, kernel.shared)
 
 
 def _by_partitioner(kernel: _Kernel) -> list[Array]:
@@ -234,39 +232,48 @@ def _by_partitioner(kernel: _Kernel) -> list[Array]:
     @custom_partitioning
     def call(*flat: Array) -> list[Array]:
         counted, arrays, shared = flat[:axes], flat[axes : axes + n], flat[axes + n :]
-        return kernel.on_device([x[0] for x in counted], arrays, shared)
+        return kernel.on_device([x[0] for x in counted], arrays, shared)  # where this device's part begins
 
-    def shardings(mesh: Any, given: Sequence[Any]) -> tuple[list[Any], list[Any]]:
-        specs = [(*x.sharding.spec, *(None,) * (x.ndim - len(x.sharding.spec))) for x in given[axes : axes + n]]
-        leaf = _checked(kernel, mesh, specs)
-        parts = [NamedSharding(mesh, PartitionSpec(*spec)) for spec in specs]
+    def shardings(mesh: Any, given: Sequence[Any]) -> tuple[tuple[Any, ...], list[Any]]:
+        leaf = _placed(kernel, mesh, [x.sharding.spec for x in given[axes : axes + n]])
+        part, whole = NamedSharding(mesh, leaf), NamedSharding(mesh, PartitionSpec())
         counted = [NamedSharding(mesh, PartitionSpec(axis)) for axis in leaf]
-        whole = [NamedSharding(mesh, PartitionSpec())] * len(kernel.shared)
-        return [*counted, *parts, *whole], [NamedSharding(mesh, PartitionSpec(*leaf)), *parts[kernel.read :]]
+        return (*counted, *(part,) * n, *(whole,) * len(kernel.shared)), [part] * (1 + n - kernel.read)
 
-    def partition(mesh: Any, given: Sequence[Any], _: Any) -> tuple[Any, Any, Any, Any]:
+    def partition(mesh: Any, given: Sequence[Any], _: Any) -> tuple[Any, ...]:
         into, out = shardings(mesh, given)
-        return mesh, lambda *flat: tuple(call.fun(*flat)), tuple(out), tuple(into)
-
-    def infer(mesh: Any, given: Sequence[Any], _: Any) -> Any:
-        return tuple(shardings(mesh, given)[1])
+        return mesh, call.fun, out, into
 
     letters = [f"a{axis}" for axis in range(axes)]
     of_leaf, of_scales = " ".join(letters), " ".join([*letters[:-2], "blocks", letters[-1]])
     arrays = [of_leaf if x.shape == kernel.shape else of_scales for x in kernel.arrays]
     shared = [f"s{k}" if x.ndim else "" for k, x in enumerate(kernel.shared)]
-    rule = f"{', '.join([*letters, *arrays, *shared])} -> {', '.join([of_leaf, *arrays[kernel.read :]])}"
-    call.def_partition(partition, infer_sharding_from_operands=infer, sharding_rule=rule)
+    call.def_partition(
+        partition,
+        infer_sharding_from_operands=lambda mesh, given, _: shardings(mesh, given)[1],
+        sharding_rule=f"{', '.join([*letters, *arrays, *shared])} -> {', '.join([of_leaf, *arrays[kernel.read :]])}",
+    )
     return call(*(jnp.arange(length, dtype=jnp.int32) for length in kernel.shape), *kernel.arrays, *kernel.shared)
 
 
-def _checked(kernel: _Kernel, mesh: Any, specs: Sequence[Any]) -> tuple[Any, ...]:
-    """How the leaf is placed, if all its arrays are placed with it and blocks are whole on each device."""
-    leaf = tuple(specs[min(1, kernel.read - 1)])
-    leaf = (*leaf, *(None,) * (len(kernel.shape) - len(leaf)))
-    return leaf
+def _placed(kernel: _Kernel, mesh: Any, specs: Sequence[Any]) -> PartitionSpec:
+    """How a leaf and all that is kept for it are placed.
+
+    Raises:
+        ValueError: devices would have to share a block.
+    """
+    padded = [(*spec, *(None,) * (len(kernel.shape) - len(spec))) for spec in specs]
+    leaf = padded[min(1, kernel.read - 1)]  # of the parameter, if there is one
+    in_blocks = any(x.shape != kernel.shape for x in kernel.arrays)
+    if in_blocks and kernel.shape[-2] % (BLOCK * _parts_of(mesh, leaf[-2])):
+        raise BadValue(
+            f"a parameter of shape {kernel.shape} is spread over {_parts_of(mesh, leaf[-2])} devices along its second last "
+            f"axis, where slots in 8 bits have blocks of {BLOCK}, and a kernel needs whole blocks on each; spread it along "
+            "another axis, or write with_precision(..., kernel='xla')."
+        )
+    return PartitionSpec(*leaf)
 
 
-def _count(mesh: Any, axis: Any) -> int:
-    """How many parts an axis of the mesh, or several, make."""
-    return math.prod(mesh.shape[name] for name in (axis if isinstance(axis, tuple) else (axis,)))
+def _parts_of(mesh: Any, axis: Any) -> int:
+    """How many parts an axis of the mesh, or several, or none make."""
+    return math.prod(mesh.shape[name] for name in (axis if isinstance(axis, tuple) else () if axis is None else (axis,)))

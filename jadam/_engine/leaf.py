@@ -73,9 +73,7 @@ def like(operands: Operands) -> Array:
     return operands.u if operands.p is None else operands.p
 
 
-def run(
-    program: Program, operands: Operands, scales: list[dict[str, Array]] | None = None, tile: Tile | None = None
-) -> Result:
+def run(program: Program, operands: Operands, scales: list[dict[str, Array]] | None = None, tile: Tile | None = None) -> Result:
     """The rules on one array, or on a tile of it."""
     own, p, residue = like(operands), operands.p, operands.residue
     index = None if tile is None else tile.index

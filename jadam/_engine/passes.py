@@ -23,9 +23,8 @@ def run_rules(program: Program, operands: Operands) -> Result:
     def shardings() -> Any:
         return jax.tree.map(lambda x: jax.typeof(x).sharding, (leaf, operands.slots, operands.residue))
 
-    if program.kernel and fits(program, operands):
-        return run_in_kernel(program, operands, _in_xla)
-    return on_automatic_axes(functools.partial(_in_xla, program), leaf, shardings)(operands)
+    in_xla = on_automatic_axes(functools.partial(_in_xla, program), leaf, shardings)
+    return run_in_kernel(program, operands, in_xla) if program.kernel and fits(program, operands) else in_xla(operands)
 
 
 def _in_xla(program: Program, operands: Operands) -> Result:

@@ -212,7 +212,15 @@ def test_bytes_a_parameter(state):
 
 def test_bytes_of_short_axes_and_beside_a_parameter():
     tx = jadam.with_precision(jadam.lion(1e-3), state="int8", min_size=0)
-    for shape, size in (((8, 3), 4), ((8, 4), 2), ((8, 32), 1.125), ((32, 3), 1.125), ((64, 64), 1.125), ((3,), 4), ((32,), 1.125)):
+    for shape, size in (
+        ((8, 3), 4),
+        ((8, 4), 2),
+        ((8, 32), 1.125),
+        ((32, 3), 1.125),
+        ((64, 64), 1.125),
+        ((3,), 4),
+        ((32,), 1.125),
+    ):
         assert slot_bytes(tx, {"w": jnp.ones(shape)}) == size * math.prod(shape)
     params = {"w": jnp.ones((64, 64), jnp.bfloat16)}
     for storage, size in {"nearest": 0, "stochastic": 0, "kahan": 2, "remainder": 2}.items():

@@ -1,0 +1,197 @@
+"""The Pallas kernel computes what XLA computes: interpreted here, compiled for H100 and TPU in `test_cost.py`."""
+
+import itertools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from support import OPTIMIZERS, eight_devices
+
+import jadam
+
+RNG = np.random.default_rng(0)
+# Whole tiles; several, of which the last are cut in both directions; a stack; one block, not filled up; what XLA computes.
+SHAPES = {"whole": (64, 256), "cut": (135, 290), "stack": (2, 3, 40, 5), "rest": (33, 1), "vector": (40,), "short": (5, 40)}
+STATES = [("float32", "nearest"), *itertools.product(("bfloat16", "int8"), ("stochastic", "nearest"))]
+PARAMS = [None, "nearest", "stochastic", "kahan", "remainder"]
+# `elementwise` as a rule declares it: the kernel must not compute what a rule computes of whole arrays.
+ELEMENTWISE = sorted(
+    name for name, make in OPTIMIZERS.items() if all(at.part.rule.elementwise for at in make(1e-2).recipe.all if not at.inner)
+)
+
+
+def build(name, state, params, rounding, kernel="pallas", **kwargs):
+    made = OPTIMIZERS[name](1e-2, **({"momentum": 0.9} if name == "sgd" else {}))
+    return jadam.with_precision(made, state, params, rounding=rounding, min_size=0, kernel=kernel, **kwargs)
+
+
+def numbers(dtype, scale=1.0):
+    return {name: jnp.asarray(scale * RNG.standard_normal(shape), dtype) for name, shape in SHAPES.items()}
+
+
+def trained(tx, params, grads, by):
+    state = tx.init(params)
+    for g in grads:
+        if by == "step":
+            params, state = tx.step(g, state, params)
+        else:
+            updates, state = tx.update(g, state, params)
+            params = jadam.apply_updates(params, updates)
+    return params, state
+
+
+def kernels(f, *args):
+    return str(jax.make_jaxpr(f)(*args)).count("pallas_call[")
+
+
+def assert_equal_but_for_rounding(ours, theirs):
+    """A compiler may round a product and its sum once or twice: float32 to some ulp; seldom, what is stored by one unit."""
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        assert (a.shape, a.dtype) == (b.shape, b.dtype)
+        integer, wide = jnp.issubdtype(a.dtype, jnp.integer), a.dtype == jnp.float32
+        a, b = (np.asarray(x).astype(np.float64) for x in (a, b))
+        unit = 1 if integer else 3e-6 if wide else 2.0**-7
+        assert wide or (a != b).sum() <= max(1, 0.01 * a.size)
+        np.testing.assert_allclose(a, b, rtol=unit, atol=unit if integer else unit * np.abs(b).max())
+
+
+def check(name, state, rounding, params, by):
+    dtype = jnp.float32 if params is None else jnp.bfloat16
+    start, *grads = [numbers(dtype) for _ in range(4)]
+    with_kernel, without = (build(name, state, params, rounding, kernel) for kernel in ("pallas", "xla"))
+    assert_equal_but_for_rounding(trained(with_kernel, start, grads, by), trained(without, start, grads, by))
+
+
+def test_what_a_kernel_computes():
+    """Matrices of 32 rows or more, one kernel each on each of three platforms; other leaves and other rules by XLA."""
+    params = numbers(jnp.bfloat16)
+    tx = build("adamw", "int8", "stochastic", "stochastic")
+    assert kernels(tx.step, params, tx.init(params), params) == 3 * 4
+    assert "kernel='pallas'" in repr(tx)
+    assert tx != build("adamw", "int8", "stochastic", "stochastic", "xla")
+    without = build("adamw", "int8", "stochastic", "stochastic", "xla")
+    assert kernels(without.step, params, without.init(params), params) == 0
+    for other in (jadam.with_precision(jadam.lamb(1e-2), kernel="pallas"), jadam.with_precision(without, kernel=None)):
+        assert kernels(other.step, params, other.init(params), params) == 0
+    half = {"w": jnp.ones((64, 64), jnp.float16)}
+    assert kernels(tx.step, half, tx.init(half), half) == 0
+    inner = jadam.with_precision(jadam.with_precision(jadam.adamw(1e-2), kernel="xla"), state="bfloat16", kernel="pallas")
+    assert kernels(inner.step, half, inner.init(half), half) == 0
+
+
+@pytest.mark.parametrize("by", ["step", "update"])
+@pytest.mark.parametrize("params", PARAMS)
+@pytest.mark.parametrize(("state", "rounding"), STATES)
+def test_every_storage(state, rounding, params, by):
+    check("adamw", state, rounding, params, by)
+
+
+@pytest.mark.parametrize("name", ELEMENTWISE)
+def test_every_elementwise_optimizer(name):
+    check(name, "int8", "stochastic", "stochastic", "step")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("params", PARAMS)
+@pytest.mark.parametrize(("state", "rounding"), STATES)
+@pytest.mark.parametrize("name", ELEMENTWISE)
+def test_every_elementwise_optimizer_in_every_storage(name, state, rounding, params):
+    check(name, state, rounding, params, "step")
+
+
+def test_the_comparison_sees_other_bits():
+    params, grads = numbers(jnp.bfloat16), [numbers(jnp.bfloat16)]
+    one, two = (build("adamw", "int8", "stochastic", "stochastic", seed=seed) for seed in (0, 1))
+    with pytest.raises(AssertionError):
+        assert_equal_but_for_rounding(trained(one, params, grads, "step"), trained(two, params, grads, "step"))
+
+
+def test_before_and_after_other_rules():
+    """A clip of the whole tree before it, and a rule of whole arrays after it: the kernel has what is between."""
+    inner = [build("adam", "int8", "kahan", "stochastic", kernel) for kernel in ("pallas", "xla")]
+    clip, after = jadam.clip_by_global_norm(0.1), jadam.clip_by_block_rms(1e-3)
+    start, *grads = [numbers(jnp.bfloat16) for _ in range(3)]
+    for chain in ((clip,), (), (clip, after)):
+        rows = [jadam.chain(*chain[:1], tx, *chain[1:]) for tx in inner]
+        assert kernels(rows[0].step, start, rows[0].init(start), start) == (3 * 4 if len(chain) < 2 else 0)
+        assert_equal_but_for_rounding(*(trained(tx, start, grads, "step") for tx in rows))
+
+
+def test_many_models_and_derivatives_are_computed_by_xla():
+    tx, without = (build("adam", "float32", None, "nearest", kernel) for kernel in ("pallas", "xla"))
+    many = {"w": jnp.asarray(RNG.standard_normal((3, 64, 8)), jnp.float32)}
+    run = [jax.vmap(lambda p, tx=tx: tx.step(p, tx.init(p), p)[0])(many) for tx in (tx, without)]
+    chex.assert_trees_all_close(*run, rtol=1e-6)
+
+    def loss(rate, tx):
+        params = {"w": many["w"][0]}
+        state = tx.init(params)
+        state = state._replace(hyperparams=state.hyperparams | {"learning_rate": rate})
+        return jnp.sum(jnp.square(tx.step(params, state, params)[0]["w"]))
+
+    slopes = [jax.grad(loss)(jnp.float32(0.1), tx) for tx in (tx, without)]
+    assert slopes[0] != 0
+    np.testing.assert_allclose(*slopes, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=str)
+@pytest.mark.parametrize("spec", [("data", None), (None, "model"), ("data", "model"), (("data", "model"), None)], ids=str)
+def test_each_device_computes_its_part(kind, spec):
+    """The same numbers, with the same random bits, and nothing sent."""
+    mesh = eight_devices(kind)
+    place = NamedSharding(mesh, PartitionSpec(*spec))
+    value, grad = (jnp.asarray(RNG.standard_normal((256, 80)), jnp.bfloat16) for _ in range(2))
+    tx = build("adamw", "int8", "stochastic", "stochastic")
+    alone = trained(tx, {"w": value}, [{"w": grad}] * 2, "step")
+    with jax.set_mesh(mesh):
+        params, grads = ({"w": jax.device_put(x, place)} for x in (value, grad))
+        step = jax.jit(tx.step)
+        text = step.lower(grads, tx.init(params), params).compile().as_text()
+        state = tx.init(params)
+        for _ in range(2):
+            params, state = step(grads, state, params)
+        assert params["w"].sharding.is_equivalent_to(place, 2)
+        assert state.slots["adam"]["mu.scales"]["w"].sharding.is_equivalent_to(place, 2)
+    assert not any(word in text for word in ("all-gather", "all-to-all", "all-reduce", "collective-permute"))
+    assert_equal_but_for_rounding((params, state), alone)
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=str)
+def test_blocks_that_devices_would_share_are_refused(kind):
+    """Not gathered without a word."""
+    mesh = eight_devices(kind)
+    place = NamedSharding(mesh, PartitionSpec(("data", "model"), None))
+    params = {"w": jax.device_put(jnp.ones((64, 32)), place)}
+    tx = build("adamw", "int8", None, "nearest")
+    words = "spread over 8 devices along its second last axis.* whole blocks on each"
+    with jax.set_mesh(mesh), pytest.raises(Exception, match=words):
+        tx.step(params, tx.init(params), params)
+    rest = build("adamw", "bfloat16", None, "nearest")
+    with jax.set_mesh(mesh):
+        new, _ = rest.step(params, rest.init(params), params)
+    assert new["w"].sharding.is_equivalent_to(place, 2)
+
+
+def test_inside_shard_map():
+    mesh = eight_devices(AxisType.Auto)
+    params = {"w": jnp.asarray(RNG.standard_normal((256, 8)), jnp.float32)}
+    tx = build("lion", "bfloat16", None, "nearest")
+    spec = PartitionSpec(("data", "model"), None)
+    step = jax.shard_map(lambda p: tx.step(p, tx.init(p), p)[0], mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
+    chex.assert_trees_all_close(jax.jit(step)(params), tx.step(params, tx.init(params), params)[0], rtol=1e-6)
+
+
+def test_tiles_of_other_platforms(monkeypatch):
+    """What Triton and Mosaic would be given, interpreted: their tiles, and masks where there are any."""
+    from jadam._engine import kernel
+
+    start, *grads = [numbers(jnp.bfloat16) for _ in range(3)]
+    expected = trained(build("adamw", "int8", "remainder", "stochastic", "xla"), start, grads, "step")
+    for platform in ("tpu", "cuda"):
+        monkeypatch.setitem(kernel.TILES, "interpreted", kernel.TILES[platform])
+        jax.clear_caches()
+        found = trained(build("adamw", "int8", "remainder", "stochastic"), start, grads, "step")
+        assert_equal_but_for_rounding(found, expected)
