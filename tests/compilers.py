@@ -27,6 +27,7 @@ from jax.sharding import SingleDeviceSharding
 os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
 os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
 os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
+os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # a chip is for one process; compilers are for as many as there are
 COMPILERS = ("libtpu", "jax_cuda12_plugin", "nvidia")
 MISSING = [name for name in COMPILERS if importlib.util.find_spec(name) is None]
 if not MISSING:
