@@ -10,7 +10,6 @@ and the time to compile against optax's, which is not. `--figure` draws the byte
 from __future__ import annotations
 
 import argparse
-import inspect
 import sys
 import time
 import warnings
@@ -31,7 +30,7 @@ OPTIMIZERS = (
     *("adabelief", "yogi", "adan", "adopt", "ademamix", "adam_atan2", "laprop", "mars_adamw", "stable_adamw", "lion", "lamb"),
     *("adafactor", "big_vision_adafactor", "adam_mini", "schedule_free_adamw", "prodigy", "muon"),
 )
-KERNELS = ("xla", "pallas") if "kernel" in inspect.signature(jadam.with_precision).parameters else ("",)
+KERNELS = "xla", "pallas"
 NAMES = {"h100": "H100", "v5e": "TPU v5e", "v5p": "TPU v5p", "v6e": "TPU v6e"}
 CLIPPED = "clip + AdamW, GPT-2"
 EIGHT = "AdamW, bfloat16, int8"
@@ -75,13 +74,12 @@ def clipped(target, reps=3):
 
 def storages(target):
     """Of AdamW, with the kernels that XLA makes and with ours."""
-    columns = [f"{kernel} by `{by}`".strip() for kernel in KERNELS for by in ("update", "step")]
+    columns = [f"{kernel} by `{by}`" for kernel in KERNELS for by in ("update", "step")]
     print(f"\n| AdamW of a bfloat16 matrix | limit | {' | '.join(columns)} |\n|---|---|{'---|' * len(columns)}")
     moved = {}
     for state in ("float32", "bfloat16", "int8"):
         for params in ("nearest", "stochastic", "kahan", "remainder"):
-            kinds = [{"state": state, "params": params} | ({"kernel": kernel} if kernel else {}) for kernel in KERNELS]
-            made = [jadam.with_precision(jadam.adamw(1e-3), **kind) for kind in kinds]
+            made = [jadam.with_precision(jadam.adamw(1e-3), state=state, params=params, kernel=kernel) for kernel in KERNELS]
             found = [measured(target, tx, MATRIX, "bfloat16", by) for tx in made for by in ("update", "step")]
             least = limit(made[0], MATRIX, "bfloat16")
             print(f"| state={state!r}, params={params!r} | {least:.2f} | {' | '.join(map(shown, found))} |", flush=True)
@@ -107,7 +105,8 @@ def optimizers(target):
 
 def figure(found: dict[str, Moved], file: Path) -> None:
     """Bars of the bytes, for each target one panel above the other: a phone is narrow."""
-    from matplotlib import pyplot as plt  # an extra that only the figure needs
+    from matplotlib import lines, patches  # extras that only the figure needs
+    from matplotlib import pyplot as plt
 
     targets = list(found)[:2]
     _, axes = plt.subplots(len(targets), figsize=(4.6, 3.9 * len(targets)), squeeze=False)
@@ -131,8 +130,8 @@ def figure(found: dict[str, Moved], file: Path) -> None:
         ax.set_xlim(0, 58)
         ax.set_title(f"{NAMES[target]}: bytes moved a parameter", fontsize=11, loc="left")
         ax.spines[["top", "right"]].set_visible(False)
-    handles = [plt.Rectangle((0, 0), 1, 1, color=COLORS[lib]) for lib in ("jadam", "optax")]
-    handles.append(plt.Line2D([0], [0], color=COLORS["limit"], lw=2))
+    handles = [patches.Rectangle((0, 0), 1, 1, color=COLORS[lib]) for lib in ("jadam", "optax")]
+    handles.append(lines.Line2D([0], [0], color=COLORS["limit"], lw=2))
     axes[0, 0].legend(handles, ["jadam", "optax", "limit"], fontsize=9, loc="lower right", frameon=False)
     plt.tight_layout()
     plt.savefig(file, dpi=180)
