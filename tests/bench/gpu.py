@@ -8,8 +8,6 @@ its ratio to optax's. Then steps on the GPU are compared with those on the CPU; 
 Without a GPU it is a smoke test of small sizes, whose times mean nothing.
 """
 
-from __future__ import annotations
-
 import argparse
 import math
 import sys
