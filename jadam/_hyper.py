@@ -51,6 +51,8 @@ class Range:
 
 def _no_scalar(value: Any) -> str:
     """What something must be that is neither a number nor a schedule; nothing for a number, a scalar array or a tracer."""
+    if type(value) in (float, int):  # nearly always: what follows takes a third of the time of building `adamw`
+        return ""
     if isinstance(value, np.generic | np.ndarray | Array):
         if not (jnp.issubdtype(value.dtype, np.floating) or jnp.issubdtype(value.dtype, np.integer)):
             return f"a number or a schedule, not of dtype {value.dtype}"

@@ -36,16 +36,25 @@ def global_norm(updates: PyTree) -> Array:
     leaves = [jnp.asarray(x) for x in jax.tree.leaves(arrays("updates", updates))]
     leaves = [x for x in leaves if is_trained(x)]
     wide = any(compute_dtype(x.dtype) == jnp.float64 for x in leaves)
-    return _norm(leaves, jnp.float64 if wide else jnp.float32)
+    return _norm(jnp.float64 if wide else jnp.float32, leaves)
 
 
-# Compiled: outside `jit`, branches of new functions are compiled anew at every call.
-@functools.partial(jax.jit, static_argnames="dtype")
-def _norm(leaves: list[Array], dtype: Any) -> Array:
+# Compiled: outside `jit`, branches of new functions are compiled anew at every call. A loop has no derivative in reverse.
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+@functools.partial(jax.jit, static_argnums=0)
+def _norm(dtype: Any, leaves: list[Array]) -> Array:
     if not leaves:
         return jnp.zeros((), dtype)
     ways = (functools.partial(way, dtype=dtype) for way in (_in_two_passes, _in_one_pass))
     return lax.platform_dependent(leaves, cpu=next(ways), default=next(ways))
+
+
+@_norm.defjvp
+def _(dtype: Any, primals: tuple[list[Array]], tangents: tuple[list[Array]]) -> tuple[Array, Array]:
+    y = _norm(dtype, *primals)
+    unit = jnp.where(y > 0, y, 1)
+    pairs = zip(*primals, *tangents, strict=True)
+    return y, sum((jnp.sum(cast(decode(x), dtype) / unit * cast(decode(t), dtype)) for x, t in pairs), jnp.zeros((), dtype))
 
 
 def _in_one_pass(leaves: list[Array], dtype: Any) -> Array:
@@ -56,42 +65,35 @@ def _in_one_pass(leaves: list[Array], dtype: Any) -> Array:
 
 
 def _in_two_passes(leaves: list[Array], dtype: Any) -> Array:
-    # XLA for CPU fuses squares into their sum, and nothing else: bounds would cost ten times as much.
-    squares = [_sum_of_squares(x) for x in leaves]
-    total = functools.reduce(lax.add, [cast(square, dtype) for square in squares])
+    # XLA for CPU fuses squares into their sum, and little else: bounds would cost ten times as much. The first pass of the
+    # loop is the plain sum: a branch for the second would have all sums in the program once more, to be compiled.
+    limits = jnp.finfo(dtype)
+    least = sum(x.size for x in leaves) * float(limits.tiny) / float(limits.eps)  # a larger sum lost no square that counts
+    one, up, down = (np.asarray(2.0**power, dtype) for power in (0, 2 * limits.maxexp // 3, -2 * limits.maxexp // 3))
 
-    def scaled() -> Array:
-        norms = [cast(_scaled_leaf_norm(x, square), dtype) for x, square in zip(leaves, squares, strict=True)]
-        return scaled_norm(lax.concatenate(norms, 0)).reshape(())
+    def again(carry: tuple[list[Any], Any, Any]) -> Array:
+        _, scale, total = carry
+        exact = (total <= float(limits.max)) & (total > least)
+        return (scale == 0) | ((scale == 1) & ~exact)
 
-    exact = (total <= float(jnp.finfo(dtype).max)) & (total > _least(dtype, sum(x.size for x in leaves)))
-    return lax.cond(exact, lambda: root(total), scaled)
+    def sum_of_squares(carry: tuple[list[Any], Any, Any]) -> tuple[list[Any], Any, Array]:
+        scales = carry[0]
+        total = functools.reduce(lax.add, [_sum_of_squares(x, scale) for x, scale in zip(leaves, scales, strict=True)])
+        return [lax.select(total > 1, down, up)] * len(leaves), scales[0], total
 
-
-def _least(dtype: Any, size: int) -> float:
-    """Squares below the smallest normal number are lost; in a sum above `size` of them / eps that does not matter."""
-    return size * float(jnp.finfo(dtype).tiny) / float(jnp.finfo(dtype).eps)
+    # A scale for each leaf, though all are equal: XLA would write one for all out in the shape of the leaves.
+    zero = jnp.zeros((), dtype)
+    _, scale, total = lax.while_loop(again, sum_of_squares, ([jnp.asarray(one)] * len(leaves), zero, zero))
+    return lax.sqrt(total) / scale
 
 
 # What runs for every leaf is written in lax: it is traced for every kind of leaf, and jnp takes four times as long.
 
 
 @jax.jit
-def _sum_of_squares(x: Array) -> Array:
-    x = decode(x)
+def _sum_of_squares(x: Array, scale: Array) -> Array:
+    x = cast(decode(x), scale.dtype) * scale
     return lax.reduce_sum(x * x, tuple(range(x.ndim)))
-
-
-@jax.jit
-def _scaled_leaf_norm(x: Array, square: Array) -> Array:
-    """The norm of one leaf, of length 1, by a power of two that fits its sum of squares, if that is too large or small."""
-    x = decode(x)
-    limits = jnp.finfo(x.dtype)
-    one, shift = np.asarray(1, x.dtype), 2 * limits.maxexp // 3
-    up, down = one * 2.0**shift, one * 2.0**-shift
-    scale = lax.select(square > limits.max, down, lax.select(square < _least(x.dtype, x.size), up, one))
-    scaled = x * scale
-    return (root(lax.reduce_sum(scaled * scaled, tuple(range(x.ndim)))) / scale).reshape(1)
 
 
 UNIT = 8.0

@@ -27,6 +27,7 @@ from jax.sharding import SingleDeviceSharding
 os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
 os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
 os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
+os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # a chip is for one process; compilers are for as many as there are
 COMPILERS = ("libtpu", "jax_cuda12_plugin", "nvidia")
 MISSING = [name for name in COMPILERS if importlib.util.find_spec(name) is None]
 if not MISSING:
@@ -52,7 +53,9 @@ TARGETS = {
 
 @functools.cache
 def place(target: str) -> SingleDeviceSharding:
-    """On one device of a described machine."""
+    """On one device of a described machine, or on this CPU."""
+    if target == "cpu":
+        return SingleDeviceSharding(jax.devices("cpu")[0])
     return SingleDeviceSharding(topologies.get_topology_desc(**TARGETS[target]).devices[0])
 
 
@@ -65,12 +68,14 @@ class Cost:
         temporary: bytes of memory beside arguments and results.
         kernels: how many run.
         conditionals: branches that depend on data.
+        fusions: in the whole program, whether they run or not: what is compiled.
     """
 
     moved: int
     temporary: int
     kernels: int
     conditionals: int
+    fusions: int
 
 
 def cost(target: str, function: Callable[..., Any], *args: Any, donate: tuple[int, ...] = ()) -> Cost:
@@ -78,8 +83,9 @@ def cost(target: str, function: Callable[..., Any], *args: Any, donate: tuple[in
     there = place(target)
     args = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=there), args)
     compiled = jax.jit(function, donate_argnums=donate).lower(*args).compile()
-    moved, kernels, conditionals = _run(*_computations(compiled.as_text()))
-    return Cost(moved, compiled.memory_analysis().temp_size_in_bytes, kernels, conditionals)
+    text = compiled.as_text()
+    moved, kernels, conditionals = _run(*_computations(text))
+    return Cost(moved, compiled.memory_analysis().temp_size_in_bytes, kernels, conditionals, text.count(" fusion("))
 
 
 class _Operation(NamedTuple):

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import jax
 import jax.numpy as jnp
 import optax
 import pytest
@@ -53,3 +54,20 @@ def test_the_speed_script_runs():
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("|") > 50
+
+
+@pytest.mark.slow
+def test_the_gpu_script_runs():
+    """In small, on a CPU; it fails by itself if a kernel gives other numbers than XLA."""
+    command = [sys.executable, ROOT / "tests/bench/gpu.py"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("| yes |") == 1 + 3 * 4 * 2  # storages of slots, of parameters, kernels
+
+
+def test_other_roundings_would_show_on_the_gpu_page():
+    """Negative control: what is rounded otherwise is further apart than the page allows."""
+    gpu = load_script("tests/bench/gpu.py")
+    nearest, stochastic = (gpu.stored(state="float32", params=how) for how in ("nearest", "stochastic"))
+    (start, one), (_, other) = (gpu.reached(recipe, jnp.bfloat16, jax.devices()[0]) for recipe in (nearest, stochastic))
+    assert gpu.rms(one, other) / gpu.rms(start, one) > 2 * gpu.TOLERANCE["bfloat16"]

@@ -12,10 +12,10 @@ from compilers import cost
 
 import jadam
 
-pytestmark = [
-    pytest.mark.skipif(bool(compilers.MISSING), reason="the compilers are not installed: pip install -e '.[accelerators]'"),
-    pytest.mark.usefixtures("lenient"),  # for optax
-]
+pytestmark = pytest.mark.usefixtures("lenient")  # for optax
+elsewhere = pytest.mark.skipif(
+    bool(compilers.MISSING), reason="the compilers are not installed: pip install -e '.[accelerators]'"
+)
 SIDE = 4096
 MATRIX = {"w": (SIDE, SIDE)}
 WIDTH, WORDS = 768, 50257
@@ -49,19 +49,32 @@ def clipped_adamw(lib):
     return lib.chain(lib.clip_by_global_norm(1.0), lib.adamw(schedule, weight_decay=0.1))
 
 
+@elsewhere
 @pytest.mark.parametrize("shapes", [MATRIX, GPT2], ids=["a matrix", "GPT-2"])
 @pytest.mark.parametrize("target", ["h100", "v5e"])
 def test_a_clipped_step_reads_gradients_twice_and_has_no_branch(target, shapes):
-    """28 bytes a parameter of AdamW, and 4 of the norm. Scalars of the state make 14 kernels more than optax has on an H100."""
+    """28 bytes a parameter of AdamW, and 4 of the norm. Scalars of the state make 8 kernels more than optax has on an H100."""
     import optax
 
     ours, theirs = (measured(target, clipped_adamw(lib), shapes, lib=lib) for lib in (jadam, optax))
     assert ours.moved <= 32.1
-    assert ours.moved <= theirs.moved + 0.1
     assert ours.conditionals == 0
     assert ours.temporary <= theirs.temporary + 0.01
-    if target == "h100":
-        assert ours.kernels <= theirs.kernels + 14
+    if target == "h100":  # on a v5e 31.1 or 32.0: what stays on the chip between two passes changes with any scalar
+        assert ours.moved <= theirs.moved + 0.1
+        assert ours.kernels <= theirs.kernels + 8
+
+
+@pytest.mark.skipif(jax.__version_info__ < (0, 10), reason="before, XLA for CPU wrote out the squares of any norm")
+def test_a_clipped_step_on_cpu_is_a_smaller_program_than_that_of_optax():
+    """A rescaled norm in a branch of its own made it half as large again, and as much longer to compile."""
+    import optax
+
+    ours, theirs = (measured("cpu", clipped_adamw(lib), GPT2, lib=lib) for lib in (jadam, optax))
+    assert ours.fusions <= 0.9 * theirs.fusions
+    assert ours.conditionals == 0
+    assert ours.moved <= theirs.moved
+    assert ours.temporary <= 0.02
 
 
 # Of float32: parameters, gradients and slots in, parameters and slots out. Where norms need passes of their own, more.
@@ -73,6 +86,7 @@ ELEMENTWISE = {
 }
 
 
+@elsewhere
 @pytest.mark.parametrize("target", ["h100", "v5e"])
 @pytest.mark.parametrize("name", ELEMENTWISE)
 def test_elementwise_optimizers_move_each_array_once(target, name):
@@ -82,6 +96,7 @@ def test_elementwise_optimizers_move_each_array_once(target, name):
     assert found.conditionals == 0
 
 
+@elsewhere
 @pytest.mark.parametrize(
     ("target", "name", "bytes_"),
     [
@@ -99,6 +114,7 @@ def test_norms_of_arrays_take_one_pass(target, name, bytes_):
     assert measured(target, getattr(jadam, name)(1e-3), MATRIX).moved <= bytes_ + 0.05
 
 
+@elsewhere
 @pytest.mark.parametrize("target", ["h100", "v5e"])
 @pytest.mark.parametrize("by", ["update", "step"])
 @pytest.mark.parametrize("params", ["nearest", "stochastic", "kahan", "remainder"])
@@ -114,6 +130,7 @@ def test_every_storage_of_16_bits_moves_each_array_once(target, by, params, stat
     assert found.temporary <= 0.03
 
 
+@elsewhere
 def test_what_is_counted():
     """Against programs whose bytes are known."""
     x = jax.ShapeDtypeStruct((SIDE, SIDE), jnp.float32)

@@ -131,7 +131,8 @@ def acting(plan: Plan, state: OptState, code: Said) -> dict[str, tuple[Array, Ar
                 continue
             number = cast(lax.index_in_dim(numbers, index[key], keepdims=False), value.dtype)
             follows = lax.eq(value, given)
-            # `value - given` is zero there, and lets a derivative with respect to the state's number through.
-            followed = lax.add(number, lax.sub(value, given))
-            values[key] = lax.select(follows, followed, value), lax.select(follows, number, given)
+            now = lax.select(follows, number, given)
+            # `value - given` is zero there, and lets a derivative with respect to the state's number through. From `now` and
+            # not from `number`: of results that depend on one another, XLA for GPU makes one kernel.
+            values[key] = lax.select(follows, lax.add(now, lax.sub(value, given)), value), now
     return values

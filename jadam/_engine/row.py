@@ -74,7 +74,8 @@ class Row:
         self.mode: Mode = mode
         self.given, self.updates, self.residues = updates, dict(updates), residues  # `given` stays raw
         # The count saturates: one that wrapped would turn bias corrections negative.
-        self.new = OptState(jnp.minimum(state.count, jnp.iinfo(jnp.int32).max - 1) + 1, {}, {}, {}, {})
+        self.t = jnp.minimum(state.count, jnp.iinfo(jnp.int32).max - 1) + 1
+        self.new = OptState(self.t, {}, {}, {}, {})
         self.pending: list[_Ready] = []
 
     @functools.cached_property  # traced only where something is rounded by chance
@@ -111,7 +112,7 @@ class Row:
         slots = checks.slots(self.plan, self.state, placed)
         ready = _Ready(placed, dict(zip(placed.at, placed.rules, strict=True)), slots, h)
         scalars = scalars_of(rule, self.state.scalars.get(placed.key, {}))
-        t = count.astype(dtype) + 1
+        t = cast(self.t, dtype)
         # Once a step, and not for each kind of leaf: XLA writes scalars that vary by leaf into its kernels.
         context = Context(H(**h), count, t, scalars, extra(self.step.extra), self, ready)
         with full_products():
