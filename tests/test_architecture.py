@@ -7,6 +7,7 @@ import jadam
 
 ROOT = Path(jadam.__file__).parent
 LAYERS = [
+    {"_neutral"},
     {"_arguments"},
     {"_errors"},
     {"_annotations"},

@@ -24,6 +24,7 @@ from jadam._authoring import (
     Count,
     Decay,
     DecayRate,
+    Hyper,
     MaskLike,
     NonNegative,
     Positive,
@@ -106,7 +107,7 @@ average_updates = block(AverageUpdates)
 
 @builder
 def big_vision_adafactor(
-    learning_rate: NonNegative,
+    learning_rate: Hyper,
     *,
     decay_rate: Positive = 0.8,
     beta2_cap: Decay = 0.999,
@@ -120,7 +121,7 @@ def big_vision_adafactor(
     """Adafactor as Big Vision trains ViTs with it: momentum, a cap on `b2`, steps that do not depend on the parameter.
 
     Args:
-        learning_rate: a number >= 0 or a schedule.
+        learning_rate: a number or a schedule.
         decay_rate: how fast the decay of the second moment rises, > 0.
         beta2_cap: the largest decay, in [0, 1).
         momentum: decay of the average of divided gradients, in [0, 1).
