@@ -50,7 +50,7 @@ class _Ours:
 
 
 TransformationLike = Annotated[Any, _AsTransformation()]
-"""A transformation, a rule, or any `(init, update)` pair such as optax's."""
+"""A transformation, a rule, or any `(init, update)` pair or object with both such as optax's."""
 Transformation = Annotated[GradientTransformation, _Ours()]
 """A transformation of jadam."""
 
@@ -62,6 +62,8 @@ def recipe_of(place: str, item: Any) -> Recipe:
     if isinstance(item, Rule):
         return Recipe((Part(item),))
     pair = _pair(item)
+    if not pair and not isinstance(item, type) and callable(getattr(item, "init", None)):
+        pair = item.init, getattr(item, "update", None)  # such as optax's MultiSteps, which is no tuple
     if len(pair) != 2 or not all(map(callable, pair)):
         raise BadType(f"{place} is {_no_transformation(item)}.")
     return GradientTransformation(*pair).recipe
@@ -99,7 +101,7 @@ def chain(*transformations: Any) -> GradientTransformation:
     """Applies transformations one after another; `chain()` is the identity, and chains in chains are flat.
 
     Args:
-        *transformations: of jadam, rules, or any `(init, update)` pairs such as optax's.
+        *transformations: of jadam, rules, or any `(init, update)` pairs, or objects with both, such as optax's.
 
     Raises:
         TypeError: something else.

@@ -66,13 +66,12 @@ NEUTRAL: dict[str, tuple[Neutral, ...]] = {
     ),
     "eps_root": (
         Neutral("amsgrad nadam nadamw radam lamb adan ademamix", _is(0), "write eps=..., which is beside the root"),
-        Neutral("scale_by_amsgrad scale_by_adan scale_by_radam scale_by_yogi", _is(0), "write eps=..., which is beside the root"),
+        Neutral("scale_by_amsgrad scale_by_adan scale_by_radam", _is(0), "write eps=..., which is beside the root"),
+        Neutral("scale_by_yogi", _is(0), "write eps=..., which is beside the root"),
     ),
     "eps_in_sqrt": (Neutral("rmsprop scale_by_rms", _is(False), f"optax.scale_by_rms, {_WORKS}, has eps under the root"),),
     "initial_scale": (Neutral("rmsprop scale_by_rms", _is(0), f"optax.scale_by_rms, {_WORKS}, has it"),),
-    "bias_correction": (
-        Neutral("rmsprop", _is(False), "write jadam.chain(jadam.scale_by_rms(bias_correction=True), ...)"),
-    ),
+    "bias_correction": (Neutral("rmsprop", _is(False), "write jadam.chain(jadam.scale_by_rms(bias_correction=True), ...)"),),
     "bias_correction_mu": (Neutral("amsgrad scale_by_amsgrad", _is(True), "write maximum='paper' for neither correction"),),
     "bias_correction_nu": (Neutral("amsgrad scale_by_amsgrad", _is(True), "write maximum='paper' for neither correction"),),
     "threshold": (Neutral("radam scale_by_radam", _is(5), f"optax.scale_by_radam, {_WORKS}, has it"),),

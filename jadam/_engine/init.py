@@ -26,7 +26,7 @@ from jadam._tree import PyTree, is_trained, strong
 @asking_no_symbols
 def init(recipe: Recipe, params: PyTree) -> OptState:
     """The initial state: slots with the sharding of their parameters, everything else replicated."""
-    _, values, treedef = strong("params", params, shapes=True)
+    _, values, treedef = strong("params", params, shapes=True, passing=True)
     plan = Plan.of(recipe, values, treedef, initial=True)
     if values and not any(map(is_trained, values)):
         found = ", ".join(sorted({str(value.dtype) for value in values}))

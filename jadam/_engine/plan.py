@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import Any
 
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from jadam._by_leaf import ByLeaf
 from jadam._dtypes import compute_dtype, is_complex
@@ -181,7 +182,8 @@ class Plan:
     @cached_property
     def compiles(self) -> bool:
         """Whether a step may be compiled as one: pairs from elsewhere may look at values, and cannot be part of a cache."""
-        return not any(isinstance(one.rule, Pair) for one in self.all)
+        traced = (isinstance(value, Tracer) for one in self.all for value in vars(one.rule).values())
+        return not any(isinstance(one.rule, Pair) for one in self.all) and not any(traced)
 
     def dtype_of(self, i: int) -> Any:
         return self.shapes[i][1]

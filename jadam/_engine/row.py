@@ -17,7 +17,7 @@ from jax import Array
 
 from jadam._dtypes import cast, compute_dtype, decode, encode, full_dtype, full_products
 from jadam._engine import checks, returned
-from jadam._engine.leaf import Mode, Operands, Program, encoded, needs_params
+from jadam._engine.leaf import Mode, NoCount, Operands, Program, encoded, needs_params
 from jadam._engine.placement import decoded, on_automatic_axes
 from jadam._engine.plan import Placed, Plan
 from jadam._errors import BadValue
@@ -74,7 +74,8 @@ class Row:
         self.mode: Mode = mode
         self.given, self.updates, self.residues = updates, dict(updates), residues  # `given` stays raw
         # The count saturates: one that wrapped would turn bias corrections negative.
-        self.new = OptState(jnp.minimum(state.count, jnp.iinfo(jnp.int32).max - 1) + 1, {}, {}, {}, {})
+        count = state.count if state.count is None else jnp.minimum(state.count, jnp.iinfo(jnp.int32).max - 1) + 1
+        self.new = OptState(count, {}, {}, {}, {})
         self.pending: list[_Ready] = []
 
     @functools.cached_property  # traced only where something is rounded by chance
@@ -111,7 +112,10 @@ class Row:
         slots = checks.slots(self.plan, self.state, placed)
         ready = _Ready(placed, dict(zip(placed.at, placed.rules, strict=True)), slots, h)
         scalars = scalars_of(rule, self.state.scalars.get(placed.key, {}))
-        t = count.astype(dtype) + 1
+        if count is None:
+            count = t = NoCount(rule, dtype)
+        else:
+            t = count.astype(dtype) + 1
         # Once a step, and not for each kind of leaf: XLA writes scalars that vary by leaf into its kernels.
         context = Context(H(**h), count, t, scalars, extra(self.step.extra), self, ready)
         with full_products():
