@@ -11,7 +11,7 @@ from jadam._annotations import check_arguments, uncalled
 from jadam._errors import BadType, BadValue, door, shown
 from jadam._recipe import Part, Recipe
 from jadam._rule import Rule, snake_case
-from jadam._transformation import GradientTransformation
+from jadam._transformation import GradientTransformation, Init, Update
 from jadam._wrapper import Wrapper
 
 P = ParamSpec("P")
@@ -66,7 +66,10 @@ def recipe_of(place: str, item: Any) -> Recipe:
         pair = item.init, getattr(item, "update", None)  # such as optax's MultiSteps, which is no tuple
     if len(pair) != 2 or not all(map(callable, pair)):
         raise BadType(f"{place} is {_no_transformation(item)}.")
-    return GradientTransformation(*pair).recipe
+    init, update = pair
+    if isinstance(init, Init) and isinstance(update, Update) and init.recipe == update.recipe:
+        return init.recipe  # of `tx.as_optax()`, or unpacked
+    return GradientTransformation(init, update).recipe
 
 
 def _pair(item: Any) -> tuple[Any, ...]:

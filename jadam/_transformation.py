@@ -100,6 +100,22 @@ class GradientTransformation:
         """
         return set_hyperparams(self.recipe, state, values)
 
+    @method
+    def as_optax(self) -> Any:
+        """The same as an `optax.GradientTransformationExtraArgs`.
+
+        For libraries that ask for optax's class, and for optax's own wrappers: these pass the keyword arguments of `update` on
+        to its instances alone.
+
+        Raises:
+            ValueError: optax is not installed.
+        """
+        try:
+            from optax import GradientTransformationExtraArgs as Theirs
+        except ImportError:
+            raise BadValue("optax is not installed; with it, this returns an instance of its class.") from None
+        return Theirs(self.init, self.update)
+
     def __iter__(self) -> Iterator[Callable[..., Any]]:
         return iter((self.init, self.update))
 

@@ -7,12 +7,12 @@ import jadam
 
 ROOT = Path(jadam.__file__).parent
 LAYERS = [
-    {"_neutral"},
+    {"_neutral", "_elsewhere"},
     {"_arguments"},
     {"_errors"},
     {"_annotations"},
     {"_tree", "_dtypes", "_derivatives", "_schedules"},
-    {"_by_leaf", "_masks", "_norm", "_state", "_storage"},
+    {"_by_leaf", "_masks", "_norm", "_state", "_storage", "_types", "_averages"},
     {"_hyper"},
     {"_rule"},
     {"_wrapper"},
@@ -23,7 +23,7 @@ LAYERS = [
     {"_hyperparams", "_apply_updates"},
     {"_transformation"},
     {"_chain"},
-    {"_groups", "_learning_rate", "_clipping", "_wrappers"},
+    {"_groups", "_learning_rate", "_clipping", "_ema", "_wrappers"},
     {"_weight_decay", "_precision", "_sharding", "_describe", "_cautious", "_schedule_free"},
     {"_authoring", "_assembly"},
     {"_optimizers"},
