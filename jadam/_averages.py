@@ -20,9 +20,13 @@ def _pairs(new: PyTree, old: PyTree, names: tuple[str, str]) -> None:
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
             if not is_array(leaf):
                 place = quoted(jax.tree_util.keystr(path, simple=True, separator="/"))
-                raise BadType(f"{name} has {shown(leaf)} at {place}, which is not an array.")
+                raise BadType(f"{name} has {shown(leaf)}, which is not an array, at {place}.")
     if jax.tree.structure(new, is_leaf=_is_none) != jax.tree.structure(old, is_leaf=_is_none):
         raise BadValue(f"{names[0]} and {names[1]} are not alike: {misfit(new, old) or misfit(old, new)}.")
+
+
+def _type(x: Array) -> str:
+    return f"{x.dtype}[{','.join(map(str, x.shape))}]"
 
 
 def _is_none(value: Any) -> bool:
@@ -31,7 +35,7 @@ def _is_none(value: Any) -> bool:
 
 def _number(name: str, value: Any) -> Array:
     if not is_array(value) or jnp.ndim(value) != 0 or jnp.iscomplexobj(value):
-        raise BadType(f"{name} must be a number, not {shown(value)}.")
+        raise BadType("{name} must be a number.", **{name: value})
     return jnp.asarray(value)
 
 
@@ -94,7 +98,7 @@ def periodic_update(new_tensors: PyTree, old_tensors: PyTree, steps: int | Array
             return None
         new, old = jnp.asarray(new), jnp.asarray(old)
         if (new.shape, new.dtype) != (old.shape, old.dtype):
-            raise BadValue(f"an array of new_tensors is {new.dtype}{new.shape}, that of old_tensors {old.dtype}{old.shape}.")
+            raise BadValue(f"an array of new_tensors is {_type(new)}, that of old_tensors {_type(old)}.")
         return jnp.where(renewed, new, old)
 
     return jax.tree.map(choose, new_tensors, old_tensors, is_leaf=_is_none)
@@ -109,14 +113,14 @@ def safe_increment(count: int | Array) -> Array:
     """
     whole, real = (is_array(count) and jnp.issubdtype(jnp.result_type(count), kind) for kind in (jnp.integer, jnp.floating))
     if not (whole or real):
-        raise BadType(f"count must be an integer or a floating-point number, not {shown(count)}.")
+        raise BadType("{name} must be an integer or a floating-point number.", count=count)
     count = jnp.asarray(count)
     limits = jnp.iinfo(count.dtype) if whole else jnp.finfo(count.dtype)
     largest = jnp.asarray(limits.max, count.dtype)
     return jnp.where(count < largest, count + jnp.ones((), count.dtype), largest)
 
 
-safe_int32_increment = safe_increment
+safe_int32_increment = door(safe_increment, "safe_int32_increment")
 """The same under optax's older name."""
 
 

@@ -42,14 +42,18 @@ CALLS = {
     "scale(step_size=None): step_size must be a number or a schedule, not None.": lambda: jadam.scale(None),
     "scale(step_size=inf): step_size must be a finite number.": lambda: jadam.scale(float("inf")),
     "scale(step_size='-1'): step_size must be a number or a schedule, not '-1'.": lambda: jadam.scale("-1"),
-    "scale_by_learning_rate(learning_rate=-0.1): learning_rate must be a finite number >= 0.": lambda: (
-        jadam.scale_by_learning_rate(-0.1)
+    "scale_by_learning_rate(learning_rate=inf): learning_rate must be a finite number.": lambda: (
+        jadam.scale_by_learning_rate(float("inf"))
     ),
     "scale_by_schedule(step_size_fn=None): step_size_fn must be a number or a schedule, not None.": lambda: (
         jadam.scale_by_schedule(None)
     ),
     "trace(decay=1.0): decay must be in [0, 1).": lambda: jadam.trace(1.0),
-    "average_updates(momentum=1.5): momentum must be in [0, 1).": lambda: jadam.average_updates(momentum=1.5),
+    "ema(decay=1.5): decay must be in [0, 1).": lambda: jadam.ema(1.5),
+    "ema(debias=1): debias must be True or False.": lambda: jadam.ema(0.9, 1),
+    "ema: there is no accumulator_dtype; write jadam.with_precision(tx, state='bfloat16'). It accepts decay, debias.": lambda: (
+        jadam.ema(0.9, accumulator_dtype=jnp.bfloat16)
+    ),
     "add_decayed_weights(weight_decay=-0.1): weight_decay must be a finite number >= 0.": lambda: jadam.add_decayed_weights(
         -0.1
     ),
