@@ -192,7 +192,9 @@ CALLS = {
     ),
     "adafactor: there is no decay_rate; write beta2_decay=..., which is minus it. It accepts learning_rate, beta2_decay, eps1, "
     "eps2, d, weight_decay, mask.": lambda: jadam.adafactor(1e-3, factored=True, momentum=None, decay_rate=0.9),
-    "lion: there is no factored; it accepts learning_rate, b1, b2, weight_decay, mask.": lambda: jadam.lion(1e-3, factored=True),
+    "lion: there is no factored; it accepts learning_rate, b1, b2, weight_decay, mask.": lambda: jadam.lion(
+        1e-3, factored=True
+    ),
     "adamw: there is no beta1; write b1=0.9. It accepts learning_rate, b1, b2, eps, eps_root, eps_form, "
     "weight_decay, mask, decay, peak_learning_rate.": lambda: jadam.adamw(1e-3, beta1=0.9),
     "adamw: there is no betas; write b1=0.9, b2=0.99. It accepts learning_rate, b1, b2, eps, eps_root, eps_form, "
@@ -210,8 +212,6 @@ CALLS = {
     ),
     "adam: there is no mu_dtype; write jadam.with_precision(tx, state={'mu': 'bfloat16'}). It accepts "
     "learning_rate, b1, b2, eps, eps_root, eps_form.": lambda: jadam.adam(1e-3, mu_dtype=jnp.bfloat16),
-    "adam: there is no nesterov; jadam.nadamw is Adam along a Nesterov momentum. It accepts learning_rate, b1, "
-    "b2, eps, eps_root, eps_form.": lambda: jadam.adam(1e-3, nesterov=True),
     "adam: there is no momentum; write b1=0.9. It accepts learning_rate, b1, b2, eps, eps_root, eps_form.": lambda: jadam.adam(
         1e-3, momentum=0.9
     ),
@@ -226,9 +226,9 @@ CALLS = {
     "sgd: only learning_rate, momentum may be given by position; write dampening=True.": lambda: jadam.sgd(0.1, 0.9, True),
     "sgd(weight_decay=-1): weight_decay must be a finite number >= 0.": lambda: jadam.sgd(0.1, weight_decay=-1),
     "sgd: there is no maximize; to maximize, negate the loss. It accepts learning_rate, momentum, dampening, "
-    "nesterov.": lambda: jadam.sgd(0.1, maximize=True),
+    "nesterov, weight_decay, mask.": lambda: jadam.sgd(0.1, maximize=True),
     "sgd: there is no accumulator_dtype; write jadam.with_precision(tx, state='bfloat16'). It accepts "
-    "learning_rate, momentum, dampening, nesterov.": lambda: jadam.sgd(0.1, accumulator_dtype="bfloat16"),
+    "learning_rate, momentum, dampening, nesterov, weight_decay, mask.": lambda: jadam.sgd(0.1, accumulator_dtype="bfloat16"),
     "lion: there is no betas; write b1=..., b2=.... It accepts learning_rate, b1, b2, weight_decay, mask.": lambda: jadam.lion(
         1e-4, betas="0.9, 0.99"
     ),

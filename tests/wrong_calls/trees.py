@@ -18,7 +18,9 @@ NOT_OURS = "is not a jadam transformation; write jadam.adam(...), or jadam.chain
 
 CALLS = {
     # trees and arguments
-    f"adamw.init: params has slice(3, None, None), a slice, at dense/act, {TAKE_OUT}": lambda: TX.init(grads(act=slice(3, None))),
+    f"adamw.init: params has slice(3, None, None), a slice, at dense/act, {TAKE_OUT}": lambda: TX.init(
+        grads(act=slice(3, None))
+    ),
     f"adamw.update: the gradient tree has 'relu', a str, at dense/act, {TAKE_OUT}": lambda: TX.update(
         grads(act="relu"), STATE, grads(act=ONES)
     ),
