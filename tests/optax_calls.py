@@ -85,6 +85,7 @@ def verdict(call: Call, lib: Any, reference: ModuleType = optax) -> Verdict:
         return Verdict("not in optax")
     if ours is theirs:
         return Verdict("equal", "the same object")
+    arguments(call, lib)
     try:
         found = _run(call, ours, lib, jnp.float32)
     except Exception as error:
@@ -113,7 +114,11 @@ def _x64() -> Any:
 # What stands for "?"
 
 
-def arguments(call: Call, function: Callable[..., Any], lib: Any) -> tuple[list[Any], dict[str, Any]]:
+class UnknownError(Exception):
+    """Nothing is said of what stands for an argument."""
+
+
+def arguments(call: Call, lib: Any) -> tuple[list[Any], dict[str, Any]]:
     """The arguments of a call, of objects of the namespace where it has objects."""
     known = find(optax, call.name)
     parameters = list(inspect.signature(known).parameters.values())
@@ -158,6 +163,7 @@ DTYPES = ("mu_dtype", "accumulator_dtype", "dtype_momentum", "hyperparam_dtype")
 NUMBERS = {
     **{"learning_rate": 0.01, "b1": 0.85, "b2": 0.98, "b3": 0.97, "eps": 1e-6, "weight_decay": 0.02, "rho": 0.95},
     **{"momentum": 0.9, "decay": 0.9, "decay_rate": 0.8, "weight_decay_rate": 1e-3, "epsilon": 1e-30, "step_size": 0.1},
+    **{"cosine_kwargs": [{"init_value": 0.0, "peak_value": 1.0, "warmup_steps": 3, "decay_steps": 20}] * 2, "clipping": 0.1},
     **{"max_norm": 0.5, "max_delta": 0.5, "threshold": 0.5, "initial_accumulator_value": 0.1, "eps_root": 1e-16},
     **{"init_value": 0.5, "end_value": 0.1, "peak_value": 1.0, "value": 0.3, "power": 2.0, "alpha": 0.1, "exponent": 1.5},
     **{"transition_steps": 12, "decay_steps": 30, "warmup_steps": 5, "transition_begin": 2, "update_period": 3, "steps": 6},
@@ -210,7 +216,7 @@ def _value(function: str, parameter: str, lib: Any) -> Any:
     if parameter in OBJECTS:
         return OBJECTS[parameter](lib)
     if parameter not in NUMBERS:
-        raise KeyError(f"say in tests/optax_calls.py what stands for {parameter} of {function}")
+        raise UnknownError(f"say in tests/optax_calls.py what stands for {parameter} of {function}")
     return NUMBERS[parameter]
 
 
@@ -219,7 +225,7 @@ def _value(function: str, parameter: str, lib: Any) -> Any:
 
 def _run(call: Call, function: Callable[..., Any], lib: Any, dtype: Any) -> Any:
     """A tree of numbers: of steps, of values of a schedule, or what the function returned."""
-    args, kwargs = arguments(call, function, lib)
+    args, kwargs = arguments(call, lib)
     made = function(*args, **kwargs)
     if call.name.endswith("inject_hyperparams"):
         made = made(learning_rate=0.01)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal
 
 import jax.numpy as jnp
@@ -34,6 +34,7 @@ class ScaleByAdam(Rule):
     b2: Decay = 0.999
     eps: NonNegative = 1e-8
     eps_root: NonNegative = 0.0
+    _: KW_ONLY
     eps_form: EpsForm = "standard"
 
     def init(self, p: Array) -> Slots:

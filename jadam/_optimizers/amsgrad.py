@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal
 
 import jax.numpy as jnp
@@ -25,6 +25,7 @@ class ScaleByAmsgrad(Rule):
     b1: Decay = 0.9
     b2: Decay = 0.999
     eps: NonNegative = 1e-8
+    _: KW_ONLY
     maximum: Maximum = "uncorrected"
 
     def init(self, p: Array) -> Slots:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import jax.numpy as jnp
@@ -29,6 +29,7 @@ class ScaleByRms(Rule):
 
     decay: Decay = 0.99
     eps: NonNegative = 1e-8
+    _: KW_ONLY
     centered: bool = False
     bias_correction: bool = False
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ class ScaleByYogi(Rule):
     b1: Decay = 0.9
     b2: Decay = 0.999
     eps: NonNegative = 1e-3
+    _: KW_ONLY
     initial_accumulator_value: FixedNonNegative = 1e-6
 
     def init(self, p: Array) -> Slots:

@@ -111,7 +111,7 @@ class piecewise_constant_schedule(Schedule):
     """
 
     init_value: Value
-    boundaries_and_scales: Mapping[int, float] | tuple[tuple[int, float], ...] | None = ()
+    boundaries_and_scales: Mapping[int, float] | tuple[tuple[int, float], ...] | None = None
 
     def _check(self) -> None:
         given = self.boundaries_and_scales
