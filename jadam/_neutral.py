@@ -99,9 +99,6 @@ NEUTRAL: dict[str, tuple[Neutral, ...]] = {
     "momentum": (Neutral("adafactor", _is(None), f"{_BIG_VISION} has a momentum"),),
     "factored": (Neutral("adafactor scale_by_factored_rms", _is(True), "jadam.adam keeps the whole second moment"),),
     "step_offset": (Neutral("scale_by_factored_rms", _is(0), f"optax.scale_by_factored_rms, {_WORKS}, has it"),),
-    "decay_rate_fn": (
-        Neutral("scale_by_factored_rms", _is(None), "write decay_rate=... and beta2_cap=..., the largest decay"),
-    ),
     "min_dim_size_to_factor": (
         Neutral("adafactor", _is(), f"matrices of any size are factored, as in torch; {_BIG_VISION} has it"),
     ),

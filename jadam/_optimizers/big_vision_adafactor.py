@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -48,12 +49,14 @@ class ScaleByFactoredRms(Rule):
         min_dim_size_to_factor: from which length of the second largest axis on it is factored, >= 1.
         epsilon: added to squares, >= 0.
         beta2_cap: the largest decay, in [0, 1); the default is one that is never reached.
+        decay_rate_fn: what returns the decay of steps done and `decay_rate`, in place of `1 - t^-decay_rate`.
     """
 
     decay_rate: Positive = 0.8
     min_dim_size_to_factor: Count = 128
     epsilon: NonNegative = 1e-30
     beta2_cap: Decay = 1 - 2.0**-31
+    decay_rate_fn: Callable[[Array, Array], Array] | None = None
     elementwise: ClassVar[bool] = False
 
     def _axes(self, shape: tuple[int, ...]) -> tuple[int, int] | None:
@@ -73,7 +76,8 @@ class ScaleByFactoredRms(Rule):
         return functools.reduce(max_dim, shape) if self._axes(shape) else 1  # a mean is a sum before it is divided
 
     def prepare(self, context: Context) -> dict[str, Any]:
-        newest = context.t**-context.h.decay_rate
+        rate = context.h.decay_rate
+        newest = context.t**-rate if self.decay_rate_fn is None else 1 - self.decay_rate_fn(context.count, rate)
         # The larger complement is the smaller decay; decays near one would lose their digits.
         return {"b2": DecayRate(jnp.maximum(context.h.beta2_cap.complement, newest))}
 

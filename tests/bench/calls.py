@@ -1,6 +1,6 @@
 """Calls of optax in public repositories, with jadam in its place: how many have the name, run, and give optax's numbers.
 
-    python tests/bench/optax_calls.py [--namespace jadam]
+    python tests/bench/calls.py [--namespace jadam]
 
 prints a line for each call that does not, and the shares of uses. `tests/data/optax_calls.json` has the calls.
 """
