@@ -64,9 +64,9 @@ def recipe_of(place: str, item: Any) -> Recipe:
     pair = _pair(item)
     if not pair and not isinstance(item, type) and callable(getattr(item, "init", None)):
         pair = item.init, getattr(item, "update", None)  # such as optax's MultiSteps, which is no tuple
-    if len(pair) != 2 or not all(map(callable, pair)):
+    init, update = pair if len(pair) == 2 else (None, None)
+    if not callable(init) or not callable(update):
         raise BadType(f"{place} is {_no_transformation(item)}.")
-    init, update = pair
     if isinstance(init, Init) and isinstance(update, Update) and init.recipe == update.recipe:
         return init.recipe  # of `tx.as_optax()`, or unpacked
     return GradientTransformation(init, update).recipe

@@ -111,10 +111,11 @@ class GradientTransformation:
             ValueError: optax is not installed.
         """
         try:
-            from optax import GradientTransformationExtraArgs as Theirs
+            import optax
         except ImportError:
             raise BadValue("optax is not installed; with it, this returns an instance of its class.") from None
-        return Theirs(self.init, self.update)
+        update: Any = self.update  # whose state has a type
+        return optax.GradientTransformationExtraArgs(self.init, update)
 
     def __iter__(self) -> Iterator[Callable[..., Any]]:
         return iter((self.init, self.update))

@@ -112,12 +112,9 @@ class Row:
         slots = checks.slots(self.plan, self.state, placed)
         ready = _Ready(placed, dict(zip(placed.at, placed.rules, strict=True)), slots, h)
         scalars = scalars_of(rule, self.state.scalars.get(placed.key, {}))
-        if count is None:
-            count = t = NoCount(rule, dtype)
-        else:
-            t = count.astype(dtype) + 1
+        t: Any = NoCount(rule, dtype) if count is None else count.astype(dtype) + 1
         # Once a step, and not for each kind of leaf: XLA writes scalars that vary by leaf into its kernels.
-        context = Context(H(**h), count, t, scalars, extra(self.step.extra), self, ready)
+        context = Context(H(**h), t if count is None else count, t, scalars, extra(self.step.extra), self, ready)
         with full_products():
             constants = returned.constants(rule, rule.prepare(context))
         if shadowed := {"gradient", *h} & set(constants):

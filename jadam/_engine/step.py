@@ -40,15 +40,14 @@ def _update(
     recipe: Recipe, mode: Mode, updates: PyTree, state: OptState | None, params: PyTree, extra: dict[str, Any]
 ) -> tuple[PyTree, OptState]:
     """A step with the state of the recipe, or without any."""
-    given, of_params = updates, params
-    if params is not None:
-        params, leaves, treedef = strong("params", params, passing=True)
-    # Functions and strings are passed over where the parameters have such too.
-    passing = params is None or (params is not of_params and any(map(is_passed, jax.tree.leaves(of_params))))
-    updates, *of_updates = strong("the gradient tree", updates, passing=passing)
+    given, like = updates, updates if params is None else params
     if params is None:
-        leaves, treedef = of_updates
+        updates, leaves, treedef = strong("the gradient tree", updates, passing=True)
         passing = updates is not given
+    else:
+        params, leaves, treedef = strong("params", params, passing=True)
+        passing = params is not like and any(map(is_passed, jax.tree.leaves(like)))
+        updates, *_ = strong("the gradient tree", updates, passing=passing)  # passed over where the parameters have such too
     if params is None and (landed := [storage.key for storage, _ in recipe.landings if storage != NEAREST]):
         raise BadValue(f"with_precision(params={landed[0]!r}) needs the parameters; call update(grads, state, params).")
     plan = Plan.of(recipe, leaves, treedef)  # before anything is traced: masks are functions of the user's
@@ -59,7 +58,6 @@ def _update(
     run = programs.run if plan.compiles and of_arrays else programs.step
     extra = arrays("extra", extra) if extra and of_arrays else extra
     found, state = run(mode, updates, state, params, extra, said(recipe, plan, state))
-    like = given if of_params is None else of_params
     return (put_back(found, like, like if mode == "step" else given) if passing else found), state
 
 
