@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import jax.numpy as jnp
 from jax import Array
@@ -29,6 +29,7 @@ from jadam._authoring import (
     Hyper,
     MaskLike,
     NonNegative,
+    Option,
     Positive,
     Rule,
     Slots,
@@ -56,7 +57,7 @@ class ScaleByFactoredRms(Rule):
     min_dim_size_to_factor: Count = 128
     epsilon: NonNegative = 1e-30
     beta2_cap: Decay = 1 - 2.0**-31
-    decay_rate_fn: Callable[[Array, Array], Array] | None = None
+    decay_rate_fn: Annotated[Callable[[Array, Array], Array], Option("a function", callable)] | None = None
     elementwise: ClassVar[bool] = False
 
     def _axes(self, shape: tuple[int, ...]) -> tuple[int, int] | None:

@@ -96,6 +96,9 @@ CALLS = {
     "scale_by_adafactor(beta2_decay=0.0): beta2_decay must be a finite number < 0.": lambda: jadam.scale_by_adafactor(
         beta2_decay=0.0
     ),
+    "scale_by_factored_rms(decay_rate_fn=0.8): decay_rate_fn must be a function.": lambda: jadam.scale_by_factored_rms(
+        decay_rate_fn=0.8
+    ),
     "scale_by_factored_rms(decay_rate=0): decay_rate must be a finite number > 0.": lambda: jadam.scale_by_factored_rms(
         decay_rate=0
     ),
