@@ -10,8 +10,8 @@ CALLS = {
     "scale_by_adam: there is no beta1; write b1=0.9. It accepts b1, b2, eps, eps_root, eps_form.": lambda: jadam.scale_by_adam(
         beta1=0.9
     ),
-    "scale_by_adam: too many arguments; it accepts b1, b2, eps, eps_root, eps_form.": lambda: jadam.scale_by_adam(
-        0.9, 0.999, 1e-8, 0.0, "standard", 1
+    "scale_by_adam: only b1, b2, eps, eps_root may be given by position; write eps_form='standard'.": lambda: (
+        jadam.scale_by_adam(0.9, 0.999, 1e-8, 0.0, "standard", 1)
     ),
     ("scale_by_belief: there is no betas; write b1=0.9, b2=0.999. It accepts b1, b2, eps, eps_root."): lambda: (
         jadam.scale_by_belief(betas=(0.9, 0.999))
