@@ -18,8 +18,8 @@ from jadam._rule import Context, Rule, Slots
 
 def _root_of_factor(bound: Array, norm: Array) -> Array:
     """The root of `min(1, bound / norm)`, to multiply by twice: the factor itself may be too small for float32."""
-    free = bound == jnp.inf  # where the factor is 1, and not NaN
-    bound, norm = jnp.where(free, 1, bound), jnp.where(free, 0, norm)
+    # Of inf the factor is 1, and not NaN: the root of this power of two is exact.
+    bound = jnp.minimum(bound, 2.0 ** (jnp.finfo(bound.dtype).maxexp - 2))
     return jnp.sqrt(bound) / jnp.sqrt(jnp.maximum(norm, bound))
 
 
