@@ -169,7 +169,8 @@ NUMBERS = {
     **{"transition_steps": 12, "decay_steps": 30, "warmup_steps": 5, "transition_begin": 2, "update_period": 3, "steps": 6},
     **{"clipping_threshold": 1.0, "min_dim_size_to_factor": 128, "decay_offset": 0, "step_offset": 0, "count": 3, "order": 1},
     **{"multiply_by_parameter_scale": True, "factored": True, "nesterov": False, "debias": False, "every_k_schedule": 3},
-    **{"boundaries_and_scales": {5: 0.5, 10: 0.1}, "boundaries": [5], "max_consecutive_errors": 5},
+    **{"boundaries_and_scales": {5: 0.5, 10: 0.1}, "boundaries": [5], "max_consecutive_errors": 5, "max_linesearch_steps": 10},
+    **{"l2_norm_clip": 1.0, "noise_multiplier": 0.1, "sync_period": 2},
 }
 OBJECTS: dict[str, Callable[[Any], Any]] = {
     "init": lambda lib: halve_init,
@@ -192,6 +193,12 @@ OBJECTS: dict[str, Callable[[Any], Any]] = {
     "mu": lambda lib: _tree(GRADS[0]),
     "nu": lambda lib: _tree(GRADS[1]),
     "ema": lambda lib: _tree(GRADS[0]),
+    "optimizer": lambda lib: lib.adam(0.01),
+    "adv_optimizer": lambda lib: lib.sgd(0.05),
+    "weight_dimension_numbers": lambda lib: (
+        lambda params: jax.tree.map(lambda _: lib.contrib.MuonDimensionNumbers(0, 1), params)
+    ),
+    "linesearch": lambda lib: lib.scale_by_backtracking_linesearch(max_backtracking_steps=10),
     "decay_rate_fn": lambda lib: lambda i, exponent: 1.0 - jnp.asarray(i + 1, jnp.result_type(float)) ** -exponent,
 }
 ELSEWHERE = {  # what the value is in one function alone
@@ -229,19 +236,47 @@ def _run(call: Call, function: Callable[..., Any], lib: Any, dtype: Any) -> Any:
     made = function(*args, **kwargs)
     if call.name.endswith("inject_hyperparams"):
         made = made(learning_rate=0.01)
+    if call.name.endswith("scale_by_muon"):
+        made = lib.masked(made, MASK)  # it is for matrices
     if hasattr(made, "init") and hasattr(made, "update"):
-        return _steps(made, dtype)
+        if asked := [words for name, words in ASK_FOR_MORE.items() if name in call.name]:
+            return _down_a_bowl(made, dtype, asked[0])
+        return _steps(made, dtype, per_example="private" in call.name or "dpsgd" in call.name)
     if callable(made) and not isinstance(made, type):
         return np.asarray([made(jnp.int32(count)) for count in COUNTS], np.float64)
     return made
 
 
-def _steps(tx: Any, dtype: Any) -> Any:
-    """How far parameters moved in all steps."""
+def _steps(tx: Any, dtype: Any, per_example: bool = False) -> Any:
+    """How far parameters moved in all steps, with gradients for each of some examples where these are asked for."""
     start = params = _tree(START, dtype)
     state = tx.init(params)
-    for grads in GRADS:
-        updates, state = tx.update(_tree(grads, dtype), state, params)
+    for number, grads in enumerate(GRADS):
+        grads = _tree(grads, dtype)
+        if per_example:
+            grads = jax.tree.map(lambda *x: jnp.stack(x), grads, _tree(GRADS[number - 1], dtype))
+        updates, state = tx.update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+    return jax.tree.map(operator.sub, params, start)
+
+
+SEARCH = ("value", "grad", "value_fn")
+ASK_FOR_MORE = {"lbfgs": SEARCH, "linesearch": SEARCH, "sam": ("grad_fn",), "reduce_on_plateau": ("value",)}
+"""What functions take beside the gradient, by a part of their names."""
+
+
+def _down_a_bowl(tx: Any, dtype: Any, asked: Iterable[str]) -> Any:
+    """How far parameters moved down a bowl."""
+
+    def bowl(params: Any) -> Any:
+        return sum(jnp.sum((1 + jnp.arange(x.size, dtype=x.dtype)) * (x.ravel() - 0.5) ** 2) for x in params.values())
+
+    start = params = _tree(START, dtype)
+    state = tx.init(params)
+    for _ in range(5):  # it is at the bottom soon, where rounding decides
+        value, grads = jax.value_and_grad(bowl)(params)
+        more = {"value": value, "grad": grads, "value_fn": bowl, "grad_fn": lambda params, _: jax.grad(bowl)(params)}
+        updates, state = tx.update(jax.tree.map(jnp.negative, grads), state, params, **{word: more[word] for word in asked})
         params = optax.apply_updates(params, updates)
     return jax.tree.map(operator.sub, params, start)
 
