@@ -74,7 +74,8 @@ def flax(optax: Any, steps: int) -> jax.Array:
     loss = jnp.inf
     for step in range(steps):
         if step == steps // 2:
-            state.opt_state.hyperparams["learning_rate"] = state.opt_state.hyperparams["learning_rate"] / 10
+            hyperparams: Any = state.opt_state.hyperparams  # pyright: ignore[reportAttributeAccessIssue]
+            hyperparams["learning_rate"] = hyperparams["learning_rate"] / 10
         state, loss = train_step(state)
     return jnp.asarray(loss)
 

@@ -8,6 +8,7 @@ import pickle
 import subprocess
 import sys
 import warnings
+from typing import Any
 
 import chex
 import equinox as eqx
@@ -89,11 +90,13 @@ def test_submodules_import_as_those_of_optax():
     from jadam.optax.schedules import inject_hyperparams
     from jadam.optax.transforms import chain
 
-    from jadam.optax import losses
-
-    assert losses is optax.losses
-    assert MuonDimensionNumbers is optax.contrib._muon.MuonDimensionNumbers
-    assert (chain, inject_hyperparams) == (door.chain, door.inject_hyperparams) != (optax.chain, optax.inject_hyperparams)
+    names: dict[str, Any] = {}
+    exec("from jadam.optax import losses; import jadam.optax.contrib._muon as muon", names)
+    exec("from jadam.optax.schedules import inject_hyperparams; from jadam.optax.transforms import chain", names)
+    assert names["losses"] is optax.losses
+    assert names["muon"].MuonDimensionNumbers is optax.contrib.MuonDimensionNumbers
+    assert names["chain"] is door.chain is not optax.chain
+    assert names["inject_hyperparams"] is door.inject_hyperparams is not optax.inject_hyperparams
     with pytest.raises(ModuleNotFoundError):
         importlib.import_module("jadam.optax.nothing")
 
@@ -267,6 +270,17 @@ def test_complex_and_integer_leaves_are_those_of_optax():
     )
 
 
+def test_what_a_schedule_brings_below_zero():
+    """Fromage's decay is negative: with a schedule, that is seen at the step alone."""
+    start = {"w": jnp.ones(3)}
+    for o in (door, optax):
+        tx = o.add_decayed_weights(lambda count: -0.1)
+        updates, _ = tx.update(start, tx.init(start), start)
+        np.testing.assert_allclose(updates["w"], 0.9, rtol=1e-6)
+        with jax.disable_jit():
+            np.testing.assert_allclose(tx.update(start, tx.init(start), start)[0]["w"], 0.9, rtol=1e-6)
+
+
 def test_what_only_optax_has_a_number_for():
     """A clip to zero, which jadam refuses: behind the door it runs as it does in optax."""
     with pytest.raises(ValueError, match="max_norm"):
@@ -377,7 +391,7 @@ def test_hyperparameters_in_a_chain():
 
 def test_the_tools_of_optax_on_states():
     tx = door.adam(door.linear_schedule(0.1, 0.0, 10))
-    _, state = train(tx)
+    state: Any = train(tx)[1]
     assert [s.count for s in state] == [20, 20]
     assert isinstance(state[0], optax.ScaleByAdamState)
     assert isinstance(state[1], optax.ScaleByScheduleState)

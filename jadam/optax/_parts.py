@@ -105,7 +105,10 @@ class Part:
             arguments = arguments | {self.ours.schedule: self.schedule(state.count)}
             if jnp.ndim(arguments[self.ours.schedule]):
                 return None
-        return self.ours.make(SimpleNamespace(**arguments))
+        try:
+            return self.ours.make(SimpleNamespace(**arguments))
+        except BadValue:  # as in `_is_ours`, of what a schedule returned
+            return None
 
     @property
     def schedule(self) -> Callable[[Any], Any] | None:
