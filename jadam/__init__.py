@@ -47,7 +47,7 @@ from jadam._weight_decay import add_decayed_weights as add_decayed_weights
 from jadam._weight_decay import decay_after_step as decay_after_step
 from jadam._chain import identity as identity
 from jadam._optimizers.sgd import trace as trace
-from jadam._optimizers.big_vision_adafactor import average_updates as average_updates
+from jadam._ema import ema as ema
 from jadam._optimizers.rmsprop import scale_by_rms as scale_by_rms
 from jadam._optimizers.adagrad import scale_by_rss as scale_by_rss
 from jadam._optimizers.adadelta import scale_by_adadelta as scale_by_adadelta
@@ -93,6 +93,11 @@ from jadam._schedule_free import schedule_free as schedule_free
 from jadam._transformation import GradientTransformation as GradientTransformation
 from jadam._transformation import GradientTransformationExtraArgs as GradientTransformationExtraArgs
 from jadam._apply_updates import apply_updates as apply_updates
+from jadam._averages import incremental_update as incremental_update
+from jadam._averages import periodic_update as periodic_update
+from jadam._averages import bias_correction as bias_correction
+from jadam._averages import safe_increment as safe_increment
+from jadam._averages import safe_int32_increment as safe_int32_increment
 from jadam._state import OptState as OptState
 from jadam._hyperparams import hyperparams as hyperparams
 from jadam._schedule_free import schedule_free_params as schedule_free_params
@@ -121,6 +126,17 @@ from jadam._schedules.cycles import sgdr_schedule as sgdr_schedule
 from jadam._schedules.cycles import linear_onecycle_schedule as linear_onecycle_schedule
 from jadam._schedules.cycles import cosine_onecycle_schedule as cosine_onecycle_schedule
 
+# Types for annotations
+from jadam._types import Params as Params
+from jadam._types import Updates as Updates
+from jadam._types import ScalarOrSchedule as ScalarOrSchedule
+from jadam._types import MaskOrFn as MaskOrFn
+from jadam._types import TransformInitFn as TransformInitFn
+from jadam._types import TransformUpdateFn as TransformUpdateFn
+from jadam._types import TransformUpdateExtraArgsFn as TransformUpdateExtraArgsFn
+from jadam._types import EmptyState as EmptyState
+from jadam._types import MaskedNode as MaskedNode
+
 # For an algorithm or a wrapper of your own
 from jadam._rule import Rule as Rule
 from jadam._hyper import Hyper as Hyper
@@ -133,3 +149,6 @@ from jadam._chain import block as block
 from jadam._wrapper import Wrapper as Wrapper
 from jadam._wrapper import Inside as Inside
 from jadam._chain import wrap as wrap
+
+# For every other name of optax's, an error that says what to write
+from jadam._elsewhere import __getattr__  # noqa: F401

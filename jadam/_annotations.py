@@ -14,6 +14,8 @@ from typing import Any, Protocol
 
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
+from jax.core import Tracer
 
 from jadam._errors import BadType, BadValue
 
@@ -54,6 +56,10 @@ class Option:
         """The value, if it is allowed."""
         if value is None and self.optional:
             return value
+        if self.number and isinstance(value, Array) and value.shape == () and _is_real(value.dtype):
+            if isinstance(value, Tracer):  # of `optax.inject_hyperparams`, which makes an array of every number
+                return value
+            value = value.item()
         try:
             allowed = bool(self.holds(value))
         except (TypeError, ValueError):  # of comparisons: it is not even a number
@@ -65,6 +71,10 @@ class Option:
         number = as_float(name, value)
         check_in_dtype(name, value, number)
         return value if type(value) is int and abs(value) < 2**31 else number  # JAX takes integers to be int32
+
+
+def _is_real(dtype: Any) -> bool:
+    return jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)
 
 
 def is_number(value: Any) -> bool:
@@ -106,6 +116,8 @@ def check_in_dtype(name: str, value: Any, number: Any = None, dtype: Any = None)
     number = value if number is None else number
     if number == 0 or 1e-37 < abs(number) < 1e38:
         return  # as nearly always: in any dtype that there is
+    if abs(number) == math.inf and value == number:
+        return  # given as inf, which is a number of any dtype where a range allows for it
     limits = jnp.finfo(dtype or jnp.result_type(float))
     least, largest = float(limits.tiny), float(limits.max)
     if not least <= abs(number) <= largest:

@@ -8,7 +8,7 @@ from jax import lax
 
 from jadam._dtypes import compute_dtype, decode, encode, is_complex
 from jadam._errors import BadType, BadValue, door
-from jadam._tree import PyTree, arrays, difference, flatten, is_trained, quoted
+from jadam._tree import PyTree, arrays, difference, flatten, is_passed, is_trained, put_back, quoted, strong
 
 
 @door
@@ -18,13 +18,16 @@ def apply_updates(params: PyTree, updates: PyTree) -> PyTree:
     Args:
         params: a tree of arrays.
         updates: a tree like it, each leaf of its parameter's shape. None, and leaves that are not trained, leave the
-            parameter as it is.
+            parameter as it is; so do functions and strings, where the parameters have such.
 
     Raises:
         ValueError: structures or shapes differ; nothing is broadcast.
         TypeError: a leaf is not an array, or real meets complex.
     """
-    return _apply(arrays("params", params), arrays("updates", updates))
+    own, *_ = strong("params", params, passing=True)
+    if own is params or not any(map(is_passed, jax.tree.leaves(params))):
+        return _apply(own, arrays("updates", updates))
+    return put_back(_apply(own, strong("updates", updates, passing=True)[0]), params, params)
 
 
 @jax.jit

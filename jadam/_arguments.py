@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from inspect import Parameter, Signature
 from typing import Any
 
+from jadam._neutral import ACCUMULATOR, MU, NESTEROV, elsewhere
+
 NAMES_ELSEWHERE = {
     "lr": ["learning_rate"],
     "betas": ["b1", "b2"],
@@ -26,10 +28,10 @@ NAMES_ELSEWHERE = {
 
 _XLA = "leave it out, XLA compiles the step"
 WAYS_HERE = {
-    "mu_dtype": "write jadam.with_precision(tx, state={'mu': 'bfloat16'})",
-    "accumulator_dtype": "write jadam.with_precision(tx, state='bfloat16')",
+    "mu_dtype": MU,
+    "accumulator_dtype": ACCUMULATOR,
     "amsgrad": "jadam.amsgrad is an optimizer of its own",
-    "nesterov": "jadam.nadamw is Adam along a Nesterov momentum",
+    "nesterov": NESTEROV,
     "maximize": "to maximize, negate the loss",
     "weight_decay": "put jadam.add_decayed_weights(...) before the learning rate in a chain, or take an optimizer that has it",
     "global_clipnorm": "write jadam.chain(jadam.clip_by_global_norm(...), tx)",
@@ -51,7 +53,7 @@ def shown(value: Any) -> str:
     return text if len(text) <= 200 else f"{text[:100]}..."
 
 
-def misfit(signature: Signature, args: Sequence[Any], kwargs: dict[str, Any]) -> str:
+def misfit(function: str, signature: Signature, args: Sequence[Any], kwargs: dict[str, Any]) -> str:
     """What is wrong with the arguments of a call; nothing if they fit."""
     parameters = list(signature.parameters.values())
     kinds = {parameter.kind for parameter in parameters}
@@ -60,7 +62,7 @@ def misfit(signature: Signature, args: Sequence[Any], kwargs: dict[str, Any]) ->
     accepted = [f"*{p.name}" if p.kind is p.VAR_POSITIONAL else p.name for p in parameters if p.kind is not p.VAR_KEYWORD]
     unknown = [name for name in kwargs if name not in known]
     if unknown and Parameter.VAR_KEYWORD not in kinds:
-        instead = _instead(unknown[0], kwargs[unknown[0]], known)
+        instead = _instead(function, unknown[0], kwargs[unknown[0]], known)
         return f"there is no {unknown[0]}; {f'{instead}. It' if instead else 'it'} accepts {_listed(accepted)}."
     if len(args) > len(positional) and Parameter.VAR_POSITIONAL not in kinds:
         by_name = [name for name in known if name not in (*positional, *kwargs)]
@@ -80,8 +82,10 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names) or "no arguments"
 
 
-def _instead(name: str, value: Any, known: Sequence[str]) -> str:
+def _instead(function: str, name: str, value: Any, known: Sequence[str]) -> str:
     """What to write instead of an argument that a function does not have; nothing if it is like none."""
+    if other := elsewhere(function, name):
+        return other.instead
     meant = [here for here in NAMES_ELSEWHERE.get(name, []) if here in known]
     meant = meant or ([] if name in WAYS_HERE else difflib.get_close_matches(name, known, n=1, cutoff=0.5))
     if not meant:

@@ -6,6 +6,7 @@ from jadam._chain import block as block
 from jadam._chain import chain as chain
 from jadam._chain import identity as identity
 from jadam._clipping import clip_by_block_rms as clip_by_block_rms
+from jadam._ema import ema as ema
 from jadam._engine.lost import peak_of as peak_of
 from jadam._groups import masked as masked
 from jadam._groups import partition as partition

@@ -14,6 +14,7 @@ from jadam._hyper import Count as Count
 from jadam._hyper import Decay as Decay
 from jadam._hyper import FixedNonNegative as FixedNonNegative
 from jadam._hyper import FixedPositive as FixedPositive
+from jadam._hyper import Hyper as Hyper
 from jadam._hyper import Negative as Negative
 from jadam._hyper import NonNegative as NonNegative
 from jadam._hyper import Positive as Positive

@@ -11,7 +11,7 @@ from jadam._annotations import check_arguments, uncalled
 from jadam._errors import BadType, BadValue, door, shown
 from jadam._recipe import Part, Recipe
 from jadam._rule import Rule, snake_case
-from jadam._transformation import GradientTransformation
+from jadam._transformation import GradientTransformation, Init, Update
 from jadam._wrapper import Wrapper
 
 P = ParamSpec("P")
@@ -50,7 +50,7 @@ class _Ours:
 
 
 TransformationLike = Annotated[Any, _AsTransformation()]
-"""A transformation, a rule, or any `(init, update)` pair such as optax's."""
+"""A transformation, a rule, or any `(init, update)` pair or object with both such as optax's."""
 Transformation = Annotated[GradientTransformation, _Ours()]
 """A transformation of jadam."""
 
@@ -62,9 +62,14 @@ def recipe_of(place: str, item: Any) -> Recipe:
     if isinstance(item, Rule):
         return Recipe((Part(item),))
     pair = _pair(item)
-    if len(pair) != 2 or not all(map(callable, pair)):
+    if not pair and not isinstance(item, type) and callable(getattr(item, "init", None)):
+        pair = item.init, getattr(item, "update", None)  # such as optax's MultiSteps, which is no tuple
+    init, update = pair if len(pair) == 2 else (None, None)
+    if not callable(init) or not callable(update):
         raise BadType(f"{place} is {_no_transformation(item)}.")
-    return GradientTransformation(*pair).recipe
+    if isinstance(init, Init) and isinstance(update, Update) and init.recipe == update.recipe:
+        return init.recipe  # of `tx.as_optax()`, or unpacked
+    return GradientTransformation(init, update).recipe
 
 
 def _pair(item: Any) -> tuple[Any, ...]:
@@ -99,7 +104,7 @@ def chain(*transformations: Any) -> GradientTransformation:
     """Applies transformations one after another; `chain()` is the identity, and chains in chains are flat.
 
     Args:
-        *transformations: of jadam, rules, or any `(init, update)` pairs such as optax's.
+        *transformations: of jadam, rules, or any `(init, update)` pairs, or objects with both, such as optax's.
 
     Raises:
         TypeError: something else.

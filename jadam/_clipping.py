@@ -11,13 +11,15 @@ from jax import Array
 from jadam._annotations import Option, is_integer
 from jadam._chain import block
 from jadam._errors import BadValue
-from jadam._hyper import FixedNonNegative, Positive
+from jadam._hyper import Bound, FixedNonNegative, Positive
 from jadam._norm import norm
 from jadam._rule import Context, Rule, Slots
 
 
 def _root_of_factor(bound: Array, norm: Array) -> Array:
     """The root of `min(1, bound / norm)`, to multiply by twice: the factor itself may be too small for float32."""
+    # Of inf the factor is 1, and not NaN: the root of this power of two is exact.
+    bound = jnp.minimum(bound, 2.0 ** (jnp.finfo(bound.dtype).maxexp - 2))
     return jnp.sqrt(bound) / jnp.sqrt(jnp.maximum(norm, bound))
 
 
@@ -26,10 +28,10 @@ class Clip(Rule):
     """Cuts every element of the updates to [-max_delta, max_delta].
 
     Args:
-        max_delta: the largest magnitude of an element, > 0.
+        max_delta: the largest magnitude of an element, > 0; inf for any.
     """
 
-    max_delta: Positive
+    max_delta: Bound
     keeps_zeros: ClassVar[bool] = True
 
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
@@ -41,14 +43,14 @@ class ClipByGlobalNorm(Rule):
     """Scales all updates by one factor so that their global norm is at most `max_norm`: `u = min(1, max_norm/(norm + eps)) g`.
 
     Args:
-        max_norm: the largest norm, > 0.
+        max_norm: the largest norm, > 0; inf for any.
         eps: added to the norm, >= 0; 1e-6 gives torch's `clip_grad_norm_`.
 
     Reference:
         Pascanu et al. 2013, Algorithm 1, arXiv:1211.5063.
     """
 
-    max_norm: Positive
+    max_norm: Bound
     eps: FixedNonNegative = 0.0
     keeps_zeros: ClassVar[bool] = True
 
@@ -65,13 +67,13 @@ class ClipByBlockRms(Rule):
     """Scales the update of each parameter so that its root mean square is at most `threshold`.
 
     Args:
-        threshold: the largest root mean square of one array, > 0.
+        threshold: the largest root mean square of one array, > 0; inf for any.
 
     Reference:
         Shazeer & Stern 2018, section 6, arXiv:1804.04235.
     """
 
-    threshold: Positive
+    threshold: Bound
     elementwise: ClassVar[bool] = False
     keeps_zeros: ClassVar[bool] = True
 
@@ -93,7 +95,7 @@ class AdaptiveGradClip(Rule):
     those of 2 and 3; vectors, and what has at most one axis longer than 1, are one unit.
 
     Args:
-        clipping: the largest ratio, > 0.
+        clipping: the largest ratio, > 0; inf for any.
         eps: the norm that weights of zero are assumed to have, > 0.
         axis: the axes along which the weights of a unit extend, instead of those above.
 
@@ -104,7 +106,7 @@ class AdaptiveGradClip(Rule):
         Brock et al. 2021, equation 3, arXiv:2102.06171.
     """
 
-    clipping: Positive
+    clipping: Bound
     eps: Positive = 1e-3
     axis: Annotated[int | tuple[int, ...], Option("an axis, or a tuple of different axes", _are_axes)] | None = None
     elementwise: ClassVar[bool] = False

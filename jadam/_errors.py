@@ -9,6 +9,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from jadam._arguments import misfit
 from jadam._arguments import shown as shown
+from jadam._neutral import without_neutral
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -84,7 +85,11 @@ def door(function: Callable[P, T], name: str = "") -> Callable[P, T]:
                 error.rename(bound.arguments)
             raise
         except TypeError:
-            if refused := _refused(name, inspect.signature(function), args, kwargs):
+            signature = inspect.signature(function)
+            fewer = without_neutral(name, signature.parameters, kwargs)
+            if len(fewer) < len(kwargs):
+                return call(*args, **fewer)
+            if refused := _refused(name, signature, args, kwargs):
                 raise refused from None
             raise
 
@@ -119,7 +124,7 @@ def _name_of(function: Callable[..., Any], owner: Any) -> str:
 
 def _refused(name: str, signature: inspect.Signature, args: Any, kwargs: Any) -> BadType | None:
     """The error of a call that does not fit its signature. Python says what it did not expect, this one what to write."""
-    if not (words := misfit(signature, args, kwargs)):
+    if not (words := misfit(name, signature, args, kwargs)):
         return None
     refused = BadType(words)
     refused.of = name

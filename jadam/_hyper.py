@@ -82,6 +82,8 @@ NonNegative = Annotated[_Value, Range("a finite number >= 0", lambda x: 0 <= x <
 """A `Hyper` that is never negative."""
 Positive = Annotated[_Value, Range("a finite number > 0", lambda x: 0 < x < math.inf)]
 """A `Hyper` above zero."""
+Bound = Annotated[_Value, Range("a number > 0", lambda x: x > 0)]
+"""A `Hyper` above zero; inf bounds nothing."""
 Negative = Annotated[_Value, Range("a finite number < 0", lambda x: -math.inf < x < 0)]
 """A `Hyper` below zero."""
 Decay = Annotated[_Value, Range("in [0, 1)", lambda x: 0 <= x < 1, complement=True)]
@@ -157,7 +159,7 @@ class Declared:
             value = values[name].value if isinstance(values[name], Driven) else values[name]
             if isinstance(note, Range) and not (callable(value) or isinstance(value, Tracer)):
                 check_in_dtype(name, value, note.store(value), dtype)
-            elif isinstance(note, Option) and note.number and value is not None:
+            elif isinstance(note, Option) and note.number and not isinstance(value, Tracer | None):
                 check_in_dtype(name, value, dtype=dtype)
 
 

@@ -19,7 +19,7 @@ from jadam._engine.numbers import alike
 from jadam._errors import BadType, BadValue, door
 from jadam._hyper import Driven, Range
 from jadam._recipe import Recipe
-from jadam._state import COMPLEMENT, GIVEN, SET, OptState, check_is_state, numbered, spoken, states
+from jadam._state import COMPLEMENT, GIVEN, SET, OptState, as_state, numbered, spoken, states
 from jadam._tree import PyTree
 
 ANY = Range("a number", lambda x: True)
@@ -90,7 +90,7 @@ def hyperparams(state: PyTree) -> dict[str, Array]:
 
 def set_hyperparams(recipe: Recipe, state: OptState, values: dict[str, Any]) -> OptState:
     """The state of a recipe with other hyperparameters."""
-    check_is_state("first", state)
+    state = as_state("first", state)
     fields = {key: (hyper, getattr(at.part.rule, hyper.name)) for at in recipe.all for key, hyper in at.hypers}
     if other := set(state.hyperparams) ^ set(fields):
         raise BadValue(f"the state belongs to another transformation: only one of the two has {sorted(other)[0]}.")

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jadam._chain import block, builder, chain
-from jadam._hyper import Count, Hyper, NonNegative
+from jadam._hyper import Count, Hyper
 from jadam._rule import Context, Rule, Slots
 from jadam._schedules.schedule import ScheduleLike
 from jadam._transformation import GradientTransformation
@@ -31,11 +31,11 @@ class ScaleByLearningRate(Rule):
     """Multiplies updates by minus the learning rate, the last step of an optimizer: `u = -learning_rate * g`.
 
     Args:
-        learning_rate: a number >= 0 or a schedule.
+        learning_rate: a number or a schedule; below zero, adding the update ascends.
         flip_sign: whether to negate, so that adding the update descends.
     """
 
-    learning_rate: NonNegative
+    learning_rate: Hyper
     flip_sign: bool = True
     keeps_zeros: ClassVar[bool] = True
 

@@ -28,12 +28,13 @@ def global_norm(updates: PyTree) -> Array:
     count as at most 7e19 / sqrt(n) each: of finite numbers the norm is finite.
 
     Args:
-        updates: a tree of arrays; leaves that are not real or complex floating point are passed over.
+        updates: a tree of arrays; leaves that are not numbers are passed over.
 
     Returns:
         A float32 scalar, float64 as soon as one leaf computes in it.
     """
     leaves = [jnp.asarray(x) for x in jax.tree.leaves(arrays("updates", updates))]
+    leaves = [cast(x, jnp.float32) if jnp.issubdtype(x.dtype, jnp.integer) else x for x in leaves]
     leaves = [x for x in leaves if is_trained(x)]
     wide = any(compute_dtype(x.dtype) == jnp.float64 for x in leaves)
     return _norm(jnp.float64 if wide else jnp.float32, leaves)

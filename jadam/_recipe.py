@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from jax.core import Tracer
+from jax.errors import TracerBoolConversionError
 
 from jadam._hyper import Driven, HyperField
 from jadam._rule import Block, Rule
@@ -134,7 +135,10 @@ class Recipe:
         if self is other or not isinstance(other, Recipe):
             return self is other
         comparable = self._hash is not None and self._hash == other._hash
-        return comparable and (self.parts, self.landings) == (other.parts, other.landings)
+        try:
+            return comparable and (self.parts, self.landings) == (other.parts, other.landings)
+        except TracerBoolConversionError:  # of a schedule with a traced number, which is equal to itself alone
+            return False
 
     def __add__(self, other: Recipe) -> Recipe:
         return Recipe(self.parts + other.parts, self.landings + other.landings)
@@ -187,6 +191,13 @@ class Recipe:
     def drivers(self) -> tuple[tuple[str, HyperField, Any, str | None], ...]:
         """The hyperparameters that schedules and arrays drive, with who keeps their count."""
         return tuple(entry for entry in self._hypers if _drives(entry[2]))
+
+    @cached_property
+    def keeps_nothing(self) -> bool:
+        """Whether a step needs nothing of the last one, as far as rules say: no slots, no scalars, no schedule."""
+        rules = [at.part.rule for at in self.all]
+        own = not self.landings and not any(isinstance(rule, Pair | Wrapper) or rule.scalars() for rule in rules)
+        return own and not any(part.keeps_slots for part in self.parts) and not any(callable(d) for _, _, d, _ in self.drivers)
 
     @cached_property
     def traced(self) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, TypeVar
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.core import Tracer
 
 from jadam._derivatives import complement_of_power
 from jadam._dtypes import cast, compute_dtype, decode
@@ -212,7 +213,11 @@ class Block(ABC):  # noqa: B024 (what is built are rules and wrappers)
         """All hyperparameters, and the options that are not the defaults, as one would write them."""
         hypers = {hyper.name for hyper in self.hypers}
         values = ((field.name, getattr(self, field.name), field.default) for field in dataclasses.fields(self))
-        return ", ".join(f"{name}={value!r}" for name, value, default in values if name in hypers or value != default)
+        return ", ".join(
+            f"{name}={value!r}"
+            for name, value, default in values
+            if name in hypers or isinstance(value, Tracer) or value != default
+        )
 
     def __repr__(self) -> str:
         return f"{self.name}({self.arguments()})"
@@ -222,11 +227,12 @@ class Block(ABC):  # noqa: B024 (what is built are rules and wrappers)
         return type(other) is type(self) and _typed(self) == _typed(other)
 
     def __hash__(self) -> int:
-        return hash(type(self))
+        values = [getattr(self, field.name) for field in dataclasses.fields(self) if field.compare]
+        return hash((type(self), *(id(value) if isinstance(value, Tracer) else value for value in values)))
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        for name in ("__repr__", "__eq__"):
+        for name in ("__repr__", "__eq__", "__hash__"):
             if name not in vars(cls):
                 setattr(cls, name, vars(Block)[name])  # before @dataclass, which then writes none of its own
 
@@ -235,6 +241,8 @@ def _typed(value: Any) -> Any:
     """A value as it is compared: options and what is in tuples with their types."""
     if isinstance(value, Block):
         return [_typed(getattr(value, field.name)) for field in dataclasses.fields(value) if field.compare]
+    if isinstance(value, Tracer):  # it has no value to compare
+        return id(value)
     return (type(value), *map(_typed, value)) if type(value) is tuple else (type(value), value)
 
 

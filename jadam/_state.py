@@ -44,17 +44,16 @@ class OptState(NamedTuple):
     given: dict[str, Array]
 
 
-def check_is_state(place: str, state: Any) -> None:
+def as_state(place: str, state: Any) -> OptState:
+    """The state, which a checkpoint may have restored without its type, as a dict or a tuple of the same content."""
     if isinstance(state, OptState):
-        return
-    kind = type(state).__name__
+        return state
     if isinstance(state, Mapping) and set(state) == set(OptState._fields):
-        remedy = "restored from a checkpoint without its type? Write jadam.OptState(**state)"
-    elif isinstance(state, list | tuple) and len(state) == len(OptState._fields) and isinstance(state[1], Mapping):
-        remedy = "restored from a checkpoint without its type? Write jadam.OptState(*state)"
-    else:
-        remedy = "the order is (grads, state, params)" if place == "second" else "pass what tx.init or tx.update returned"
-    raise BadType(f"the {place} argument is a {kind}, not the state that init returned; {remedy}.")
+        return OptState(**state)
+    if isinstance(state, list | tuple) and len(state) == len(OptState._fields) and isinstance(state[1], Mapping):
+        return OptState(*state)
+    remedy = "the order is (grads, state, params)" if place == "second" else "pass what tx.init or tx.update returned"
+    raise BadType(f"the {place} argument is a {type(state).__name__}, not the state that init returned; {remedy}.")
 
 
 def spoken(key: str) -> str:

@@ -100,6 +100,23 @@ class GradientTransformation:
         """
         return set_hyperparams(self.recipe, state, values)
 
+    @method
+    def as_optax(self) -> Any:
+        """The same as an `optax.GradientTransformationExtraArgs`.
+
+        For libraries that ask for optax's class, and for optax's own wrappers: these pass the keyword arguments of `update` on
+        to its instances alone.
+
+        Raises:
+            ValueError: optax is not installed.
+        """
+        try:
+            import optax
+        except ImportError:
+            raise BadValue("optax is not installed; with it, this returns an instance of its class.") from None
+        update: Any = self.update  # whose state has a type
+        return optax.GradientTransformationExtraArgs(self.init, update)
+
     def __iter__(self) -> Iterator[Callable[..., Any]]:
         return iter((self.init, self.update))
 

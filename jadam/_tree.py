@@ -104,8 +104,27 @@ def arrays(argument: str, tree: PyTree) -> PyTree:
     return strong(argument, tree)[0]
 
 
-def strong(argument: str, tree: PyTree, shapes: bool = False) -> tuple[PyTree, list[Any], Any]:
-    """`arrays(argument, tree)`, with its leaves and structure; with `shapes`, a leaf may be a `jax.ShapeDtypeStruct`."""
+PASSED = np.zeros((), bool)
+"""Stands for a function or a string among the leaves: what is not trained, and can be traced."""
+
+
+def is_passed(leaf: Any) -> bool:
+    """Whether this is no array but a function or a string, which a model of equinox has beside its arrays."""
+    return isinstance(leaf, str | bytes) or (callable(leaf) and not is_array(leaf))
+
+
+def put_back(tree: PyTree, like: PyTree, values: PyTree) -> PyTree:
+    """A tree with those of `values` in the places in which `like` has functions and strings."""
+    leaves, treedef = jax.tree.flatten(like)
+    columns = zip(leaves, *map(treedef.flatten_up_to, (tree, values)), strict=True)
+    return treedef.unflatten([value if is_passed(leaf) else new for leaf, new, value in columns])
+
+
+def strong(argument: str, tree: PyTree, shapes: bool = False, passing: bool = False) -> tuple[PyTree, list[Any], Any]:
+    """`arrays(argument, tree)`, with its leaves and structure.
+
+    With `shapes`, a leaf may be a `jax.ShapeDtypeStruct`; with `passing`, a function or a string, for which `PASSED` stands.
+    """
     try:
         leaves, treedef = jax.tree.flatten(tree)
     except ValueError:  # JAX's words do not say which
@@ -114,6 +133,8 @@ def strong(argument: str, tree: PyTree, shapes: bool = False) -> tuple[PyTree, l
         ) from None
     if _are_strong(leaves):
         return tree, leaves, treedef
+    if passing:
+        leaves = [PASSED if is_passed(leaf) else leaf for leaf in leaves]
     if not shapes and jax.ShapeDtypeStruct in map(type, leaves):
         name = flatten(tree).names[[type(leaf) for leaf in leaves].index(jax.ShapeDtypeStruct)]
         raise BadType(f"{argument} has a ShapeDtypeStruct at {quoted(name)}, a shape without values; pass an array.")

@@ -33,7 +33,9 @@ def test_global_norm_at_every_size(size):
 
 def test_global_norm_of_odd_trees():
     assert jadam.global_norm({}) == 0
-    assert jadam.global_norm({"a": jnp.zeros(3), "n": jnp.arange(3), "none": None}) == 0
+    assert jadam.global_norm({"a": jnp.zeros(3), "flags": jnp.ones(3, bool), "none": None}) == 0
+    assert jadam.global_norm({"a": jnp.asarray([3, 4])}) == 5  # it was 0: integers were passed over
+    assert jadam.global_norm({"a": jnp.asarray([3], jnp.int8), "b": jnp.asarray([4.0])}) == 5
     assert jadam.global_norm(jnp.array([3 + 4j])) == 5
     assert jadam.global_norm([jnp.array(jnp.inf), jnp.ones(2)]) == jnp.inf
     assert jnp.isnan(jadam.global_norm([jnp.array(jnp.nan), jnp.ones(2)]))

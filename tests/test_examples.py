@@ -46,8 +46,18 @@ def test_your_own_optimizer_takes_40_lines(capsys):
     assert "loss 0.00000" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("lenient")
+def test_four_programs_before_and_after_the_swap(capsys):
+    losses = load_script("examples/swap.py").main(["--steps", "100"])
+    assert list(losses) == ["purejaxrl", "flax", "equinox", "haiku"]
+    for name, (before, after) in losses.items():
+        assert after == pytest.approx(before, rel=1e-3), name
+        assert after < 0.3
+        assert re.search(rf"{name} +{before:.6f} +{after:.6f}", capsys.readouterr().out) or name != "purejaxrl"
+
+
 def test_every_example_is_run():
-    assert {path.stem for path in EXAMPLES} == {"digits", "your_own_optimizer"}, "add a test for the new example"
+    assert {path.stem for path in EXAMPLES} == {"digits", "swap", "your_own_optimizer"}, "add a test for the new example"
 
 
 def test_every_example_opens_with_its_command():

@@ -93,7 +93,8 @@ def kept_scalars(plan: Plan) -> dict[str, dict[str, Any]]:
 
 def _scalars_of(plan: Plan, state: OptState) -> Iterator[tuple[str, Any, Any]]:
     """What every leaf shares in a state: where it stands, the value, and the dtype that it must have."""
-    yield "count", state.count, jnp.int32
+    if state.count is not None:  # as in a step without a state
+        yield "count", state.count, jnp.int32
     for field in ("hyperparams", "given"):
         yield from ((f"{field}[{key!r}]", value, plan.dtype) for key, value in getattr(state, field).items())
     for key, names in kept_scalars(plan).items():

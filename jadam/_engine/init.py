@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.core import Tracer
 
 from jadam._engine import returned
-from jadam._engine.kept import Type, kept, new_residue, new_slots
+from jadam._engine.kept import Type, kept, kept_of, new_residue, new_slots
 from jadam._engine.lost import warn_of_lost
 from jadam._engine.numbers import initial
 from jadam._engine.placement import scalar, shared_sharding, slot_sharding
@@ -26,7 +26,7 @@ from jadam._tree import PyTree, is_trained, strong
 @asking_no_symbols
 def init(recipe: Recipe, params: PyTree) -> OptState:
     """The initial state: slots with the sharding of their parameters, everything else replicated."""
-    _, values, treedef = strong("params", params, shapes=True)
+    _, values, treedef = strong("params", params, shapes=True, passing=True)
     plan = Plan.of(recipe, values, treedef, initial=True)
     if values and not any(map(is_trained, values)):
         found = ", ".join(sorted({str(value.dtype) for value in values}))
@@ -40,7 +40,11 @@ def init(recipe: Recipe, params: PyTree) -> OptState:
             state.slots[one.key] = one.rule.init(plan.tree({i: values[i] for i in one.at}))
             continue
         own = {i: _slots(programs, plan, one, rule, i, values[i]) for i, rule in zip(one.at, one.rules, strict=True)}
-        if names := list(dict.fromkeys(slot for slots in own.values() for slot in slots)):
+        if values or treedef.num_nodes == 0:
+            names = list(dict.fromkeys(slot for slots in own.values() for slot in slots))
+        else:  # a node that stands for parameters, as `optax.tree.map_params` passes one
+            names = list(kept_of(one.rule, one.formats))
+        if names:
             state.slots[one.key] = plan.trees(own, names)
         scalars = {name: scalar(value, plan.dtype, sharding) for name, value in returned.scalars(one.rule).items()}
         if one.counts:

@@ -49,6 +49,13 @@ def kept(plan: Plan, rule: Any, formats: SlotFormats, i: int) -> Types:
     return plan.kept[alike]
 
 
+def kept_of(rule: Any, formats: SlotFormats) -> Types:
+    """What it keeps for a vector of two."""
+    if type(rule).init is Block.init:
+        return {}
+    return types(jax.eval_shape(functools.partial(new_slots, rule, formats), jax.ShapeDtypeStruct((2,), jnp.float32)))
+
+
 def new_slots(rule: Any, formats: SlotFormats, p: Array) -> dict[str, Array]:
     """The slots of a new parameter as they are stored."""
     x = decode(p)

@@ -179,16 +179,35 @@ def needs_params(rule: Any) -> str:
     return f"{rule.name} needs the parameters; call update(grads, state, params), not update(grads, state)."
 
 
-class _NoParams:
-    """Stands for the parameter where `update` got none; any use of it says so, and a rule that uses none needs none."""
+class _Absent:
+    """Stands for what `update` did not get; any use of it says so, and a rule that does not use it does not need it."""
 
-    def __init__(self, rule: Rule):
-        self._words = needs_params(rule)
+    def __init__(self, words: str):
+        self._words = words
 
     def _refuse(self, *_: Any) -> Any:
         raise BadValue(self._words)
 
     __jax_array__ = __add__ = __radd__ = __mul__ = __rmul__ = __sub__ = __rsub__ = __neg__ = __abs__ = _refuse
+    __pow__ = __rpow__ = __mod__ = __lt__ = __le__ = __gt__ = __ge__ = __bool__ = __int__ = __float__ = _refuse
 
     def __getattr__(self, name: str) -> Any:
         raise BadValue(self._words) if not name.startswith("_") else AttributeError(name)
+
+
+class _NoParams(_Absent):
+    def __init__(self, rule: Rule):
+        super().__init__(needs_params(rule))
+
+
+class NoCount(_Absent):
+    """The count, where there is no state."""
+
+    def __init__(self, rule: Any, dtype: Any):
+        super().__init__(f"{rule.name} counts steps; pass the state that init or the last update returned.")
+        self.dtype = dtype
+
+    def __eq__(self, other: object) -> bool:
+        return self._refuse()
+
+    __hash__ = object.__hash__

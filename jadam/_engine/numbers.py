@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -115,6 +116,12 @@ def initial(recipe: Recipe, plan: Plan, sharding: Any) -> tuple[dict[str, Array]
     )
 
 
+def without_state(recipe: Recipe, plan: Plan) -> OptState:
+    """What a step goes by where the caller has no state: the numbers of the code, and no count."""
+    hyperparams, given = initial(recipe, plan, None)
+    return OptState(None, hyperparams, {}, {}, given)  # pyright: ignore[reportArgumentType]
+
+
 def acting(plan: Plan, state: OptState, code: Said) -> dict[str, tuple[Array, Array]]:
     """The hyperparameters that act at a step, with what was given, by their keys in the state.
 
@@ -124,7 +131,7 @@ def acting(plan: Plan, state: OptState, code: Said) -> dict[str, tuple[Array, Ar
     values, index = {}, {key: n for n, key in enumerate(plan.numbers)}
     numbers = jnp.asarray(code.numbers)
     for one in plan.all:
-        for key, _ in one.hypers:
+        for key, hyper in one.hypers:
             value, given = state.hyperparams[key], state.given[key + GIVEN]
             if key in code.driven:
                 values[key] = code.driven[key], _given(plan, key, code.driven[key])
@@ -132,7 +139,9 @@ def acting(plan: Plan, state: OptState, code: Said) -> dict[str, tuple[Array, Ar
             number = cast(lax.index_in_dim(numbers, index[key], keepdims=False), value.dtype)
             follows = lax.eq(value, given)
             now = lax.select(follows, number, given)
-            # `value - given` is zero there, and lets a derivative with respect to the state's number through. From `now` and
-            # not from `number`: of results that depend on one another, XLA for GPU makes one kernel.
-            values[key] = lax.select(follows, lax.add(now, lax.sub(value, given)), value), now
+            # `value - given` is zero there, and lets a derivative with respect to the state's number through; not of a bound
+            # that may be inf, where it is NaN. From `now` and not from `number`: of results that depend on one another, XLA for
+            # GPU makes one kernel.
+            followed = now if hyper.allowed.holds(math.inf) else lax.add(now, lax.sub(value, given))
+            values[key] = lax.select(follows, followed, value), now
     return values

@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import Any
 
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from jadam._by_leaf import ByLeaf
 from jadam._dtypes import compute_dtype, is_complex
@@ -23,7 +24,7 @@ from jadam._recipe import Landing, Pair, Place, Recipe, SlotFormats
 from jadam._rule import Rule
 from jadam._scope import mask_of
 from jadam._storage.params import NEAREST, ParamStorage
-from jadam._tree import Leaves, PyTree, flatten, is_trained, quoted
+from jadam._tree import Leaves, PyTree, flatten, is_function, is_trained, quoted
 
 
 class ReadItFromH:
@@ -180,8 +181,10 @@ class Plan:
 
     @cached_property
     def compiles(self) -> bool:
-        """Whether a step may be compiled as one: pairs from elsewhere may look at values, and cannot be part of a cache."""
-        return not any(isinstance(one.rule, Pair) for one in self.all)
+        """Whether a step may be compiled as one: pairs and functions from elsewhere may look at values. No cache keeps them."""
+        values = (value for one in self.all for value in vars(one.rule).values())
+        own = any(isinstance(value, Tracer) or is_function(value) for value in values)
+        return not own and not any(isinstance(one.rule, Pair) for one in self.all)
 
     def dtype_of(self, i: int) -> Any:
         return self.shapes[i][1]

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax import Array
 
-from jadam._engine.checks import kept_scalars
+from jadam._engine.checks import check_scalar, kept_scalars
 from jadam._engine.numbers import alike
 from jadam._engine.plan import Plan
 from jadam._errors import BadType, BadValue
@@ -26,6 +26,8 @@ def restored(plan: Plan, state: OptState) -> OptState:
     for field in ("hyperparams", "slots", "scalars", "given"):
         if not isinstance(getattr(state, field), Mapping):
             raise BadValue(f"the {field} of the state are {getattr(state, field)!r}, and not a dict.")
+    if state.count is None:
+        check_scalar("count", state.count, np.int32)
     if _comes_from_a_step(plan, state):
         return state
     given = {key: _number(value, plan.dtype) for key, value in state.given.items()}

@@ -17,7 +17,7 @@ from jax import Array
 
 from jadam._dtypes import cast, compute_dtype, decode, encode, full_dtype, full_products
 from jadam._engine import checks, returned
-from jadam._engine.leaf import Mode, Operands, Program, encoded, needs_params
+from jadam._engine.leaf import Mode, NoCount, Operands, Program, encoded, needs_params
 from jadam._engine.placement import decoded, on_automatic_axes
 from jadam._engine.plan import Placed, Plan
 from jadam._errors import BadValue
@@ -74,7 +74,7 @@ class Row:
         self.mode: Mode = mode
         self.given, self.updates, self.residues = updates, dict(updates), residues  # `given` stays raw
         # The count saturates: one that wrapped would turn bias corrections negative.
-        self.t = jnp.minimum(state.count, jnp.iinfo(jnp.int32).max - 1) + 1
+        self.t = None if state.count is None else jnp.minimum(state.count, jnp.iinfo(jnp.int32).max - 1) + 1
         self.new = OptState(self.t, {}, {}, {}, {})
         self.pending: list[_Ready] = []
 
@@ -112,9 +112,9 @@ class Row:
         slots = checks.slots(self.plan, self.state, placed)
         ready = _Ready(placed, dict(zip(placed.at, placed.rules, strict=True)), slots, h)
         scalars = scalars_of(rule, self.state.scalars.get(placed.key, {}))
-        t = cast(self.t, dtype)
+        t: Any = NoCount(rule, dtype) if self.t is None else cast(self.t, dtype)
         # Once a step, and not for each kind of leaf: XLA writes scalars that vary by leaf into its kernels.
-        context = Context(H(**h), count, t, scalars, extra(self.step.extra), self, ready)
+        context = Context(H(**h), t if count is None else count, t, scalars, extra(self.step.extra), self, ready)
         with full_products():
             constants = returned.constants(rule, rule.prepare(context))
         if shadowed := {"gradient", *h} & set(constants):

@@ -13,7 +13,7 @@ from jax import Array
 
 from jadam._engine import checks
 from jadam._engine.leaf import Mode, Operands, Program
-from jadam._engine.numbers import Said, acting, said
+from jadam._engine.numbers import Said, acting, said, without_state
 from jadam._engine.passes import run_rules
 from jadam._engine.plan import Plan
 from jadam._engine.restored import restored
@@ -21,9 +21,9 @@ from jadam._engine.row import Row, Step
 from jadam._engine.symbolic import asking_no_symbols
 from jadam._errors import BadValue
 from jadam._recipe import Recipe
-from jadam._state import OptState, check_is_state
+from jadam._state import OptState, as_state
 from jadam._storage.params import NEAREST
-from jadam._tree import PyTree, arrays, is_array, strong
+from jadam._tree import PyTree, arrays, is_array, is_passed, put_back, strong
 
 
 @asking_no_symbols
@@ -31,20 +31,34 @@ def update(
     recipe: Recipe, mode: Mode, updates: PyTree, state: OptState, params: PyTree, extra: dict[str, Any]
 ) -> tuple[PyTree, OptState]:
     """One step: the updates ("update"), or the new parameters ("step"), and the new state."""
-    check_is_state("second", state)
-    updates, leaves, treedef = strong("the gradient tree", updates)
-    if params is not None:
-        params, leaves, treedef = strong("params", params)
+    if recipe.keeps_nothing and not jax.tree.leaves(state):  # None or an empty state, as optax's transformations of this kind
+        return _update(recipe, mode, updates, None, params, extra)[0], state
+    return _update(recipe, mode, updates, as_state("second", state), params, extra)
+
+
+def _update(
+    recipe: Recipe, mode: Mode, updates: PyTree, state: OptState | None, params: PyTree, extra: dict[str, Any]
+) -> tuple[PyTree, OptState]:
+    """A step with the state of the recipe, or without any."""
+    given, like = updates, updates if params is None else params
+    if params is None:
+        updates, leaves, treedef = strong("the gradient tree", updates, passing=True)
+        passing = updates is not given
+    else:
+        params, leaves, treedef = strong("params", params, passing=True)
+        passing = params is not like and any(map(is_passed, jax.tree.leaves(like)))
+        updates, *_ = strong("the gradient tree", updates, passing=passing)  # passed over where the parameters have such too
     if params is None and (landed := [storage.key for storage, _ in recipe.landings if storage != NEAREST]):
         raise BadValue(f"with_precision(params={landed[0]!r}) needs the parameters; call update(grads, state, params).")
     plan = Plan.of(recipe, leaves, treedef)  # before anything is traced: masks are functions of the user's
-    state = restored(plan, state)
+    state = without_state(recipe, plan) if state is None else restored(plan, state)
     of_arrays = not extra or all(is_array(leaf) for leaf in jax.tree.leaves(extra))
     # Functions of the user's, pairs or arguments, would stay in the cache of the compiled step: Python runs around them.
     programs = Programs.of(recipe, plan)
     run = programs.run if plan.compiles and of_arrays else programs.step
     extra = arrays("extra", extra) if extra and of_arrays else extra
-    return run(mode, updates, state, params, extra, said(recipe, plan, state))
+    found, state = run(mode, updates, state, params, extra, said(recipe, plan, state))
+    return (put_back(found, like, like if mode == "step" else given) if passing else found), state
 
 
 class Programs:

@@ -68,10 +68,10 @@ scale_by_adabound = block(ScaleByAdabound)
 @builder
 def adabound(
     learning_rate: NonNegative,
-    *,
     b1: Decay = 0.9,
     b2: Decay = 0.999,
     eps: NonNegative = 1e-8,
+    *,
     final_learning_rate: NonNegative = 0.1,
     gamma: NonNegative = 1e-3,
     amsbound: bool = False,

@@ -8,7 +8,7 @@ from typing import Any
 from jax import Array
 
 from jadam._assembly import GradientTransformation, block, chain, scale_by_learning_rate
-from jadam._authoring import Decay, NonNegative, Rule, Slots, builder, root, zeros
+from jadam._authoring import Decay, Hyper, NonNegative, Rule, Slots, builder, root, zeros
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,11 @@ scale_by_adadelta = block(ScaleByAdadelta)
 
 
 @builder
-def adadelta(learning_rate: NonNegative, *, rho: Decay = 0.9, eps: NonNegative = 1e-6) -> GradientTransformation:
+def adadelta(learning_rate: Hyper, *, rho: Decay = 0.9, eps: NonNegative = 1e-6) -> GradientTransformation:
     """Adadelta, as in torch; the paper's algorithm has learning rate 1.
 
     Args:
-        learning_rate: a number >= 0 or a schedule.
+        learning_rate: a number or a schedule.
         rho: decay of both averages, in [0, 1).
         eps: added under both roots, >= 0; at zero nothing ever moves.
 

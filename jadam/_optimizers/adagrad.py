@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jadam._assembly import GradientTransformation, block, chain, scale_by_learning_rate
-from jadam._authoring import FixedNonNegative, NonNegative, Rule, Slots, builder, root, zeros
+from jadam._authoring import FixedNonNegative, Hyper, NonNegative, Rule, Slots, builder, root, zeros
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,12 @@ scale_by_rss = block(ScaleByRss)
 
 @builder
 def adagrad(
-    learning_rate: NonNegative, *, initial_accumulator_value: FixedNonNegative = 0.0, eps: NonNegative = 1e-10
+    learning_rate: Hyper, *, initial_accumulator_value: FixedNonNegative = 0.0, eps: NonNegative = 1e-10
 ) -> GradientTransformation:
     """Adagrad: `p = p - learning_rate g / (sqrt(s) + eps)` with the sum of squares `s`, as in torch.
 
     Args:
-        learning_rate: a number >= 0 or a schedule.
+        learning_rate: a number or a schedule.
         initial_accumulator_value: initial value of the sum, >= 0.
         eps: added to the root, >= 0.
 

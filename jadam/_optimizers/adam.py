@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal
 
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ from jadam._assembly import (
     peak_of,
     scale_by_learning_rate,
 )
-from jadam._authoring import Context, Decay, FixedPositive, MaskLike, NonNegative, Rule, Slots, builder, root, zeros
+from jadam._authoring import Context, Decay, FixedPositive, Hyper, MaskLike, NonNegative, Rule, Slots, builder, root, zeros
 
 EpsForm = Literal["standard", "eps_hat"]
 
@@ -34,6 +34,7 @@ class ScaleByAdam(Rule):
     b2: Decay = 0.999
     eps: NonNegative = 1e-8
     eps_root: NonNegative = 0.0
+    _: KW_ONLY
     eps_form: EpsForm = "standard"
 
     def init(self, p: Array) -> Slots:
@@ -57,18 +58,18 @@ scale_by_adam = block(ScaleByAdam)
 
 @builder
 def adam(
-    learning_rate: NonNegative,
-    *,
+    learning_rate: Hyper,
     b1: Decay = 0.9,
     b2: Decay = 0.999,
     eps: NonNegative = 1e-8,
+    *,
     eps_root: NonNegative = 0.0,
     eps_form: EpsForm = "standard",
 ) -> GradientTransformation:
     """Adam: `p = p - learning_rate mhat / (sqrt(vhat) + eps)`, as in the paper and in torch.
 
     Args:
-        learning_rate: a number >= 0 or a schedule.
+        learning_rate: a number or a schedule.
         b1: decay of the average of gradients, in [0, 1).
         b2: decay of the average of squares, in [0, 1).
         eps: added to the root, >= 0.
@@ -86,11 +87,11 @@ def adam(
 
 @builder
 def adamw(
-    learning_rate: NonNegative,
-    *,
+    learning_rate: Hyper,
     b1: Decay = 0.9,
     b2: Decay = 0.999,
     eps: NonNegative = 1e-8,
+    *,
     eps_root: NonNegative = 0.0,
     eps_form: EpsForm = "standard",
     weight_decay: NonNegative = 1e-2,
@@ -101,7 +102,7 @@ def adamw(
     """Adam with decoupled weight decay: `p = p - learning_rate (mhat / (sqrt(vhat) + eps) + weight_decay p)`, as in torch.
 
     Args:
-        learning_rate: a number >= 0 or a schedule.
+        learning_rate: a number or a schedule.
         b1: decay of the average of gradients, in [0, 1).
         b2: decay of the average of squares, in [0, 1).
         eps: added to the root, >= 0.

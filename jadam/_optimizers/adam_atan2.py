@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jadam._assembly import GradientTransformation, add_decayed_weights, block, chain, scale_by_learning_rate
-from jadam._authoring import Context, Decay, MaskLike, NonNegative, Rule, Slots, builder, root, zeros
+from jadam._authoring import Context, Decay, Hyper, MaskLike, NonNegative, Rule, Slots, builder, root, zeros
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,10 @@ scale_by_adam_atan2 = block(ScaleByAdamAtan2)
 
 @builder
 def adam_atan2(
-    learning_rate: NonNegative,
-    *,
+    learning_rate: Hyper,
     b1: Decay = 0.9,
     b2: Decay = 0.99,
+    *,
     a: NonNegative = 1.27,
     b: NonNegative = 1.0,
     weight_decay: NonNegative = 0.0,
@@ -55,7 +55,7 @@ def adam_atan2(
     """Adam-atan2: `p = p - learning_rate (a atan2(mhat, b sqrt(vhat)) + weight_decay p)`.
 
     Args:
-        learning_rate: a number >= 0 or a schedule.
+        learning_rate: a number or a schedule.
         b1: decay of the average of gradients, in [0, 1).
         b2: decay of the average of squares, in [0, 1).
         a: scale of the update, >= 0; 1.27 makes a quarter turn about 2, and `mhat = sqrt(vhat)` about 1.

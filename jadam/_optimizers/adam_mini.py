@@ -15,6 +15,7 @@ from jadam._authoring import (
     Context,
     Decay,
     GivenByLeaf,
+    Hyper,
     MaskLike,
     NonNegative,
     PyTree,
@@ -83,11 +84,11 @@ scale_by_adam_mini = block(ScaleByAdamMini)
 
 @builder
 def adam_mini(
-    learning_rate: NonNegative,
-    *,
+    learning_rate: Hyper,
     b1: Decay = 0.9,
     b2: Decay = 0.999,
     eps: NonNegative = 1e-8,
+    *,
     weight_decay: NonNegative = 0.0,
     mask: MaskLike = None,
     blocks: PyTree | None = None,
@@ -95,7 +96,7 @@ def adam_mini(
     """Adam-mini: AdamW with one second moment for a block of weights, which halves the state.
 
     Args:
-        learning_rate: a number >= 0 or a schedule.
+        learning_rate: a number or a schedule.
         b1: decay of the average of gradients, in [0, 1).
         b2: decay of the average of squares, in [0, 1).
         eps: added to the root, >= 0.

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jadam._assembly import GradientTransformation, block, chain, scale_by_learning_rate
-from jadam._authoring import Context, Decay, NonNegative, Rule, Slots, builder, zeros
+from jadam._authoring import Context, Decay, Hyper, NonNegative, Rule, Slots, builder, zeros
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,15 @@ scale_by_adamax = block(ScaleByAdamax)
 
 @builder
 def adamax(
-    learning_rate: NonNegative, *, b1: Decay = 0.9, b2: Decay = 0.999, eps: NonNegative = 1e-8
+    learning_rate: Hyper,
+    b1: Decay = 0.9,
+    b2: Decay = 0.999,
+    eps: NonNegative = 1e-8,
 ) -> GradientTransformation:
     """AdaMax: `p = p - learning_rate mhat / max(b2 v, |g| + eps)`, as in torch.
 
     Args:
-        learning_rate: a number >= 0 or a schedule.
+        learning_rate: a number or a schedule.
         b1: decay of the average of gradients, in [0, 1).
         b2: decay of the maximum, in [0, 1).
         eps: added to every magnitude, >= 0.

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jadam._assembly import GradientTransformation, add_decayed_weights, block, chain, decay_after_step, scale_by_learning_rate
-from jadam._authoring import Context, Decay, MaskLike, NonNegative, Rule, Slots, builder, root, zeros
+from jadam._authoring import Context, Decay, Hyper, MaskLike, NonNegative, Rule, Slots, builder, root, zeros
 
 
 @dataclass(frozen=True)
@@ -50,12 +50,12 @@ scale_by_adan = block(ScaleByAdan)
 
 @builder
 def adan(
-    learning_rate: NonNegative,
-    *,
+    learning_rate: Hyper,
     b1: Decay = 0.98,
     b2: Decay = 0.92,
     b3: Decay = 0.99,
     eps: NonNegative = 1e-8,
+    *,
     weight_decay: NonNegative = 0.0,
     mask: MaskLike = None,
     no_prox: bool = False,
@@ -63,7 +63,7 @@ def adan(
     """Adan with proximal weight decay: `p = (p - learning_rate u) / (1 + learning_rate weight_decay)`.
 
     Args:
-        learning_rate: a number >= 0 or a schedule.
+        learning_rate: a number or a schedule.
         b1: decay of the average of gradients, in [0, 1).
         b2: decay of the average of differences, in [0, 1).
         b3: decay of the average of squares, in [0, 1).

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jadam._assembly import GradientTransformation, add_decayed_weights, block, chain, scale_by_learning_rate
-from jadam._authoring import Context, Count, Decay, DecayRate, MaskLike, NonNegative, Rule, Slots, builder, root, zeros
+from jadam._authoring import Context, Count, Decay, DecayRate, Hyper, MaskLike, NonNegative, Rule, Slots, builder, root, zeros
 
 
 @dataclass(frozen=True)
@@ -70,11 +70,11 @@ scale_by_ademamix = block(ScaleByAdemamix)
 
 @builder
 def ademamix(
-    learning_rate: NonNegative,
-    *,
+    learning_rate: Hyper,
     b1: Decay = 0.9,
     b2: Decay = 0.999,
     b3: Decay = 0.9999,
+    *,
     alpha: NonNegative = 2.0,
     eps: NonNegative = 1e-8,
     weight_decay: NonNegative = 0.0,
@@ -85,7 +85,7 @@ def ademamix(
     """AdEMAMix: AdamW with a slow average of gradients added to the fast one.
 
     Args:
-        learning_rate: a number >= 0 or a schedule.
+        learning_rate: a number or a schedule.
         b1: decay of the fast average, in [0, 1).
         b2: decay of the average of squares, in [0, 1).
         b3: decay of the slow average, in [0, 1); it is not bias-corrected.

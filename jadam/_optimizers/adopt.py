@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jadam._assembly import GradientTransformation, add_decayed_weights, block, chain, hold_first, scale_by_learning_rate
-from jadam._authoring import Context, Decay, MaskLike, NonNegative, Rule, Slots, builder, root, zeros
+from jadam._authoring import Context, Decay, Hyper, MaskLike, NonNegative, Rule, Slots, builder, root, zeros
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,11 @@ scale_by_adopt = block(ScaleByAdopt)
 
 @builder
 def adopt(
-    learning_rate: NonNegative,
-    *,
+    learning_rate: Hyper,
     b1: Decay = 0.9,
     b2: Decay = 0.9999,
     eps: NonNegative = 1e-6,
+    *,
     weight_decay: NonNegative = 0.0,
     mask: MaskLike = None,
     use_clipping: bool = True,
@@ -58,7 +58,7 @@ def adopt(
     """ADOPT: Adam that converges with any `b2`. Nothing moves at the first step.
 
     Args:
-        learning_rate: a number >= 0 or a schedule.
+        learning_rate: a number or a schedule.
         b1: decay of the average of divided gradients, in [0, 1).
         b2: decay of the average of squares, in [0, 1).
         eps: the smallest divisor, >= 0; with zero, the first gradient after none but zeros is divided by zero.

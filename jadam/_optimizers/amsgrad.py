@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal
 
 import jax.numpy as jnp
 from jax import Array
 
 from jadam._assembly import GradientTransformation, block, chain, scale_by_learning_rate
-from jadam._authoring import Context, Decay, NonNegative, Rule, Slots, builder, root, zeros
+from jadam._authoring import Context, Decay, Hyper, NonNegative, Rule, Slots, builder, root, zeros
 
 Maximum = Literal["uncorrected", "corrected", "paper"]
 
@@ -25,6 +25,7 @@ class ScaleByAmsgrad(Rule):
     b1: Decay = 0.9
     b2: Decay = 0.999
     eps: NonNegative = 1e-8
+    _: KW_ONLY
     maximum: Maximum = "uncorrected"
 
     def init(self, p: Array) -> Slots:
@@ -51,17 +52,17 @@ scale_by_amsgrad = block(ScaleByAmsgrad)
 
 @builder
 def amsgrad(
-    learning_rate: NonNegative,
-    *,
+    learning_rate: Hyper,
     b1: Decay = 0.9,
     b2: Decay = 0.999,
     eps: NonNegative = 1e-8,
+    *,
     maximum: Maximum = "uncorrected",
 ) -> GradientTransformation:
     """AMSGrad: Adam with `max(v)` in place of `v`, as in torch.
 
     Args:
-        learning_rate: a number >= 0 or a schedule.
+        learning_rate: a number or a schedule.
         b1: decay of the average of gradients, in [0, 1).
         b2: decay of the average of squares, in [0, 1).
         eps: added to the root, >= 0.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import jax.numpy as jnp
 from jax import Array
@@ -16,6 +17,7 @@ from jadam._assembly import (
     block,
     chain,
     clip_by_block_rms,
+    ema,
     identity,
     scale_by_learning_rate,
 )
@@ -24,8 +26,10 @@ from jadam._authoring import (
     Count,
     Decay,
     DecayRate,
+    Hyper,
     MaskLike,
     NonNegative,
+    Option,
     Positive,
     Rule,
     Slots,
@@ -35,18 +39,25 @@ from jadam._authoring import (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ScaleByFactoredRms(Rule):
     """Divides gradients by the root of a second moment, kept as means along the two largest axes if both are long enough.
 
-    `v = b2 v + (1-b2) (g^2 + eps)` with `b2 = min(beta2_cap, 1 - t^-decay_rate)`, `u = g / sqrt(v)`.
-    Arguments as in `big_vision_adafactor`.
+    `v = b2 v + (1-b2) (g^2 + epsilon)` with `b2 = min(beta2_cap, 1 - t^-decay_rate)`, `u = g / sqrt(v)`.
+
+    Args:
+        decay_rate: how fast the decay of the second moment rises, > 0.
+        min_dim_size_to_factor: from which length of the second largest axis on it is factored, >= 1.
+        epsilon: added to squares, >= 0.
+        beta2_cap: the largest decay, in [0, 1); the default is one that is never reached.
+        decay_rate_fn: what returns the decay of steps done and `decay_rate`, in place of `1 - t^-decay_rate`.
     """
 
     decay_rate: Positive = 0.8
-    beta2_cap: Decay = 0.999
-    eps: NonNegative = 1e-30
-    min_dim_size_to_factor: Count = 32
+    min_dim_size_to_factor: Count = 128
+    epsilon: NonNegative = 1e-30
+    beta2_cap: Decay = 1 - 2.0**-31
+    decay_rate_fn: Annotated[Callable[[Array, Array], Array], Option("a function", callable)] | None = None
     elementwise: ClassVar[bool] = False
 
     def _axes(self, shape: tuple[int, ...]) -> tuple[int, int] | None:
@@ -66,12 +77,13 @@ class ScaleByFactoredRms(Rule):
         return functools.reduce(max_dim, shape) if self._axes(shape) else 1  # a mean is a sum before it is divided
 
     def prepare(self, context: Context) -> dict[str, Any]:
-        newest = context.t**-context.h.decay_rate
+        rate = context.h.decay_rate
+        newest = context.t**-rate if self.decay_rate_fn is None else 1 - self.decay_rate_fn(context.count, rate)
         # The larger complement is the smaller decay; decays near one would lose their digits.
         return {"b2": DecayRate(jnp.maximum(context.h.beta2_cap.complement, newest))}
 
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
-        axes, squares = self._axes(g.shape), g * g + h.eps
+        axes, squares = self._axes(g.shape), g * g + h.epsilon
         if axes is None:
             v = h.b2.ema(slots["nu"], squares)
             return g / root(v), {"nu": v}
@@ -82,31 +94,12 @@ class ScaleByFactoredRms(Rule):
         return g / root(relative) / root(col), {"nu_row": row, "nu_col": col}
 
 
-@dataclass(frozen=True)
-class AverageUpdates(Rule):
-    """The average of the updates so far, from zero and without bias correction: `m = momentum m + (1-momentum) u`.
-
-    Args:
-        momentum: decay of the average, in [0, 1).
-    """
-
-    momentum: Decay
-
-    def init(self, p: Array) -> Slots:
-        return {"mu": zeros(p)}
-
-    def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
-        m = h.momentum.ema(slots["mu"], g)
-        return m, {"mu": m}
-
-
 scale_by_factored_rms = block(ScaleByFactoredRms)
-average_updates = block(AverageUpdates)
 
 
 @builder
 def big_vision_adafactor(
-    learning_rate: NonNegative,
+    learning_rate: Hyper,
     *,
     decay_rate: Positive = 0.8,
     beta2_cap: Decay = 0.999,
@@ -120,7 +113,7 @@ def big_vision_adafactor(
     """Adafactor as Big Vision trains ViTs with it: momentum, a cap on `b2`, steps that do not depend on the parameter.
 
     Args:
-        learning_rate: a number >= 0 or a schedule.
+        learning_rate: a number or a schedule.
         decay_rate: how fast the decay of the second moment rises, > 0.
         beta2_cap: the largest decay, in [0, 1).
         momentum: decay of the average of divided gradients, in [0, 1).
@@ -134,12 +127,12 @@ def big_vision_adafactor(
         Zhai et al. 2022, section 3.4, arXiv:2106.04560; Shazeer & Stern 2018, Algorithm 4, arXiv:1804.04235.
     """
     direction = scale_by_factored_rms(
-        decay_rate=decay_rate, beta2_cap=beta2_cap, eps=eps, min_dim_size_to_factor=min_dim_size_to_factor
+        decay_rate=decay_rate, beta2_cap=beta2_cap, epsilon=eps, min_dim_size_to_factor=min_dim_size_to_factor
     )
     return chain(
         direction,
         identity() if clipping_threshold is None else clip_by_block_rms(clipping_threshold),
-        average_updates(momentum=momentum),
+        ema(momentum, debias=False),
         add_decayed_weights(weight_decay, mask),
         scale_by_learning_rate(learning_rate),
     )

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jadam._assembly import GradientTransformation, add_decayed_weights, block, chain, scale_by_learning_rate
-from jadam._authoring import Decay, MaskLike, NonNegative, Rule, Slots, builder, norm
+from jadam._authoring import Decay, Hyper, MaskLike, NonNegative, Rule, Slots, builder, norm
 from jadam._optimizers.adam import scale_by_adam
 
 
@@ -33,18 +33,18 @@ scale_by_trust_ratio = block(ScaleByTrustRatio)
 
 @builder
 def lamb(
-    learning_rate: NonNegative,
-    *,
+    learning_rate: Hyper,
     b1: Decay = 0.9,
     b2: Decay = 0.999,
     eps: NonNegative = 1e-6,
+    *,
     weight_decay: NonNegative = 1e-2,
     mask: MaskLike = None,
 ) -> GradientTransformation:
     """LAMB: `p = p - learning_rate |p|/|u| u` with `u = mhat / (sqrt(vhat) + eps) + weight_decay p`, for each array `p`.
 
     Args:
-        learning_rate: a number >= 0 or a schedule.
+        learning_rate: a number or a schedule.
         b1: decay of the average of gradients, in [0, 1).
         b2: decay of the average of squares, in [0, 1).
         eps: added to the root, >= 0.

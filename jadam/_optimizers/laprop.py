@@ -52,10 +52,10 @@ scale_by_laprop = block(ScaleByLaprop)
 @builder
 def laprop(
     learning_rate: NonNegative,
-    *,
     b1: Decay = 0.9,
     b2: Decay = 0.999,
     eps: NonNegative = 1e-15,
+    *,
     weight_decay: NonNegative = 0.0,
     mask: MaskLike = None,
 ) -> GradientTransformation:

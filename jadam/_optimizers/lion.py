@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jadam._assembly import GradientTransformation, add_decayed_weights, block, chain, scale_by_learning_rate
-from jadam._authoring import Decay, MaskLike, NonNegative, Rule, Slots, builder, zeros
+from jadam._authoring import Decay, Hyper, MaskLike, NonNegative, Rule, Slots, builder, zeros
 
 
 @dataclass(frozen=True)
@@ -35,17 +35,17 @@ scale_by_lion = block(ScaleByLion)
 
 @builder
 def lion(
-    learning_rate: NonNegative,
-    *,
+    learning_rate: Hyper,
     b1: Decay = 0.9,
     b2: Decay = 0.99,
+    *,
     weight_decay: NonNegative = 0.0,
     mask: MaskLike = None,
 ) -> GradientTransformation:
     """Lion: `p = p - learning_rate (sign(b1 m + (1-b1) g) + weight_decay p)`.
 
     Args:
-        learning_rate: a number >= 0 or a schedule; a third to a tenth of Adam's.
+        learning_rate: a number or a schedule; a third to a tenth of Adam's.
         b1: weight of the momentum in the update, in [0, 1).
         b2: decay of the momentum, in [0, 1).
         weight_decay: a number >= 0 or a schedule; three to ten times Adam's.

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jadam._assembly import GradientTransformation, add_decayed_weights, block, chain, scale_by_learning_rate
-from jadam._authoring import Context, Decay, MaskLike, NonNegative, Rule, Slots, builder, norm, root, zeros
+from jadam._authoring import Context, Decay, Hyper, MaskLike, NonNegative, Rule, Slots, builder, norm, root, zeros
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,11 @@ scale_by_mars = block(ScaleByMars)
 
 @builder
 def mars_adamw(
-    learning_rate: NonNegative,
-    *,
+    learning_rate: Hyper,
     b1: Decay = 0.95,
     b2: Decay = 0.99,
     eps: NonNegative = 1e-8,
+    *,
     gamma: NonNegative = 0.025,
     weight_decay: NonNegative = 0.0,
     mask: MaskLike = None,
@@ -64,7 +64,7 @@ def mars_adamw(
     The authors' code leaves all but matrices to AdamW: for that, put it into a `partition`.
 
     Args:
-        learning_rate: a number >= 0 or a schedule.
+        learning_rate: a number or a schedule.
         b1: decay of the average of gradients, in [0, 1).
         b2: decay of the average of squares, in [0, 1).
         eps: added to the root, >= 0.

@@ -21,7 +21,20 @@ from jadam._assembly import (
     ndim_at_least,
     scale_by_learning_rate,
 )
-from jadam._authoring import BadValue, Count, Decay, MaskLike, NonNegative, Rule, Slots, builder, cast, scaled_norm, zeros
+from jadam._authoring import (
+    BadValue,
+    Count,
+    Decay,
+    Hyper,
+    MaskLike,
+    NonNegative,
+    Rule,
+    Slots,
+    builder,
+    cast,
+    scaled_norm,
+    zeros,
+)
 from jadam._optimizers.adam import scale_by_adam
 
 
@@ -98,7 +111,7 @@ scale_by_muon = block(ScaleByMuon)
 
 @builder
 def muon(
-    learning_rate: NonNegative,
+    learning_rate: Hyper,
     *,
     momentum: Decay = 0.95,
     nesterov: bool = True,
@@ -119,7 +132,7 @@ def muon(
     """Muon for matrices, AdamW for the other parameters.
 
     Args:
-        learning_rate: of the matrices, a number >= 0 or a schedule; about 0.02 for "keller", as for AdamW for "moonlight".
+        learning_rate: of the matrices, a number or a schedule; about 0.02 for "keller", as for AdamW for "moonlight".
         momentum: decay of the momentum, in [0, 1).
         nesterov: whether the momentum is that of one step ahead.
         ns_steps: iterations of Newton-Schulz, >= 1.

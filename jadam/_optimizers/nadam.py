@@ -8,7 +8,7 @@ from typing import Any
 from jax import Array
 
 from jadam._assembly import GradientTransformation, block, chain, scale_by_learning_rate
-from jadam._authoring import Context, Decay, NonNegative, Rule, Slots, builder, root, zeros
+from jadam._authoring import Context, Decay, Hyper, NonNegative, Rule, Slots, builder, root, zeros
 
 
 @dataclass(frozen=True)
@@ -52,17 +52,17 @@ scale_by_nadam = block(ScaleByNadam)
 
 @builder
 def nadam(
-    learning_rate: NonNegative,
-    *,
+    learning_rate: Hyper,
     b1: Decay = 0.9,
     b2: Decay = 0.999,
     eps: NonNegative = 1e-8,
+    *,
     momentum_decay: NonNegative = 4e-3,
 ) -> GradientTransformation:
     """NAdam with Dozat's warm-up of the momentum, as in torch.
 
     Args:
-        learning_rate: a number >= 0 or a schedule.
+        learning_rate: a number or a schedule.
         b1: decay of the average of gradients, in [0, 1).
         b2: decay of the average of squares, in [0, 1).
         eps: added to the root, >= 0.

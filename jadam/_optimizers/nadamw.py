@@ -8,7 +8,7 @@ from typing import Any
 from jax import Array
 
 from jadam._assembly import GradientTransformation, add_decayed_weights, block, chain, scale_by_learning_rate
-from jadam._authoring import Context, Decay, MaskLike, NonNegative, Rule, Slots, builder, root, zeros
+from jadam._authoring import Context, Decay, Hyper, MaskLike, NonNegative, Rule, Slots, builder, root, zeros
 
 
 @dataclass(frozen=True)
@@ -40,18 +40,18 @@ scale_by_nadamw = block(ScaleByNadamw)
 
 @builder
 def nadamw(
-    learning_rate: NonNegative,
-    *,
+    learning_rate: Hyper,
     b1: Decay = 0.9,
     b2: Decay = 0.999,
     eps: NonNegative = 1e-8,
+    *,
     weight_decay: NonNegative = 1e-2,
     mask: MaskLike = None,
 ) -> GradientTransformation:
     """NAdamW: Adam one step of momentum ahead, with decoupled weight decay, as in AlgoPerf.
 
     Args:
-        learning_rate: a number >= 0 or a schedule.
+        learning_rate: a number or a schedule.
         b1: decay of the average of gradients, in [0, 1).
         b2: decay of the average of squares, in [0, 1).
         eps: added to the root, >= 0.

@@ -116,9 +116,9 @@ scale_by_prodigy = block(ScaleByProdigy)
 @builder
 def prodigy(
     learning_rate: NonNegative = 1.0,
-    *,
     b1: Decay = 0.9,
     b2: Decay = 0.999,
+    *,
     b3: Decay | None = None,
     eps: NonNegative = 1e-8,
     weight_decay: NonNegative = 0.0,

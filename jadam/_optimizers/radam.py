@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jadam._assembly import GradientTransformation, block, chain, optional_decay, scale_by_learning_rate
-from jadam._authoring import Context, Decay, MaskLike, NonNegative, Rule, Slots, builder, root, zeros
+from jadam._authoring import Context, Decay, Hyper, MaskLike, NonNegative, Rule, Slots, builder, root, zeros
 
 
 @dataclass(frozen=True)
@@ -59,18 +59,18 @@ scale_by_radam = block(ScaleByRadam)
 
 @builder
 def radam(
-    learning_rate: NonNegative,
-    *,
+    learning_rate: Hyper,
     b1: Decay = 0.9,
     b2: Decay = 0.999,
     eps: NonNegative = 1e-8,
+    *,
     weight_decay: NonNegative | None = None,
     mask: MaskLike = None,
 ) -> GradientTransformation:
     """Rectified Adam, and with `weight_decay` rectified AdamW, as in torch.
 
     Args:
-        learning_rate: a number >= 0 or a schedule.
+        learning_rate: a number or a schedule.
         b1: decay of the average of gradients, in [0, 1).
         b2: decay of the average of squares, in [0, 1).
         eps: added to the uncorrected root, >= 0.

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import jax.numpy as jnp
 from jax import Array
 
 from jadam._assembly import GradientTransformation, block, chain, identity, scale_by_learning_rate
-from jadam._authoring import BadValue, Context, Decay, NonNegative, Rule, Slots, builder, root, zeros
+from jadam._authoring import BadValue, Context, Decay, Hyper, NonNegative, Rule, Slots, builder, root, zeros
 from jadam._optimizers.sgd import trace
 
 
@@ -29,6 +29,7 @@ class ScaleByRms(Rule):
 
     decay: Decay = 0.99
     eps: NonNegative = 1e-8
+    _: KW_ONLY
     centered: bool = False
     bias_correction: bool = False
 
@@ -59,7 +60,7 @@ scale_by_rms = block(ScaleByRms)
 
 @builder
 def rmsprop(
-    learning_rate: NonNegative,
+    learning_rate: Hyper,
     *,
     decay: Decay = 0.99,
     eps: NonNegative = 1e-8,
@@ -69,7 +70,7 @@ def rmsprop(
     """RMSProp: `p = p - learning_rate g / (sqrt(v) + eps)`, as in torch.
 
     Args:
-        learning_rate: a number >= 0 or a schedule.
+        learning_rate: a number or a schedule.
         decay: of the averages, in [0, 1); torch's `alpha`.
         eps: added to the root, >= 0.
         centered: whether to divide by the deviation from the average gradient.

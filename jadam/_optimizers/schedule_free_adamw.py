@@ -10,10 +10,10 @@ from jadam._optimizers.rmsprop import scale_by_rms
 @builder
 def schedule_free_adamw(
     learning_rate: NonNegative,
-    *,
     b1: Decay = 0.9,
     b2: Decay = 0.999,
     eps: NonNegative = 1e-8,
+    *,
     weight_decay: NonNegative = 0.0,
     mask: MaskLike = None,
     warmup_steps: FixedNonNegative = 0,

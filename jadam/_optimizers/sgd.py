@@ -8,8 +8,8 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 
-from jadam._assembly import GradientTransformation, chain, identity, scale_by_learning_rate
-from jadam._authoring import BadValue, Context, Decay, NonNegative, Rule, Slots, builder, zeros
+from jadam._assembly import GradientTransformation, chain, identity, optional_decay, scale_by_learning_rate
+from jadam._authoring import BadValue, Context, Decay, Hyper, MaskLike, NonNegative, Rule, Slots, builder, zeros
 
 
 @dataclass(frozen=True)
@@ -45,19 +45,24 @@ def trace(decay: Decay, nesterov: bool = False, *, dampening: NonNegative = 0.0)
 
 @builder
 def sgd(
-    learning_rate: NonNegative,
-    *,
+    learning_rate: Hyper,
     momentum: Decay | None = None,
+    *,
     dampening: NonNegative = 0.0,
     nesterov: bool = False,
+    weight_decay: NonNegative | None = None,
+    mask: MaskLike = None,
 ) -> GradientTransformation:
     """Stochastic gradient descent: `m = momentum m + (1-dampening) g`, `p = p - learning_rate m`, as in torch.
 
     Args:
-        learning_rate: a number >= 0 or a schedule.
+        learning_rate: a number or a schedule.
         momentum: decay of the sum of gradients, in [0, 1), or a schedule; None keeps no state.
         dampening: what gradients after the first are weighted down by, >= 0.
         nesterov: whether the step is along `g + momentum m`.
+        weight_decay: added to gradients, times the parameter, before the momentum; a number >= 0 or a schedule. None keeps no
+            hyperparameter for it, and needs no parameters.
+        mask: which parameters decay; None is all of them.
 
     Raises:
         ValueError: `nesterov` without a momentum.
@@ -68,4 +73,4 @@ def sgd(
     if momentum is None and nesterov:
         raise BadValue("nesterov needs a momentum.", nesterov=True)
     direction = identity() if momentum is None else trace(momentum, nesterov=nesterov, dampening=dampening)
-    return chain(direction, scale_by_learning_rate(learning_rate))
+    return chain(optional_decay(weight_decay, mask), direction, scale_by_learning_rate(learning_rate))

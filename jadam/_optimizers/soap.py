@@ -14,6 +14,7 @@ from jadam._authoring import (
     Context,
     Count,
     Decay,
+    Hyper,
     MaskLike,
     NonNegative,
     Rule,
@@ -134,11 +135,11 @@ scale_by_soap = block(ScaleBySoap)
 
 @builder
 def soap(
-    learning_rate: NonNegative,
-    *,
+    learning_rate: Hyper,
     b1: Decay = 0.95,
     b2: Decay = 0.95,
     eps: NonNegative = 1e-8,
+    *,
     weight_decay: NonNegative = 1e-2,
     mask: MaskLike = None,
     precondition_frequency: Count = 10,
@@ -147,7 +148,7 @@ def soap(
     """SOAP: Adam in the eigenbasis of Shampoo's preconditioner, as in the authors' code. Nothing moves at the first step.
 
     Args:
-        learning_rate: a number >= 0 or a schedule.
+        learning_rate: a number or a schedule.
         b1: decay of the average of gradients, in [0, 1).
         b2: decay of the averages of squares and of `G G^T`, in [0, 1).
         eps: added to the uncorrected root, >= 0.

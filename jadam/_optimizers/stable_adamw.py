@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jadam._assembly import GradientTransformation, block, chain, scale_by_learning_rate
-from jadam._authoring import EVERYTHING, Context, Decay, MaskLike, NonNegative, Rule, Slots, builder, norm, root, zeros
+from jadam._authoring import EVERYTHING, Context, Decay, Hyper, MaskLike, NonNegative, Rule, Slots, builder, norm, root, zeros
 
 
 @dataclass(frozen=True)
@@ -48,18 +48,18 @@ scale_by_stable_adamw = block(ScaleByStableAdamw)
 
 @builder
 def stable_adamw(
-    learning_rate: NonNegative,
-    *,
+    learning_rate: Hyper,
     b1: Decay = 0.9,
     b2: Decay = 0.99,
     eps: NonNegative = 1e-6,
+    *,
     weight_decay: NonNegative = 1e-2,
     mask: MaskLike = None,
 ) -> GradientTransformation:
     """StableAdamW: AdamW with a learning rate that is lowered for arrays whose gradients `v` has not caught up with.
 
     Args:
-        learning_rate: a number >= 0 or a schedule.
+        learning_rate: a number or a schedule.
         b1: decay of the average of gradients, in [0, 1).
         b2: decay of the average of squares, in [0, 1).
         eps: added to the root, >= 0.

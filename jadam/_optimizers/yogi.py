@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import jax.numpy as jnp
 from jax import Array
 
 from jadam._assembly import GradientTransformation, block, chain, scale_by_learning_rate
-from jadam._authoring import Context, Decay, FixedNonNegative, NonNegative, Rule, Slots, builder, root, zeros
+from jadam._authoring import Context, Decay, FixedNonNegative, Hyper, NonNegative, Rule, Slots, builder, root, zeros
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,7 @@ class ScaleByYogi(Rule):
     b1: Decay = 0.9
     b2: Decay = 0.999
     eps: NonNegative = 1e-3
+    _: KW_ONLY
     initial_accumulator_value: FixedNonNegative = 1e-6
 
     def init(self, p: Array) -> Slots:
@@ -42,17 +43,17 @@ scale_by_yogi = block(ScaleByYogi)
 
 @builder
 def yogi(
-    learning_rate: NonNegative,
-    *,
+    learning_rate: Hyper,
     b1: Decay = 0.9,
     b2: Decay = 0.999,
     eps: NonNegative = 1e-3,
+    *,
     initial_accumulator_value: FixedNonNegative = 1e-6,
 ) -> GradientTransformation:
     """Yogi: Adam with a second moment that moves by no more than the square of the gradient.
 
     Args:
-        learning_rate: a number >= 0 or a schedule.
+        learning_rate: a number or a schedule.
         b1: decay of the average of gradients, in [0, 1).
         b2: one minus the size of a move of the second moment, in [0, 1).
         eps: added to the root, >= 0.

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jadam._errors import BadType, Misuse, door
-from jadam._schedules.fields import NOT_NEGATIVE, STEPS, Positive, SomeSteps, Steps, Value
+from jadam._schedules.fields import NOT_NEGATIVE, STEPS, Length, Positive, SomeLength, Steps, Value
 from jadam._schedules.schedule import Schedule, fraction, schedule
 
 
@@ -27,7 +27,7 @@ class polynomial_schedule(Schedule):
     init_value: Value
     end_value: Value
     power: Positive
-    transition_steps: Steps
+    transition_steps: Length
     transition_begin: Steps = 0
 
     def at(self, count: Array) -> Array:
@@ -37,7 +37,7 @@ class polynomial_schedule(Schedule):
 
 @door
 def linear_schedule(
-    init_value: float, end_value: float, transition_steps: int, transition_begin: int = 0
+    init_value: float, end_value: float, transition_steps: float, transition_begin: int = 0
 ) -> polynomial_schedule:
     """A straight line from `init_value` to `end_value` in `transition_steps`: a `polynomial_schedule` of power 1."""
     return polynomial_schedule(init_value, end_value, 1.0, transition_steps, transition_begin)
@@ -58,7 +58,7 @@ class cosine_decay_schedule(Schedule):
     """
 
     init_value: Value
-    decay_steps: SomeSteps
+    decay_steps: SomeLength
     alpha: Value = 0.0
     exponent: Positive = 1.0
 
@@ -81,7 +81,7 @@ class exponential_decay(Schedule):
     """
 
     init_value: Value
-    transition_steps: SomeSteps
+    transition_steps: SomeLength
     decay_rate: Positive
     transition_begin: Steps = 0
     staircase: bool = False
@@ -89,12 +89,13 @@ class exponential_decay(Schedule):
 
     def at(self, count: Array) -> Array:
         done = jnp.maximum(count - self.transition_begin, 0)
-        if self.staircase:
-            done = done // self.transition_steps * self.transition_steps
-        value = self.init_value * self.decay_rate ** (done.astype(jnp.result_type(float)) / self.transition_steps)
+        if self.staircase and isinstance(self.transition_steps, int):
+            done = done // self.transition_steps * self.transition_steps  # exact in integers
+        power = done.astype(jnp.result_type(float)) / self.transition_steps
+        value = self.init_value * self.decay_rate ** (jnp.floor(power) if self.staircase else power)
         if self.end_value is None:
             return value
-        return jnp.maximum(value, self.end_value) if self.decay_rate < 1 else jnp.minimum(value, self.end_value)
+        return jnp.where(self.decay_rate < 1, jnp.maximum(value, self.end_value), jnp.minimum(value, self.end_value))
 
 
 @schedule
@@ -110,7 +111,7 @@ class piecewise_constant_schedule(Schedule):
     """
 
     init_value: Value
-    boundaries_and_scales: Mapping[int, float] | tuple[tuple[int, float], ...] | None = ()
+    boundaries_and_scales: Mapping[int, float] | tuple[tuple[int, float], ...] | None = None
 
     def _check(self) -> None:
         given = self.boundaries_and_scales

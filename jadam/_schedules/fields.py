@@ -19,20 +19,24 @@ from jadam._errors import BadType, BadValue, shown
 
 @dataclass(frozen=True)
 class Number:
-    """As an annotation: a number in a range, which is kept as one of Python's.
+    """As an annotation: a number in a range, which is kept as one of Python's; a traced one as it is, unless it counts steps.
 
     Attributes:
         words: for the range.
         holds: whether a number is in it.
-        whole: whether it is kept as an integer; `1e4` is one too.
+        steps: whether it is a number of steps, which JAX must know before it traces.
+        whole: whether it must be an integer; `1e4` is one too.
     """
 
     words: str = "a finite number"
     holds: Callable[[float], bool] = math.isfinite
+    steps: bool = False
     whole: bool = False
 
-    def check(self, name: str, value: Any) -> float:
+    def check(self, name: str, value: Any) -> Any:
         if isinstance(value, Tracer):
+            if not self.steps and not not_a_number(value):
+                return jnp.asarray(value, jnp.result_type(float))
             words = "{name} must be a number; for a traced one write the schedule as a function of the count."
             raise BadType(words, **{name: value})
         try:
@@ -43,18 +47,21 @@ class Number:
             raise BadType(f"{{name}} must be {self.words}.", **{name: value}) from None
         if not self.holds(number) or (self.whole and not number.is_integer()):
             raise BadValue(f"{{name}} must be {self.words}.", **{name: value})
-        return int(number) if self.whole else number
+        return int(number) if self.steps and number.is_integer() else number
 
 
 FINITE, POSITIVE = Number(), Number("a finite number > 0", lambda x: 0 < x < math.inf)
 NOT_NEGATIVE = Number("a finite number >= 0", lambda x: 0 <= x < math.inf)
-STEPS = Number("an integer in [0, 2**31)", lambda x: 0 <= x < 2**31, whole=True)
+STEPS = Number("an integer in [0, 2**31)", lambda x: 0 <= x < 2**31, steps=True, whole=True)
 
 Value = Annotated[float, FINITE]
 Positive = Annotated[float, POSITIVE]
 Steps = Annotated[int, STEPS]
 """A number of steps; the count of a state is an int32."""
-SomeSteps = Annotated[int, Number("an integer in [1, 2**31)", lambda x: 1 <= x < 2**31, whole=True)]
+SomeSteps = Annotated[int, Number("an integer in [1, 2**31)", lambda x: 1 <= x < 2**31, steps=True, whole=True)]
+Length = Annotated[float, Number("a number in [0, 2**31)", lambda x: 0 <= x < 2**31, steps=True)]
+"""A length in steps, which may end between two of them: a tenth of a run."""
+SomeLength = Annotated[float, Number("a number in (0, 2**31)", lambda x: 0 < x < 2**31, steps=True)]
 
 
 def notes(schedule: Any) -> Iterator[tuple[str, Note]]:

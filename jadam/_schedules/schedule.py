@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -77,7 +78,7 @@ def _program(schedule: Schedule) -> Callable[[Array], Any]:
     return jax.jit(schedule.at)
 
 
-def fraction(count: Array, begin: int, steps: int) -> Array:
+def fraction(count: Array, begin: int, steps: float) -> Array:
     """How much of the steps after `begin` is done, in [0, 1]; the difference is taken in integers, exact for any count.
 
     The end is exactly 1: XLA multiplies by the reciprocal, and 1 - 7 * (1/7) is below zero, whose root is NaN.
@@ -85,7 +86,8 @@ def fraction(count: Array, begin: int, steps: int) -> Array:
     if steps == 0:
         return jnp.zeros(jnp.shape(count), jnp.result_type(float))
     done = jnp.maximum(count - begin, 0)
-    return jnp.where(done < steps, jnp.minimum(done.astype(jnp.result_type(float)) / steps, 1), 1)
+    part = jnp.minimum(done.astype(jnp.result_type(float)) / steps, 1)
+    return jnp.where(done < math.ceil(steps), part, 1)
 
 
 @schedule
@@ -110,7 +112,8 @@ class join_schedules(Schedule):
 
     Args:
         schedules: one more than there are boundaries.
-        boundaries: the first step of each schedule after the first, increasing.
+        boundaries: the first step of each schedule after the first, increasing; further ones, such as the end of the run,
+            change nothing.
 
     Raises:
         ValueError: their numbers do not fit, or the boundaries do not increase.
@@ -130,14 +133,15 @@ class join_schedules(Schedule):
                 raise BadType(
                     f"schedules[{number}] is {shown(inner)}, not a schedule; write constant_schedule(...) for a number."
                 )
-        fits = len(self.schedules) == len(self.boundaries) + 1
+        begins = max(len(self.schedules) - 1, 0)
+        fits = bool(self.schedules) and len(self.boundaries) >= begins
         self._require(fits, "boundaries", f"must be one fewer than the {len(self.schedules)} schedules")
         try:
             ends = tuple(int(STEPS.check("boundaries", end)) for end in self.boundaries)
         except Misuse:
             raise BadType("{name} must be integers in [0, 2**31).", boundaries=self.boundaries) from None
         self._require(list(ends) == sorted(ends), "boundaries", "must increase")
-        object.__setattr__(self, "boundaries", ends)
+        object.__setattr__(self, "boundaries", ends[:begins])
 
     def at(self, count: Array) -> Array:
         value = self._part(0, count)

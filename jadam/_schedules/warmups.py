@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import jax.numpy as jnp
 from jax import Array
+from jax.core import Tracer
 
 from jadam._schedules.decays import Tail, cosine_decay_schedule, exponential_decay, linear_schedule
 from jadam._schedules.fields import Positive, SomeSteps, Steps, Value
@@ -14,6 +15,13 @@ from jadam._schedules.schedule import Composed, Schedule, ScheduleLike, constant
 
 def _after_warmup(init_value: float, peak_value: float, warmup_steps: int, then: ScheduleLike) -> Schedule:
     return join_schedules([linear_schedule(init_value, peak_value, warmup_steps), then], [warmup_steps])
+
+
+def _share(end_value: Any, peak_value: Any) -> Any:
+    """The end as a share of the peak, 0 of none."""
+    if not isinstance(peak_value, Tracer):
+        return end_value / peak_value if peak_value else 0.0
+    return jnp.where(peak_value == 0, 0.0, end_value / jnp.where(peak_value == 0, 1.0, peak_value))
 
 
 @schedule
@@ -60,7 +68,7 @@ class warmup_cosine_decay_schedule(_Warmup):
     exponent: Positive = 1.0
 
     def pieces(self) -> Schedule:
-        alpha = self.end_value / self.peak_value if self.peak_value else 0.0
+        alpha = _share(self.end_value, self.peak_value)
         decay = cosine_decay_schedule(self.peak_value, self.decay_steps - self.warmup_steps, alpha, self.exponent)
         return _after_warmup(self.init_value, self.peak_value, self.warmup_steps, decay)
 

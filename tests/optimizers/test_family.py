@@ -76,7 +76,7 @@ IDENTITIES = {
     "AdamW without weight decay is Adam": (jadam.adamw(0.01, weight_decay=0.0), jadam.adam(0.01)),
     "Lion with equal betas is the sign of the momentum": (
         jadam.lion(0.01, b1=0.9, b2=0.9),
-        scaled(jadam.chain(jadam.average_updates(0.9), jadam.scale_by_lion(b1=0.0))),
+        scaled(jadam.chain(jadam.ema(0.9, debias=False), jadam.scale_by_lion(b1=0.0))),
     ),
     "NAdam and NAdamW without momentum are one": (jadam.nadam(0.01, b1=0.0), jadam.nadamw(0.01, b1=0.0, weight_decay=0.0)),
     "Adan without differences is Adam": (jadam.adan(0.01, b1=0.9, b2=0.0, b3=0.999), jadam.adam(0.01)),

@@ -61,11 +61,15 @@ def test_equals_its_oracle(name, number):
         assert np.max(np.abs(found - expected)) <= 1e-12 * max(moved, 1e-3)
 
 
-def test_learning_rate_alone_is_positional(optimizer):
-    first, *others = inspect.signature(optimizer).parameters.values()
-    assert first.name == "learning_rate"
-    assert first.kind is first.POSITIONAL_OR_KEYWORD
-    assert all(p.kind is p.KEYWORD_ONLY and p.default is not p.empty for p in others)
+def test_the_first_arguments_are_positional(optimizer):
+    """The learning rate, and those whose order is the same in every library; the rest by name."""
+    parameters = inspect.signature(optimizer).parameters.values()
+    names = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+    orders = [["learning_rate", *others] for others in (["b1", "b2", "eps"], ["b1", "b2", "b3", "eps"], ["momentum"])]
+    assert any(names == order[: len(names)] for order in orders)
+    assert len(names) > 1 or not {"b1", "b2", "b3"} & {p.name for p in parameters}
+    assert all(p.kind is p.KEYWORD_ONLY for p in parameters if p.name not in names)
+    assert all(p.default is not p.empty for p in parameters if p.name != "learning_rate")
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

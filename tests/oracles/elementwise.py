@@ -3,7 +3,10 @@
 import numpy as np
 
 CASES = {
-    "sgd": [{}, {"momentum": 0.9}, {"momentum": 0.9, "nesterov": True}, {"momentum": 0.8, "dampening": 0.3}],
+    "sgd": [
+        *({}, {"momentum": 0.9}, {"momentum": 0.9, "nesterov": True}, {"momentum": 0.8, "dampening": 0.3}),
+        *({"weight_decay": 0.3}, {"momentum": 0.9, "dampening": 0.1, "weight_decay": 0.3}),
+    ],
     "rmsprop": [{}, {"decay": 0.9, "eps": 1e-3}, {"centered": True}, {"decay": 0.9, "centered": True, "momentum": 0.8}],
     "adagrad": [{}, {"initial_accumulator_value": 0.1, "eps": 1e-3}],
     "adadelta": [{}, {"rho": 0.95, "eps": 1e-2}],
@@ -25,7 +28,7 @@ CASES = {
     "nadamw": [{}, {"b1": 0.8, "b2": 0.95, "eps": 1e-3, "weight_decay": 0.3}],
     "radam": [{}, {"b1": 0.8, "b2": 0.9, "eps": 1e-3, "weight_decay": 0.3}, {"b2": 0.5}],  # b2 = 0.5 is never rectified
     "adabound": [{}, {"b1": 0.8, "b2": 0.7, "eps": 1e-3, "final_learning_rate": 0.02, "gamma": 0.1, "amsbound": True}],
-    "adabelief": [{}, {"b1": 0.8, "b2": 0.95, "eps": 1e-3, "weight_decay": 0.3}],
+    "adabelief": [{}, {"b1": 0.8, "b2": 0.95, "eps": 1e-3, "weight_decay": 0.3}, {"eps": 0.1, "eps_root": 1e-3}],
     "yogi": [{}, {"b1": 0.8, "b2": 0.9, "eps": 1e-2, "initial_accumulator_value": 0.1}],
     "lion": [{}, {"b1": 0.8, "b2": 0.95, "weight_decay": 0.3}],
     "adan": [{}, {"b1": 0.9, "b2": 0.8, "b3": 0.95, "eps": 1e-3, "weight_decay": 0.3}, {"weight_decay": 0.3, "no_prox": True}],
@@ -57,10 +60,11 @@ def moments(grads, b1, b2):
 # SGD and its scalings
 
 
-def sgd(p, grads, lr, momentum=None, dampening=0.0, nesterov=False):
-    """torch.optim.SGD: the first buffer is the gradient itself, without dampening."""
+def sgd(p, grads, lr, momentum=None, dampening=0.0, nesterov=False, weight_decay=0.0):
+    """torch.optim.SGD: the first buffer is the gradient itself, without dampening, and with the decay."""
     buffer = 0.0
     for t, g in enumerate(grads):
+        g = g + weight_decay * p
         buffer = momentum * buffer + (1 - dampening) * g if momentum and t else g
         yield (p := p - lr * (g + momentum * buffer if nesterov else buffer))
 
@@ -169,12 +173,12 @@ def adabound(p, grads, lr, b1=0.9, b2=0.999, eps=1e-8, final_learning_rate=0.1, 
         yield (p := p - np.clip(lr * np.sqrt(c2) / c1 / (np.sqrt(v) + eps), lower, upper) * mhat * c1)
 
 
-def adabelief(p, grads, lr, b1=0.9, b2=0.999, eps=1e-16, weight_decay=None):
+def adabelief(p, grads, lr, b1=0.9, b2=0.999, eps=1e-16, eps_root=None, weight_decay=None):
     """The authors' code without rectification: eps is added to the average too, at every step."""
-    m, s = 0.0, 0.0
+    m, s, eps_root = 0.0, 0.0, eps if eps_root is None else eps_root
     for t, g in enumerate(grads, start=1):
         m = b1 * m + (1 - b1) * g
-        s = b2 * s + (1 - b2) * (g - m) ** 2 + eps
+        s = b2 * s + (1 - b2) * (g - m) ** 2 + eps_root
         u = m / (1 - b1**t) / (np.sqrt(s / (1 - b2**t)) + eps)
         yield (p := p * (1 - lr * (weight_decay or 0.0)) - lr * u)
 

@@ -119,9 +119,56 @@ def test_float64_under_x64():
     assert float(value) == pytest.approx(1 / 3, rel=1e-15)
 
 
-def test_a_traced_value_is_refused_in_words():
-    with pytest.raises(TypeError, match="init_value must be a number; for a traced one write the schedule as a function"):
-        jax.jit(lambda x: jadam.cosine_decay_schedule(x, 10)(0))(1.0)
+def test_a_traced_number_of_steps_is_refused_in_words():
+    with pytest.raises(TypeError, match="decay_steps must be a number; for a traced one write the schedule as a function"):
+        jax.jit(lambda x: jadam.cosine_decay_schedule(1.0, x)(0))(10.0)
+
+
+TRACED = {
+    "linear": lambda lib, x: lib.linear_schedule(x, 0.0, 10),
+    "polynomial": lambda lib, x: lib.polynomial_schedule(x, 0.0, x, 10),
+    "cosine": lambda lib, x: lib.cosine_decay_schedule(x, 10, 0.1),
+    "exponential": lambda lib, x: lib.exponential_decay(x, 3, 0.9, end_value=0.05),
+    "rate": lambda lib, x: lib.exponential_decay(0.1, 3, x, end_value=0.05),
+    "steps": lambda lib, x: lib.piecewise_constant_schedule(x, {3: 0.5}),
+    "constant": lambda lib, x: lib.constant_schedule(x),
+    "warmup": lambda lib, x: lib.warmup_constant_schedule(0.0, x, 3),
+    "warmup_cosine": lambda lib, x: lib.warmup_cosine_decay_schedule(0.0, x, 3, 10, 0.01),
+    "onecycle": lambda lib, x: lib.linear_onecycle_schedule(10, x),
+    "cosine_onecycle": lambda lib, x: lib.cosine_onecycle_schedule(10, x),
+    "tenth of a run": lambda lib, x: lib.linear_schedule(x, 0.0, 48.5),
+    "tenth of a run, in stairs": lambda lib, x: lib.exponential_decay(x, 3.5, 0.9, staircase=True),
+    "tenth of a run, cosine": lambda lib, x: lib.cosine_decay_schedule(x, 7.5),
+    "boundary past the last": lambda lib, x: lib.join_schedules([lib.linear_schedule(0.0, x, 5), lambda _: x], [5, 40]),
+}
+SOME = (0, 3, 4, 7, 8, 9, 20, 48, 49, 60)
+
+
+@pytest.mark.parametrize("name", TRACED)
+def test_a_traced_value(name):
+    """A sweep over learning rates inside `vmap` was refused; so was the tenth of a run that is no whole number of steps."""
+    make = TRACED[name]
+    traced = jax.jit(lambda x: jnp.stack([jnp.asarray(make(jadam, x)(count), jnp.float32) for count in SOME]))(0.1)
+    ours = [float(make(jadam, 0.1)(count)) for count in SOME]
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        theirs = [float(make(optax, 0.1)(count)) for count in SOME]
+    np.testing.assert_allclose(traced, ours, rtol=1e-6, atol=2e-8)
+    np.testing.assert_allclose(ours, theirs, rtol=2e-6, atol=2e-8)
+    assert len(set(ours)) > 1 or name == "constant"
+
+
+def test_a_sweep_over_learning_rates_in_a_schedule():
+    params = jnp.asarray([1.0, -2.0])
+
+    def moved(rate):
+        tx = jadam.adam(jadam.linear_schedule(rate, 0.0, 10))
+        updates, state = jax.jit(tx.update)(params, tx.init(params), params)
+        other = jadam.adam(jadam.linear_schedule(2 * rate, 0.0, 10))  # another program of one hash, in the same trace
+        return updates, jax.jit(other.update)(params, state, params)[0]
+
+    first, second = jax.jit(jax.vmap(moved))(jnp.asarray([0.1, 0.2]))
+    np.testing.assert_allclose(first, [[-0.1, 0.1], [-0.2, 0.2]], rtol=1e-5)
+    np.testing.assert_allclose(second, 0.9 * 2 * first, rtol=1e-5)
 
 
 def test_a_schedule_of_your_own():

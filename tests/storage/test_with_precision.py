@@ -1,7 +1,6 @@
 """`with_precision` around chains, groups, masks and other people's wrappers: what is stored how, refused and warned of."""
 
 import functools
-
 import math
 
 import chex

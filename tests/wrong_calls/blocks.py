@@ -10,11 +10,11 @@ CALLS = {
     "scale_by_adam: there is no beta1; write b1=0.9. It accepts b1, b2, eps, eps_root, eps_form.": lambda: jadam.scale_by_adam(
         beta1=0.9
     ),
-    "scale_by_adam: too many arguments; it accepts b1, b2, eps, eps_root, eps_form.": lambda: jadam.scale_by_adam(
-        0.9, 0.999, 1e-8, 0.0, "standard", 1
+    "scale_by_adam: only b1, b2, eps, eps_root may be given by position; write eps_form='standard'.": lambda: (
+        jadam.scale_by_adam(0.9, 0.999, 1e-8, 0.0, "standard", 1)
     ),
-    "scale_by_belief: there is no betas; write b1=0.9, b2=0.999. It accepts b1, b2, eps.": lambda: jadam.scale_by_belief(
-        betas=(0.9, 0.999)
+    ("scale_by_belief: there is no betas; write b1=0.9, b2=0.999. It accepts b1, b2, eps, eps_root."): lambda: (
+        jadam.scale_by_belief(betas=(0.9, 0.999))
     ),
     "scale_by_yogi: there is no epsilon; write eps=0.001. It accepts b1, b2, eps, initial_accumulator_value.": lambda: (
         jadam.scale_by_yogi(epsilon=1e-3)
@@ -28,28 +28,33 @@ CALLS = {
     "clip_by_block_rms: threshold must be given; it accepts threshold.": lambda: jadam.clip_by_block_rms(),
     "identity: too many arguments; it accepts no arguments.": lambda: jadam.identity(TX),
     "set_to_zero: too many arguments; it accepts no arguments.": lambda: jadam.set_to_zero(0),
-    "scale_by_trust_ratio: there is no eps; it accepts no arguments.": lambda: jadam.scale_by_trust_ratio(eps=1e-6),
+    "scale_by_trust_ratio: there is no eps; optax.scale_by_trust_ratio, which works in jadam.chain, has it. It accepts no "
+    "arguments.": lambda: jadam.scale_by_trust_ratio(min_norm=0.0, eps=1e-6),
     "scale: step_size must be given; it accepts step_size.": lambda: jadam.scale(),
     "trace: there is no momentum; it accepts decay, nesterov, dampening.": lambda: jadam.trace(momentum=0.9),
     # hyperparameters
-    "clip(max_delta=0.0): max_delta must be a finite number > 0.": lambda: jadam.clip(0.0),
+    "clip(max_delta=0.0): max_delta must be a number > 0.": lambda: jadam.clip(0.0),
     "clip(max_delta=1e+39): max_delta must be between 1.2e-38 and 3.4e+38 in magnitude; in float32, in which it "
     "is kept, it is inf.": lambda: jadam.clip(1e39),
-    "clip_by_block_rms(threshold=-1): threshold must be a finite number > 0.": lambda: jadam.clip_by_block_rms(-1),
+    "clip_by_block_rms(threshold=-1): threshold must be a number > 0.": lambda: jadam.clip_by_block_rms(-1),
     "clip_by_global_norm(max_norm=None): max_norm must be a number or a schedule, not None.": lambda: jadam.clip_by_global_norm(
         None
     ),
     "scale(step_size=None): step_size must be a number or a schedule, not None.": lambda: jadam.scale(None),
     "scale(step_size=inf): step_size must be a finite number.": lambda: jadam.scale(float("inf")),
     "scale(step_size='-1'): step_size must be a number or a schedule, not '-1'.": lambda: jadam.scale("-1"),
-    "scale_by_learning_rate(learning_rate=-0.1): learning_rate must be a finite number >= 0.": lambda: (
-        jadam.scale_by_learning_rate(-0.1)
+    "scale_by_learning_rate(learning_rate=inf): learning_rate must be a finite number.": lambda: jadam.scale_by_learning_rate(
+        float("inf")
     ),
     "scale_by_schedule(step_size_fn=None): step_size_fn must be a number or a schedule, not None.": lambda: (
         jadam.scale_by_schedule(None)
     ),
     "trace(decay=1.0): decay must be in [0, 1).": lambda: jadam.trace(1.0),
-    "average_updates(momentum=1.5): momentum must be in [0, 1).": lambda: jadam.average_updates(momentum=1.5),
+    "ema(decay=1.5): decay must be in [0, 1).": lambda: jadam.ema(1.5),
+    "ema(debias=1): debias must be True or False.": lambda: jadam.ema(0.9, 1),
+    "ema: there is no accumulator_dtype; write jadam.with_precision(tx, state='bfloat16'). It accepts decay, debias.": lambda: (
+        jadam.ema(0.9, accumulator_dtype=jnp.bfloat16)
+    ),
     "add_decayed_weights(weight_decay=-0.1): weight_decay must be a finite number >= 0.": lambda: jadam.add_decayed_weights(
         -0.1
     ),
@@ -90,6 +95,9 @@ CALLS = {
     "scale_by_lion(b1=1): b1 must be in [0, 1).": lambda: jadam.scale_by_lion(b1=1),
     "scale_by_adafactor(beta2_decay=0.0): beta2_decay must be a finite number < 0.": lambda: jadam.scale_by_adafactor(
         beta2_decay=0.0
+    ),
+    "scale_by_factored_rms(decay_rate_fn=0.8): decay_rate_fn must be a function.": lambda: jadam.scale_by_factored_rms(
+        decay_rate_fn=0.8
     ),
     "scale_by_factored_rms(decay_rate=0): decay_rate must be a finite number > 0.": lambda: jadam.scale_by_factored_rms(
         decay_rate=0

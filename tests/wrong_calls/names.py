@@ -23,8 +23,8 @@ CALLS = {
         "partition.set_hyperparams: there is no '2.learning_rate'; there are 0.learning_rate, "
         "body.learning_rate, dampening, momentum."
     ): lambda: setting(GROUPS, **{"2.learning_rate": 1.0}),
-    ("partition.set_hyperparams(body.learning_rate=-1.0): body.learning_rate must be a finite number >= 0."): lambda: setting(
-        GROUPS, **{"body.learning_rate": -1.0}
+    ("partition.set_hyperparams(body.learning_rate=inf): body.learning_rate must be a finite number."): lambda: setting(
+        GROUPS, **{"body.learning_rate": float("inf")}
     ),
     "partition.set_hyperparams: there is no '0.learning_rate'; there are 0.0.learning_rate.": lambda: setting(
         NESTED, **{"0.learning_rate": 1.0}

@@ -11,8 +11,8 @@ CALLS = {
     "adamw(b2=1.5): b2 must be in [0, 1).": lambda: jadam.adamw(1e-3, b2=1.5),
     "adam(b1=-0.1): b1 must be in [0, 1).": lambda: jadam.adam(1e-3, b1=-0.1),
     "sgd(momentum=1.0): momentum must be in [0, 1).": lambda: jadam.sgd(1e-3, momentum=1.0),
-    "adamw(learning_rate=-1.0): learning_rate must be a finite number >= 0.": lambda: jadam.adamw(-1.0),
-    "adamw(learning_rate=nan): learning_rate must be a finite number >= 0.": lambda: jadam.adamw(float("nan")),
+    "adafactor(learning_rate=-1.0): learning_rate must be a finite number >= 0.": lambda: jadam.adafactor(-1.0),
+    "adamw(learning_rate=nan): learning_rate must be a finite number.": lambda: jadam.adamw(float("nan")),
     "adamw(learning_rate=None): learning_rate must be a number or a schedule, not None.": lambda: jadam.adamw(None),
     "adamw(learning_rate='1e-3'): learning_rate must be a number or a schedule, not '1e-3'.": lambda: jadam.adamw("1e-3"),
     "adamw(learning_rate=match('**/bias')): learning_rate must be a number or a schedule, not a mask.": lambda: jadam.adamw(
@@ -29,7 +29,7 @@ CALLS = {
     "adamw(peak_learning_rate=0.0): peak_learning_rate must be a finite number > 0.": lambda: jadam.adamw(
         0.0, decay="independent"
     ),
-    "clip_by_global_norm(max_norm=0): max_norm must be a finite number > 0.": lambda: jadam.clip_by_global_norm(0),
+    "clip_by_global_norm(max_norm=0): max_norm must be a number > 0.": lambda: jadam.clip_by_global_norm(0),
     "scale_by_adam(b2=1.0): b2 must be in [0, 1).": lambda: jadam.scale_by_adam(b2=1.0),
     "sgd(nesterov=True): nesterov needs a momentum.": lambda: jadam.sgd(1e-3, nesterov=True),
     "amsgrad(maximum='torch'): maximum must be 'uncorrected', 'corrected' or 'paper'.": lambda: jadam.amsgrad(
@@ -90,7 +90,7 @@ CALLS = {
     "adam(learning_rate=object): learning_rate must be a number or a schedule, not the class object; call it.": lambda: (
         jadam.adam(object)
     ),
-    "adam(learning_rate=inf): learning_rate must be a finite number >= 0.": lambda: jadam.adam(float("inf")),
+    "adam(learning_rate=inf): learning_rate must be a finite number.": lambda: jadam.adam(float("inf")),
     "adam(learning_rate=array([1.])): learning_rate must be a scalar, not of shape (1,); for several values at "
     "once, put `jax.vmap` around `init` and `update`, or use groups.": lambda: jadam.adam(np.ones(1)),
     "adam(learning_rate=scale_by_learning_rate(learning_rate=1.0)): learning_rate must be a number or a "
@@ -180,8 +180,21 @@ CALLS = {
     # calls that do not fit the signature
     "adamw: learning_rate must be given; it accepts learning_rate, b1, b2, eps, eps_root, eps_form, "
     "weight_decay, mask, decay, peak_learning_rate.": lambda: jadam.adamw(),
-    "adamw: only learning_rate may be given by position; write b1=0.9.": lambda: jadam.adamw(1e-3, 0.9),
-    "adamw: only learning_rate may be given by position; write b1=0.9, b2=0.999.": lambda: jadam.adamw(1e-3, 0.9, 0.999),
+    "adamw: only learning_rate, b1, b2, eps may be given by position; write eps_root=0.0.": lambda: jadam.adamw(
+        1e-3, 0.9, 0.999, 1e-8, 0.0
+    ),
+    "muon: only learning_rate may be given by position; write momentum=0.9.": lambda: jadam.muon(0.02, 0.9),
+    "adam: there is no nesterov; jadam.nadamw is Adam along a Nesterov momentum. It accepts learning_rate, b1, b2, eps, "
+    "eps_root, eps_form.": lambda: jadam.adam(1e-3, nesterov=True),
+    "adamw: there is no mu_dtype; write jadam.with_precision(tx, state={'mu': 'bfloat16'}). It accepts learning_rate, b1, b2, "
+    "eps, eps_root, eps_form, weight_decay, mask, decay, peak_learning_rate.": lambda: jadam.adamw(
+        1e-3, mu_dtype=jnp.bfloat16, nesterov=False
+    ),
+    "adafactor: there is no decay_rate; write beta2_decay=..., which is minus it. It accepts learning_rate, beta2_decay, eps1, "
+    "eps2, d, weight_decay, mask.": lambda: jadam.adafactor(1e-3, factored=True, momentum=None, decay_rate=0.9),
+    "lion: there is no factored; it accepts learning_rate, b1, b2, weight_decay, mask.": lambda: jadam.lion(
+        1e-3, factored=True
+    ),
     "adamw: there is no beta1; write b1=0.9. It accepts learning_rate, b1, b2, eps, eps_root, eps_form, "
     "weight_decay, mask, decay, peak_learning_rate.": lambda: jadam.adamw(1e-3, beta1=0.9),
     "adamw: there is no betas; write b1=0.9, b2=0.99. It accepts learning_rate, b1, b2, eps, eps_root, eps_form, "
@@ -199,8 +212,6 @@ CALLS = {
     ),
     "adam: there is no mu_dtype; write jadam.with_precision(tx, state={'mu': 'bfloat16'}). It accepts "
     "learning_rate, b1, b2, eps, eps_root, eps_form.": lambda: jadam.adam(1e-3, mu_dtype=jnp.bfloat16),
-    "adam: there is no nesterov; jadam.nadamw is Adam along a Nesterov momentum. It accepts learning_rate, b1, "
-    "b2, eps, eps_root, eps_form.": lambda: jadam.adam(1e-3, nesterov=True),
     "adam: there is no momentum; write b1=0.9. It accepts learning_rate, b1, b2, eps, eps_root, eps_form.": lambda: jadam.adam(
         1e-3, momentum=0.9
     ),
@@ -212,11 +223,12 @@ CALLS = {
     "rmsprop: there is no alpha; write decay=0.99. It accepts learning_rate, decay, eps, centered, momentum.": lambda: (
         jadam.rmsprop(1e-3, alpha=0.99)
     ),
-    "sgd: only learning_rate may be given by position; write momentum=0.9.": lambda: jadam.sgd(0.1, 0.9),
+    "sgd: only learning_rate, momentum may be given by position; write dampening=True.": lambda: jadam.sgd(0.1, 0.9, True),
+    "sgd(weight_decay=-1): weight_decay must be a finite number >= 0.": lambda: jadam.sgd(0.1, weight_decay=-1),
     "sgd: there is no maximize; to maximize, negate the loss. It accepts learning_rate, momentum, dampening, "
-    "nesterov.": lambda: jadam.sgd(0.1, maximize=True),
+    "nesterov, weight_decay, mask.": lambda: jadam.sgd(0.1, maximize=True),
     "sgd: there is no accumulator_dtype; write jadam.with_precision(tx, state='bfloat16'). It accepts "
-    "learning_rate, momentum, dampening, nesterov.": lambda: jadam.sgd(0.1, accumulator_dtype="bfloat16"),
+    "learning_rate, momentum, dampening, nesterov, weight_decay, mask.": lambda: jadam.sgd(0.1, accumulator_dtype="bfloat16"),
     "lion: there is no betas; write b1=..., b2=.... It accepts learning_rate, b1, b2, weight_decay, mask.": lambda: jadam.lion(
         1e-4, betas="0.9, 0.99"
     ),
@@ -225,7 +237,7 @@ CALLS = {
     ),
     "adagrad: there is no global_clipnorm; write jadam.chain(jadam.clip_by_global_norm(...), tx). It accepts "
     "learning_rate, initial_accumulator_value, eps.": lambda: jadam.adagrad(1.0, global_clipnorm=1.0),
-    "prodigy: only learning_rate may be given by position; write b1=0.9.": lambda: jadam.prodigy(1.0, 0.9),
+    "prodigy: only learning_rate, b1, b2 may be given by position; write b3=0.9.": lambda: jadam.prodigy(1.0, 0.9, 0.9, 0.9),
     # optimizers and parameters
     "muon.init: the parameter at dense/bias: an array of shape (1,) cannot be orthogonalised; say with matrices= "
     "what can.": lambda: jadam.muon(1e-3, matrices=True).init(PARAMS),

@@ -66,10 +66,6 @@ CALLS = {
     f"adamw.step: the second argument is a dict, not the state that init returned; {ORDER}": lambda: TX.step(
         STATE, PARAMS, PARAMS
     ),
-    "adamw.update: the second argument is a dict, not the state that init returned; restored from a checkpoint without its "
-    "type? Write jadam.OptState(**state).": lambda: TX.update(PARAMS, STATE._asdict(), PARAMS),
-    "adamw.update: the second argument is a list, not the state that init returned; restored from a checkpoint without its "
-    "type? Write jadam.OptState(*state).": lambda: TX.update(PARAMS, list(STATE), PARAMS),
     f"adamw.set_hyperparams: the first argument is a tuple, {RETURNED}": lambda: TX.set_hyperparams(
         (STATE,), learning_rate=1.0
     ),

@@ -18,9 +18,11 @@ NOT_OURS = "is not a jadam transformation; write jadam.adam(...), or jadam.chain
 
 CALLS = {
     # trees and arguments
-    f"adamw.init: params has 'relu', a str, at dense/act, {TAKE_OUT}": lambda: TX.init(grads(act="relu")),
-    f"adamw.init: params has <built-in function len>, a builtin_function_or_method, at dense/act, {TAKE_OUT}": lambda: TX.init(
-        grads(act=len)
+    f"adamw.init: params has slice(3, None, None), a slice, at dense/act, {TAKE_OUT}": lambda: TX.init(
+        grads(act=slice(3, None))
+    ),
+    f"adamw.update: the gradient tree has 'relu', a str, at dense/act, {TAKE_OUT}": lambda: TX.update(
+        grads(act="relu"), STATE, grads(act=ONES)
     ),
     "adamw.update: the gradient at dense/kernel has shape (3,), its parameter (3, 1).": lambda: update(kernel=ONES),
     "adamw.step: the gradient at dense/bias has shape (), its parameter (1,).": lambda: TX.step(
