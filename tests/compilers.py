@@ -8,6 +8,7 @@ The compilers come with `pip install -e '.[test,accelerators]'` (2 GB, Linux), a
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import importlib.util
@@ -21,7 +22,7 @@ from typing import Any, NamedTuple
 
 import jax
 from jax.experimental import topologies
-from jax.sharding import SingleDeviceSharding
+from jax.sharding import AbstractDevice, AbstractMesh, SingleDeviceSharding
 
 # libtpu reads these when it is loaded. Without them it asks the network which TPU it is on.
 os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
@@ -82,10 +83,20 @@ def cost(target: str, function: Callable[..., Any], *args: Any, donate: tuple[in
     """What `function` costs on a target; `args` are trees of arrays or of `jax.ShapeDtypeStruct`."""
     there = place(target)
     args = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=there), args)
-    compiled = jax.jit(function, donate_argnums=donate).lower(*args).compile()
+    with _as_if_on(there):
+        compiled = jax.jit(function, donate_argnums=donate).lower(*args).compile()
     text = compiled.as_text()
     moved, kernels, conditionals = _run(*_computations(text))
     return Cost(moved, compiled.memory_analysis().temp_size_in_bytes, kernels, conditionals, text.count(" fusion("))
+
+
+def _as_if_on(there: SingleDeviceSharding) -> contextlib.AbstractContextManager[Any]:
+    """Pallas asks on which TPU it runs, to compute a sign."""
+    [device] = there.device_set
+    if device.platform != "tpu":
+        return contextlib.nullcontext()
+    described = AbstractDevice(device.device_kind, device.num_cores, device.platform)
+    return jax.sharding.use_abstract_mesh(AbstractMesh((), (), abstract_device=described))
 
 
 class _Operation(NamedTuple):

@@ -48,7 +48,7 @@ def run_in_kernel(program: Program, operands: Operands, in_xla: Callable[[Operan
 
     @jax.custom_batching.custom_vmap
     def alone(*flat: Array) -> list[Array]:
-        return _on_devices(_Kernel.of(program, treedef.unflatten(flat)))
+        return _on_devices(program, treedef.unflatten(flat))
 
     @alone.def_vmap
     def _(_: int, batched: Sequence[bool], *flat: Array) -> tuple[list[Array], list[bool]]:
@@ -71,13 +71,13 @@ def _parts(operands: Operands) -> tuple[Any, Any]:
 
 
 class _Kernel(NamedTuple):
-    """A program and its operands.
+    """A program, and what is known of its operands.
 
     Attributes:
         program: of the leaf.
         structure: of the operands.
-        arrays: of the leaf: the update, the parameter, the raw gradient, slots, residues, as far as there are.
-        shared: scalars and keys.
+        arrays: of the leaf, shapes and dtypes: the update, the parameter, the raw gradient, slots, residues, where there are.
+        shared: of scalars and keys.
         read: how many of the arrays come before the slots: those that are not also results.
         shape: of the leaf, on however many devices.
         dtype: of the update, or of the new parameter.
@@ -85,26 +85,11 @@ class _Kernel(NamedTuple):
 
     program: Program
     structure: Any
-    arrays: tuple[Array, ...]
-    shared: tuple[Array, ...]
+    arrays: tuple[jax.ShapeDtypeStruct, ...]
+    shared: tuple[jax.ShapeDtypeStruct, ...]
     read: int
     shape: tuple[int, ...]
     dtype: Any
-
-    @classmethod
-    def of(cls, program: Program, operands: Operands) -> _Kernel:
-        arrays, shared = _parts(operands)
-        leaf = like(operands)
-        return cls(
-            program,
-            jax.tree.structure((arrays, shared)),
-            tuple(jax.tree.leaves(arrays)),
-            # As numbers that every compiler can load.
-            tuple(cast_bool(x) for x in jax.tree.leaves(shared)),
-            len(jax.tree.leaves(arrays[:3])),
-            leaf.shape,
-            jnp.float32 if program.mode == "between" else leaf.dtype,
-        )
 
     def on_device(self, first: Sequence[Array], arrays: Sequence[Array], shared: Sequence[Array]) -> list[Array]:
         """The new arrays of one device, whose part of the leaf begins at `first`."""
@@ -125,8 +110,9 @@ class _Kernel(NamedTuple):
         def matrices(x: Any) -> tuple[int, ...]:
             return (math.prod(leading), *x.shape[-2:])
 
-        scalars = [x.reshape(1, -1) for x in (*first, *shared)]
-        on_chip = {"memory_space": mosaic.SMEM} if where == "tpu" else {}
+        # As numbers, which every compiler can load.
+        scalars = [(x.astype(jnp.int32) if x.dtype == bool else x).reshape(1, -1) for x in (*first, *shared)]
+        on_chip: dict[str, Any] = {"memory_space": mosaic.SMEM} if where == "tpu" else {}
         new = [jax.ShapeDtypeStruct(shape, self.dtype), *arrays[self.read :]]
         parts = {1: 0} if self.program.mode == "step" else {}
         in_place = {self.read + k: 1 + k for k in range(len(new) - 1)} | parts
@@ -172,16 +158,17 @@ class _Kernel(NamedTuple):
 
         index = jnp.uint32(0)
         for axis, length in enumerate(leading):
-            here = number // math.prod(leading[axis + 1 :]) % length
+            here = lax.rem(lax.div(number, np.int32(math.prod(leading[axis + 1 :]))), np.int32(length))
             index = index * np.uint32(self.shape[axis]) + (first[axis][0, 0] + here).astype(jnp.uint32)
         for axis, x in ((-2, row), (-1, column)):
             index = index * np.uint32(self.shape[axis]) + (first[axis][0, 0] + x).astype(jnp.uint32)
         tile = Tile(self.shape, in_tile(index), None if inside is None else in_tile(inside), in_kernel=True)
 
-        def word(ref: Any) -> Any:
-            return ref[0, 0] if ref.shape[1] == 1 else (ref[0, 0], ref[0, 1])
+        def words(ref: Any, of: jax.ShapeDtypeStruct) -> Any:
+            return (ref[0, 0], ref[0, 1]) if of.shape else ref[0, 0] != 0 if of.dtype == bool else ref[0, 0]
 
-        (u, p, gradient, slots, residue), (hs, keys) = self.structure.unflatten([*map(read, arrays), *map(word, shared)])
+        of_tile = [*map(read, arrays), *map(words, shared, self.shared)]
+        (u, p, gradient, slots, residue), (hs, keys) = self.structure.unflatten(of_tile)
         if keys is not None:
             keys = (tuple(lax.bitwise_xor(a, b) for a, b in zip(*keys, strict=True)),)
         new = run(self.program, Operands(u, p, gradient, slots, residue, hs, keys), None, tile)
@@ -193,25 +180,26 @@ class _Kernel(NamedTuple):
                 triton.store(ref, x, mask=mask_of(ref))
 
 
-def cast_bool(x: Array) -> Array:
-    return x.astype(jnp.int32) if x.dtype == bool else x
-
-
-def _on_devices(kernel: _Kernel) -> list[Array]:
+def _on_devices(program: Program, operands: Operands) -> list[Array]:
     """The new arrays, on one device or on many, where each computes its own part."""
-    mesh = jax.typeof(kernel.arrays[0]).sharding.mesh
-    if AxisType.Explicit in mesh.axis_types:
-        return _by_types(kernel)
-    if AxisType.Manual in mesh.axis_types:
-        zeros = [jnp.zeros((), jnp.int32)] * len(kernel.shape)
-        return kernel.on_device(zeros, kernel.arrays, kernel.shared)
-    return _by_partitioner(kernel)
+    parts, leaf = _parts(operands), like(operands)
+    arrays, shared = (tuple(jax.tree.leaves(part)) for part in parts)
+    types = [tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in values) for values in (arrays, shared)]
+    read = len(jax.tree.leaves(parts[0][:3]))
+    dtype = jnp.float32 if program.mode == "between" else leaf.dtype
+    kernel = _Kernel(program, jax.tree.structure(parts), types[0], types[1], read, leaf.shape, dtype)
+    kinds = jax.typeof(leaf).sharding.mesh.axis_types
+    if AxisType.Explicit in kinds:
+        return _by_types(kernel, arrays, shared)
+    if AxisType.Manual in kinds:
+        return kernel.on_device([jnp.zeros((), jnp.int32)] * leaf.ndim, arrays, shared)
+    return _by_partitioner(kernel, arrays, shared)
 
 
-def _by_types(kernel: _Kernel) -> list[Array]:
+def _by_types(kernel: _Kernel, arrays: tuple[Array, ...], shared: tuple[Array, ...]) -> list[Array]:
     """Where the types of arrays say how they are placed."""
-    mesh = jax.typeof(kernel.arrays[0]).sharding.mesh
-    leaf = _placed(kernel, mesh, [jax.typeof(x).sharding.spec for x in kernel.arrays])
+    mesh = jax.typeof(arrays[0]).sharding.mesh
+    leaf = _placed(kernel, mesh, [jax.typeof(x).sharding.spec for x in arrays])
 
     def part(arrays: Any, shared: Any) -> list[Array]:
         first = [
@@ -220,12 +208,12 @@ def _by_types(kernel: _Kernel) -> list[Array]:
         ]
         return kernel.on_device(first, arrays, shared)
 
-    specs = (leaf,) * len(kernel.arrays), (PartitionSpec(),) * len(kernel.shared)
-    new = [leaf] * (1 + len(kernel.arrays) - kernel.read)
-    return jax.shard_map(part, mesh=mesh, in_specs=specs, out_specs=new, check_vma=False)(kernel.arrays, kernel.shared)
+    specs = (leaf,) * len(arrays), (PartitionSpec(),) * len(shared)
+    new = [leaf] * (1 + len(arrays) - kernel.read)
+    return jax.shard_map(part, mesh=mesh, in_specs=specs, out_specs=new, check_vma=False)(arrays, shared)
 
 
-def _by_partitioner(kernel: _Kernel) -> list[Array]:
+def _by_partitioner(kernel: _Kernel, arrays: tuple[Array, ...], shared: tuple[Array, ...]) -> list[Array]:
     """Where XLA places arrays: it asks how the kernel is divided, and would gather its operands if nobody answered."""
     n, axes = len(kernel.arrays), len(kernel.shape)
 
@@ -246,14 +234,14 @@ def _by_partitioner(kernel: _Kernel) -> list[Array]:
 
     letters = [f"a{axis}" for axis in range(axes)]
     of_leaf, of_scales = " ".join(letters), " ".join([*letters[:-2], "blocks", letters[-1]])
-    arrays = [of_leaf if x.shape == kernel.shape else of_scales for x in kernel.arrays]
-    shared = [f"s{k}" if x.ndim else "" for k, x in enumerate(kernel.shared)]
+    axes_of = [of_leaf if x.shape == kernel.shape else of_scales for x in kernel.arrays]
+    words = [f"s{k}" if x.shape else "" for k, x in enumerate(kernel.shared)]
     call.def_partition(
         partition,
         infer_sharding_from_operands=lambda mesh, given, _: shardings(mesh, given)[1],
-        sharding_rule=f"{', '.join([*letters, *arrays, *shared])} -> {', '.join([of_leaf, *arrays[kernel.read :]])}",
+        sharding_rule=f"{', '.join([*letters, *axes_of, *words])} -> {', '.join([of_leaf, *axes_of[kernel.read :]])}",
     )
-    return call(*(jnp.arange(length, dtype=jnp.int32) for length in kernel.shape), *kernel.arrays, *kernel.shared)
+    return call(*(jnp.arange(length, dtype=jnp.int32) for length in kernel.shape), *arrays, *shared)
 
 
 def _placed(kernel: _Kernel, mesh: Any, specs: Sequence[Any]) -> PartitionSpec:

@@ -52,7 +52,7 @@ class Operands(NamedTuple):
         slots: of each rule, as they are stored.
         residue: what is stored beside the parameter.
         hs: hyperparameters and constants of each rule.
-        keys: of the step and of the leaf, for random bits.
+        keys: of the step and of the leaf, for random bits: their xor is the key.
     """
 
     u: Array
@@ -61,7 +61,7 @@ class Operands(NamedTuple):
     slots: list[dict[str, Any]]
     residue: dict[str, Array]
     hs: list[dict[str, Any]]
-    keys: tuple[Any, Any] | None
+    keys: tuple[Any, ...] | None
 
 
 Result = tuple[Array, list[dict[str, Any]], dict[str, Array]]

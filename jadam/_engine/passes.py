@@ -62,12 +62,14 @@ def _in_two_passes(program: Program, operands: Operands) -> Result:
 
     # Blocks as axes of their own keep fusions on TPU; on CPU and GPU results are written in place only without.
     def on_blocks(operands: Operands, blocks: Operands, scales: list[dict[str, Array]]) -> Result:
-        result = run(program, *lax.optimization_barrier((blocks, scales)), tile)
+        blocks, scales = lax.optimization_barrier((blocks, scales))
+        result = run(program, blocks, scales, tile)
         return _mapped(result, lambda x: x.as_array(shape) if isinstance(x, Int8Blocks) else as_array(x, shape))
 
     def on_arrays(operands: Operands, blocks: Operands, scales: list[dict[str, Array]]) -> Result:
         scales = jax.tree.map(lambda x: x[..., 0], scales) if block_axis(shape) == -1 else scales
-        return run(program, *lax.optimization_barrier((operands, scales)))
+        operands, scales = lax.optimization_barrier((operands, scales))
+        return run(program, operands, scales)
 
     blocks = _mapped(operands, lambda x: x.in_blocks() if isinstance(x, Int8Blocks) else in_blocks(x))
     found = lax.platform_dependent(lax.stop_gradient(blocks), cpu=row_by_row, default=at_once)
@@ -77,6 +79,6 @@ def _in_two_passes(program: Program, operands: Operands) -> Result:
 def _mapped(of_leaf: Any, change: Callable[[Any], Any]) -> Any:
     """Operands, or a result, with every array of the leaf changed."""
     if isinstance(of_leaf, Operands):
-        *arrays, hs, keys = of_leaf
-        return Operands(*_mapped(tuple(arrays), change), hs, keys)
+        u, p, gradient, slots, residue = _mapped(tuple(of_leaf[:5]), change)
+        return Operands(u, p, gradient, slots, residue, of_leaf.hs, of_leaf.keys)
     return jax.tree.map(change, of_leaf, is_leaf=lambda x: isinstance(x, Int8Blocks))

@@ -74,7 +74,7 @@ class Row:
         self.mode: Mode = mode
         self.given, self.updates, self.residues = updates, dict(updates), residues  # `given` stays raw
         # The count saturates: one that wrapped would turn bias corrections negative.
-        self.t = None if state.count is None else jnp.minimum(state.count, jnp.iinfo(jnp.int32).max - 1) + 1
+        self.t: Any = None if state.count is None else jnp.minimum(state.count, jnp.iinfo(jnp.int32).max - 1) + 1
         self.new = OptState(self.t, {}, {}, {}, {})
         self.pending: list[_Ready] = []
 

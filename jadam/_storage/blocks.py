@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -43,7 +44,8 @@ def _with_columns(shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape if block_axis(shape) == -2 else (*shape, 1)
 
 
-class Tile(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Tile:
     """Which elements of an array the blocks are that a program sees.
 
     Attributes:
@@ -67,10 +69,10 @@ class Tile(NamedTuple):
             return cls(shape, lax.reshape(lax.iota(jnp.uint32, math.prod(size)), size), None)
         *outer, block, element, column = (lax.broadcasted_iota(jnp.uint32, size, axis) for axis in range(len(size)))
         row = block * np.uint32(BLOCK) + element
-        index = np.uint32(0)
+        index = jnp.uint32(0)
         for length, at in zip([*leading, n, m], [*outer, row, column], strict=True):
             index = index * np.uint32(length) + at
-        return cls(shape, index, row < np.uint32(n))
+        return cls(shape, jnp.asarray(index), row < np.uint32(n))
 
 
 class Int8Blocks(NamedTuple):

@@ -115,9 +115,11 @@ class Int8(SlotStorage):
 
     def compress(self, x: Array, noise: Noise | None, tile: Tile | None, scales: Array | None) -> Int8Blocks:
         chance = None if noise is None else noise.uniform(x.shape, self.seed)
-        if tile is None and scales is None:
-            return Int8Blocks.of(x, chance)
-        return Int8Blocks.encode(x, chance, scales_of(x, tile.inside, tile.in_kernel) if scales is None else scales)
+        if scales is not None:
+            return Int8Blocks.encode(x, chance, scales)
+        if tile is not None:
+            return Int8Blocks.encode(x, chance, scales_of(x, tile.inside, tile.in_kernel))
+        return Int8Blocks.of(x, chance)
 
 
 FLOAT32 = Float32()
