@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import jax
 from jax.experimental import topologies
-from jax.sharding import AbstractDevice, AbstractMesh, SingleDeviceSharding
+from jax.sharding import SingleDeviceSharding
 
 # libtpu reads these when it is loaded. Without them it asks the network which TPU it is on.
 os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
@@ -46,6 +46,7 @@ platform_name: "CUDA" dnn_version_info { major: 9 minor: 8 } device_description_
 """
 TARGETS = {
     "h100": {"platform": "cuda", "topology_name": "h100", "target_config": H100, "topology": "1x1x1"},
+    "8 h100": {"platform": "cuda", "topology_name": "h100", "target_config": H100, "topology": "1x1x8"},
     "v5e": {"platform": "tpu", "topology_name": "v5e:2x2"},
     "v5p": {"platform": "tpu", "topology_name": "v5p:2x2x1"},
     "v6e": {"platform": "tpu", "topology_name": "v6e:2x2"},
@@ -95,6 +96,8 @@ def _as_if_on(there: SingleDeviceSharding) -> contextlib.AbstractContextManager[
     [device] = there.device_set
     if device.platform != "tpu":
         return contextlib.nullcontext()
+    from jax.sharding import AbstractDevice, AbstractMesh  # the oldest JAX that we support has only one of them
+
     described = AbstractDevice(device.device_kind, device.num_cores, device.platform)
     return jax.sharding.use_abstract_mesh(AbstractMesh((), (), abstract_device=described))
 

@@ -37,6 +37,10 @@ def find_optimizers() -> dict[str, Callable[..., GradientTransformation]]:
 
 
 OPTIMIZERS = find_optimizers()
+# Of which a Pallas kernel can compute a leaf: as their rules declare it.
+ELEMENTWISE_RULES = sorted(
+    name for name, make in OPTIMIZERS.items() if all(at.part.rule.elementwise for at in make(1e-2).recipe.all if not at.inner)
+)
 
 COMPILED: list[str] = []
 jax.monitoring.register_event_duration_secs_listener(

@@ -127,13 +127,17 @@ CALLS = {
     "with_precision(min_size=-1): min_size must be an integer >= 0.": lambda: jadam.with_precision(TX, "int8", min_size=-1),
     "with_precision(min_size=True): min_size must be an integer >= 0.": lambda: jadam.with_precision(TX, "int8", min_size=True),
     "with_precision(seed=1.5): seed must be an integer.": lambda: jadam.with_precision(TX, "int8", seed=1.5),
+    "with_precision(kernel='triton'): 'triton' must be one of xla, pallas.": lambda: jadam.with_precision(TX, kernel="triton"),
+    "with_precision(kernel=True): True must be one of xla, pallas.": lambda: jadam.with_precision(TX, kernel=True),
     "with_precision: only tx, state, params may be given by position; write rounding='nearest'.": lambda: jadam.with_precision(
         TX, "int8", None, "nearest"
     ),
-    "with_precision: there is no dtype; it accepts tx, state, params, rounding, min_size, seed.": lambda: jadam.with_precision(
-        TX, dtype="int8"
+    "with_precision: there is no dtype; it accepts tx, state, params, rounding, min_size, seed, kernel.": lambda: (
+        jadam.with_precision(TX, dtype="int8")
     ),
-    "with_precision: tx must be given; it accepts tx, state, params, rounding, min_size, seed.": lambda: jadam.with_precision(),
+    "with_precision: tx must be given; it accepts tx, state, params, rounding, min_size, seed, kernel.": lambda: (
+        jadam.with_precision()
+    ),
     # loss_scale, schedule_free
     "loss_scale: tx is None, which is not a transformation; give one of jadam's, or an (init, update) pair.": lambda: (
         jadam.loss_scale(None)
