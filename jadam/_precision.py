@@ -47,8 +47,8 @@ def with_precision(
             optimizers from elsewhere in it stay as they are. Within `optax.chain` it must come last, since parameters land on
             its updates.
         state: storage of all slots that are averages, or by slot: `{"mu": "bfloat16", "nu": "int8"}`. "float32" (4 bytes
-            an element), "bfloat16" (2) or "int8" (1.125: blocks of 32 along the second last axis, with a scale). Slots that begin
-            as copies of the parameters (`z` and `x` of schedule-free, `p0` of Prodigy) change only by name. Slots of
+            an element), "bfloat16" (2) or "int8" (1.125: blocks of 32 along the second last axis, each with a scale). Slots
+            that begin as copies of the parameters (`z` and `x` of schedule-free, `p0` of Prodigy) change only by name. Slots of
             complex parameters stay as they are; so do, in "int8", those whose blocks would be shorter than 4.
         params: storage of bfloat16 and float16 parameters; others stay as they are. "nearest": as they are, small steps are
             lost. "stochastic": rounded so that they are right on average; no bytes. "kahan": what rounding took away is

@@ -53,7 +53,12 @@ def _in_two_passes(program: Program, operands: Operands) -> Result:
         """On CPU, where barriers are not kept and halves of blocks are written to memory."""
 
         def with_row(k: Array, found: list[dict[str, Array]]) -> list[dict[str, Array]]:
-            row = functools.partial(lax.dynamic_slice_in_dim, start_index=k, slice_size=1, axis=-2)
+            def row(x: Array) -> Array:
+                # As bits: XLA would turn all of a bfloat16 array into float32 before the loop.
+                bits = lax.bitcast_convert_type(x, jnp.uint16) if x.dtype == jnp.bfloat16 else x
+                bits = lax.dynamic_slice_in_dim(bits, k, 1, axis=-2)
+                return lax.bitcast_convert_type(bits, x.dtype) if x.dtype == jnp.bfloat16 else bits
+
             at_row = _mapped(blocks, lambda x: Int8Blocks(row(x.codes), x.scales) if isinstance(x, Int8Blocks) else row(x))
             return jax.tree.map(joined, found, scales(at_row, None if tile.inside is None else row(tile.inside)))
 

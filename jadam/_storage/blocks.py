@@ -169,7 +169,7 @@ def _power(x: Array, one_sided: Array) -> Array:
 def scales_of(x: Array, inside: Array | None = None, in_kernel: bool = False) -> Array:
     """The scales of blocks, of which some elements may not count."""
     x = lax.stop_gradient(x)
-    least = np.asarray(jnp.finfo(x.dtype).tiny, x.dtype)  # the reciprocals of smaller ones cannot be computed
+    least = np.asarray(16 * jnp.finfo(x.dtype).tiny, x.dtype)  # an eighth of it is a normal number
     alone = -lax.select(lax.abs(x) < least, jnp.zeros_like(x), x)  # of a single element
     if inside is not None:
         alone = lax.select(inside, alone, jnp.full_like(x, -0.0))
