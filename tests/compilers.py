@@ -54,11 +54,14 @@ TARGETS = {
 
 
 @functools.cache
+def devices(target: str) -> list[Any]:
+    """Those of a described machine."""
+    return list(topologies.get_topology_desc(**TARGETS[target]).devices)
+
+
 def place(target: str) -> SingleDeviceSharding:
     """On one device of a described machine, or on this CPU."""
-    if target == "cpu":
-        return SingleDeviceSharding(jax.devices("cpu")[0])
-    return SingleDeviceSharding(topologies.get_topology_desc(**TARGETS[target]).devices[0])
+    return SingleDeviceSharding((jax.devices("cpu") if target == "cpu" else devices(target))[0])
 
 
 @dataclass

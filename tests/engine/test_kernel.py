@@ -85,12 +85,6 @@ def test_every_storage(state, rounding, params, by):
     check("adamw", state, rounding, params, by)
 
 
-@pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize("name", ELEMENTWISE_RULES)
-def test_every_elementwise_optimizer(name):
-    check(name, "int8", "stochastic", "remainder", "update")
-
-
 @pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("place", range(len(STATES)))
