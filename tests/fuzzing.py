@@ -129,7 +129,7 @@ WRONG = ["None", "'a'", "float('nan')", "float('inf')", "1e39", "(1, 2)", "jnp.o
 def _numbers(name: str, note: Range | Option) -> Text:
     # By an eps of zero a gradient of zero is 0 / 0, as in the papers. A factor above 1 makes inf of large gradients.
     held = [x for x in NUMBERS if _holds(note, x) and not (x == 0 and "eps" in name) and not (x > 1 and name == "step_size")]
-    return st.sampled_from([repr(x) for x in held])
+    return st.sampled_from([repr(x) for x in held] or ["lambda count, rate: rate"])  # for what has to be a function
 
 
 def _holds(note: Range | Option, x: float) -> bool:
@@ -149,7 +149,7 @@ def _right(name: str, hint: Any) -> Text:
     if origin is Annotated:
         note = arguments[1]
         if isinstance(note, Range) and _holds(note, 0.1):  # else the schedules leave it
-            return _numbers(name, note) | st.sampled_from(SCHEDULES)
+            return _numbers(name, note) | st.sampled_from(SCHEDULES[:1] if "eps" in name else SCHEDULES)  # others begin at zero
         return _numbers(name, note) if isinstance(note, Range | Option) else _right(name, arguments[0])
     if origin is Literal:
         return st.sampled_from(list(map(repr, arguments)))
