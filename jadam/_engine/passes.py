@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jadam._engine.kernel import fits, run_in_kernel
 from jadam._engine.leaf import Operands, Program, Result, like, run, updated
 from jadam._engine.placement import on_automatic_axes
 from jadam._storage.blocks import BLOCK, Int8Blocks, Tile, as_array, block_axis, in_blocks, joined, scales_of
@@ -24,7 +23,12 @@ def run_rules(program: Program, operands: Operands) -> Result:
         return jax.tree.map(lambda x: jax.typeof(x).sharding, (leaf, operands.slots, operands.residue))
 
     in_xla = on_automatic_axes(functools.partial(_in_xla, program), leaf, shardings)
-    return run_in_kernel(program, operands, in_xla) if program.kernel and fits(program, operands) else in_xla(operands)
+    if program.kernel:
+        from jadam._engine.kernel import fits, run_in_kernel  # here, since Pallas takes long to import
+
+        if fits(program, operands):
+            return run_in_kernel(program, operands, in_xla)
+    return in_xla(operands)
 
 
 def _in_xla(program: Program, operands: Operands) -> Result:

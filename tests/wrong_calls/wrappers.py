@@ -128,7 +128,7 @@ CALLS = {
     "with_precision(min_size=True): min_size must be an integer >= 0.": lambda: jadam.with_precision(TX, "int8", min_size=True),
     "with_precision(seed=1.5): seed must be an integer.": lambda: jadam.with_precision(TX, "int8", seed=1.5),
     "with_precision(kernel='triton'): 'triton' must be one of xla, pallas.": lambda: jadam.with_precision(TX, kernel="triton"),
-    "with_precision(kernel=True): True must be one of xla, pallas.": lambda: jadam.with_precision(TX, kernel=True),
+    "with_precision(kernel=True): kernel must be a string.": lambda: jadam.with_precision(TX, kernel=True),
     "with_precision: only tx, state, params may be given by position; write rounding='nearest'.": lambda: jadam.with_precision(
         TX, "int8", None, "nearest"
     ),
