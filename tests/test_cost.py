@@ -59,16 +59,16 @@ def clipped_adamw(lib):
 @pytest.mark.parametrize("shapes", [MATRIX, GPT2], ids=["a matrix", "GPT-2"])
 @pytest.mark.parametrize("target", ["h100", "v5e"])
 def test_a_clipped_step_reads_gradients_twice_and_has_no_branch(target, shapes):
-    """28 bytes a parameter of AdamW, and 4 of the norm. Scalars of the state make 8 kernels more than optax has on an H100."""
+    """28 bytes a parameter of AdamW, and 4 of the norm. Scalars of the state make 13 kernels more than optax has on an H100."""
     import optax
 
     ours, theirs = (measured(target, clipped_adamw(lib), shapes, lib=lib) for lib in (jadam, optax))
     assert ours.moved <= 32.1
     assert ours.conditionals == 0
     assert ours.temporary <= theirs.temporary + 0.01
-    if target == "h100":  # on a v5e 31.1 or 32.0: what stays on the chip between two passes changes with any scalar
-        assert ours.moved <= theirs.moved + 0.1
-        assert ours.kernels <= theirs.kernels + 8
+    assert ours.moved <= theirs.moved + 0.1
+    if target == "h100":
+        assert ours.kernels <= theirs.kernels + 13
 
 
 @pytest.mark.skipif(jax.__version_info__ < (0, 10), reason="before, XLA for CPU wrote out the squares of any norm")

@@ -138,10 +138,10 @@ def acting(plan: Plan, state: OptState, code: Said) -> dict[str, tuple[Array, Ar
                 continue
             number = cast(lax.index_in_dim(numbers, index[key], keepdims=False), value.dtype)
             follows = lax.eq(value, given)
-            now = lax.select(follows, number, given)
             # `value - given` is zero there, and lets a derivative with respect to the state's number through; not of a bound
-            # that may be inf, where it is NaN. From `now` and not from `number`: of results that depend on one another, XLA for
-            # GPU makes one kernel.
-            followed = now if hyper.allowed.holds(math.inf) else lax.add(now, lax.sub(value, given))
-            values[key] = lax.select(follows, followed, value), now
+            # that may be inf, where it is NaN. `given` from what acts: of results that depend on one another, XLA for GPU makes
+            # one kernel.
+            followed = number if hyper.allowed.holds(math.inf) else lax.add(number, lax.sub(value, given))
+            acts = lax.select(follows, followed, value)
+            values[key] = acts, lax.select(follows, lax.stop_gradient(acts), given)
     return values

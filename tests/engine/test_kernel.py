@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from support import ELEMENTWISE_RULES, OPTIMIZERS, eight_devices
+from support import ELEMENTWISE_RULES, OPTIMIZERS, eight_devices, run
 
 import jadam
 
@@ -26,17 +26,6 @@ def build(name, state, params, rounding, kernel="pallas", **kwargs):
 
 def numbers(dtype, shapes=SHAPES):
     return {name: jnp.asarray(RNG.standard_normal(shape), dtype) for name, shape in shapes.items()}
-
-
-def trained(tx, params, grads, by):
-    state = tx.init(params)
-    for g in grads:
-        if by == "step":
-            params, state = tx.step(g, state, params)
-        else:
-            updates, state = tx.update(g, state, params)
-            params = jadam.apply_updates(params, updates)
-    return params, state
 
 
 def kernels(f, *args):
@@ -58,7 +47,7 @@ def check(name, state, rounding, params, by, shapes=SHAPES, steps=3):
     dtype = jnp.float32 if params is None else jnp.bfloat16
     start, *grads = [numbers(dtype, shapes) for _ in range(1 + steps)]
     with_kernel, without = (build(name, state, params, rounding, kernel) for kernel in ("pallas", "xla"))
-    assert_equal_but_for_rounding(trained(with_kernel, start, grads, by), trained(without, start, grads, by))
+    assert_equal_but_for_rounding(run(with_kernel, start, grads, by), run(without, start, grads, by))
 
 
 def test_what_a_kernel_computes():
@@ -99,7 +88,7 @@ def test_the_comparison_sees_other_bits():
     params, grads = numbers(jnp.bfloat16), [numbers(jnp.bfloat16)]
     one, two = (build("adamw", "int8", "stochastic", "stochastic", seed=seed) for seed in (0, 1))
     with pytest.raises(AssertionError):
-        assert_equal_but_for_rounding(trained(one, params, grads, "step"), trained(two, params, grads, "step"))
+        assert_equal_but_for_rounding(run(one, params, grads, "step"), run(two, params, grads, "step"))
 
 
 def test_before_and_after_other_rules():
@@ -110,14 +99,14 @@ def test_before_and_after_other_rules():
     for chain in ((clip,), (), (clip, after)):
         rows = [jadam.chain(*chain[:1], tx, *chain[1:]) for tx in inner]
         assert kernels(rows[0].step, start, rows[0].init(start), start) == (3 * 4 if len(chain) < 2 else 0)
-        assert_equal_but_for_rounding(*(trained(tx, start, grads, "step") for tx in rows))
+        assert_equal_but_for_rounding(*(run(tx, start, grads, "step") for tx in rows))
 
 
 def test_many_models_and_derivatives_are_computed_by_xla():
     tx, without = (build("adam", "float32", None, "nearest", kernel) for kernel in ("pallas", "xla"))
     many = {"w": jnp.asarray(RNG.standard_normal((3, 64, 8)), jnp.float32)}
-    run = [jax.vmap(lambda p, tx=tx: tx.step(p, tx.init(p), p)[0])(many) for tx in (tx, without)]
-    chex.assert_trees_all_close(*run, rtol=1e-6)
+    stepped = [jax.vmap(lambda p, tx=tx: tx.step(p, tx.init(p), p)[0])(many) for tx in (tx, without)]
+    chex.assert_trees_all_close(*stepped, rtol=1e-6)
 
     def loss(rate, tx):
         params = {"w": many["w"][0]}
@@ -138,7 +127,7 @@ def test_each_device_computes_its_part(kind, spec):
     place = NamedSharding(mesh, PartitionSpec(*spec))
     value, grad = (jnp.asarray(RNG.standard_normal((256, 80)), jnp.bfloat16) for _ in range(2))
     tx = build("adamw", "int8", "stochastic", "stochastic")
-    alone = trained(tx, {"w": value}, [{"w": grad}] * 2, "step")
+    alone = run(tx, {"w": value}, [{"w": grad}] * 2, "step")
     with jax.set_mesh(mesh):
         params, grads = ({"w": jax.device_put(x, place)} for x in (value, grad))
         step = jax.jit(tx.step)
@@ -182,9 +171,9 @@ def test_tiles_of_other_platforms(monkeypatch):
     from jadam._engine import kernel
 
     start, *grads = [numbers(jnp.bfloat16) for _ in range(3)]
-    expected = trained(build("adamw", "int8", "remainder", "stochastic", "xla"), start, grads, "step")
+    expected = run(build("adamw", "int8", "remainder", "stochastic", "xla"), start, grads, "step")
     for platform in ("tpu", "cuda"):
         monkeypatch.setitem(kernel.TILES, "interpreted", kernel.TILES[platform])
         jax.clear_caches()
-        found = trained(build("adamw", "int8", "remainder", "stochastic"), start, grads, "step")
+        found = run(build("adamw", "int8", "remainder", "stochastic"), start, grads, "step")
         assert_equal_but_for_rounding(found, expected)
