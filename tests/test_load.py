@@ -126,7 +126,7 @@ ASKED = {
     "a leaf is missing": lambda tx, params, state: refused(tx.update, {"layers": params["layers"][:-1]}, state, params),
     "a leaf too much": lambda tx, params, state: refused(tx.update, broken(params, more=jnp.ones(2)), state, params),
     "a wrong shape": lambda tx, params, state: refused(tx.update, broken(params, bias=jnp.ones(3)), state, params),
-    "no array": lambda tx, params, state: refused(tx.init, broken(params, bias="a")),
+    "no array": lambda tx, params, state: refused(tx.init, broken(params, bias=object())),
     "another state": lambda tx, params, state: refused(tx.update, *2 * [params], {"layers": params["layers"][:-1]}),
     "a wrong mask": lambda tx, params, state: refused(jadam.masked(tx, {"layers": [True]}).init, params),
     "a pattern of nothing": lambda tx, params, state: refused(jadam.masked(tx, jadam.match("layers/x")).init, params),
