@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
+import jax
 from jax import Array
 
 from jadam._dtypes import decode, encode
 from jadam._errors import BadValue
 from jadam._storage.slots import decode_slot, together
-from jadam._tree import PyTree, flatten, quoted
+from jadam._tree import PyTree, flatten, quoted, unboxed
 
 
 def in_place_of(
@@ -19,24 +20,24 @@ def in_place_of(
 
     Args:
         params: a tree of arrays. What has no such slot stays as it is.
-        kept: the slots of some rules or wrappers, each with the function that returns the new value, of the slot and of the
-            parameter in the dtype of the arithmetic.
+        kept: the slots of some rules, each with the function that returns the new value, of the slot and of the parameter
+            in the dtype of the arithmetic.
         name: of the slot.
 
     Raises:
         ValueError: the slots are of other parameters, or a parameter has two.
     """
     leaves, values = flatten(params), {}
+    numbers = {path: i for i, path in enumerate(unboxed(params))}  # flax.nnx has boxes around slots that are not of parameters
     for slots, read in kept:
-        try:
-            columns = {slot: leaves.treedef.flatten_up_to(tree) for slot, tree in slots.items()}
-        except (ValueError, TypeError):
-            raise BadValue("the state has another structure than the parameters: it was made for other ones.") from None
-        for i, p in enumerate(leaves.values):
-            own = together({slot: column[i] for slot, column in columns.items() if column[i] is not None})
-            if name not in own:
-                continue
-            if i in values:
-                raise BadValue(f"the parameter at {quoted(leaves.names[i])} has two averages; one must be inside no other.")
-            values[i] = encode(read(decode_slot(own[name]), decode(p)), p.dtype)
+        found: dict[int, dict[str, Array]] = {}
+        for slot, tree in slots.items():
+            for path, x in zip(unboxed(tree), jax.tree.leaves(tree), strict=True):
+                found.setdefault(numbers.get(path, -1), {})[slot] = x
+        positions = {i: decode_slot(together(own)[name]) for i, own in found.items() if name in together(own)}
+        if -1 in found or any(x.shape != decode(leaves.values[i]).shape for i, x in positions.items()):
+            raise BadValue("the state has another structure than the parameters: it was made for other ones.")
+        if twice := [i for i in positions if i in values]:
+            raise BadValue(f"the parameter at {quoted(leaves.names[twice[0]])} has two averages; one must be inside no other.")
+        values |= {i: encode(read(x, decode(leaves.values[i])), leaves.values[i].dtype) for i, x in positions.items()}
     return leaves.treedef.unflatten([values.get(i, p) for i, p in enumerate(leaves.values)])

@@ -136,7 +136,8 @@ def averaged_params(state: PyTree, params: PyTree) -> PyTree:
         params: the parameters as the step that made the state left them; they are the last in the average.
 
     Returns:
-        A tree like `params`, in its dtypes. What is not averaged stays as it is.
+        A tree like `params`, in its dtypes: of parameters that are cast to float32, what bfloat16 would round away is there.
+        What is not averaged stays as it is.
 
     Raises:
         ValueError: the state is not of an `average`, or was made for other parameters, or a parameter has two averages.

@@ -1,0 +1,72 @@
+"""Laws of wrappers, for every optimizer and storage."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from support import OPTIMIZERS, assert_differ
+
+import jadam
+
+pytestmark = pytest.mark.usefixtures("quick")
+STORAGES = [
+    {},
+    {"state": "bfloat16", "params": "stochastic", "min_size": 0},
+    {"state": "int8", "params": "remainder", "min_size": 0},
+    {"params": "kahan"},
+]
+STEPS = 3
+
+
+def identities(tx):
+    """The gradient of a linear loss is the same everywhere, a value that falls is an improvement, and a way back is none."""
+    tx = jadam.chain(jadam.sam(tx, rho=0.5), jadam.reduce_on_plateau(patience=1))
+    return jadam.average(jadam.lookahead(tx, sync_period=1, slow_step_size=1.0), 0.9)
+
+
+def trained(tx, dtype):
+    """The parameters, and the state without what wrappers keep, after some steps."""
+    rng = np.random.default_rng(0)
+    params, grads = (jnp.asarray(rng.standard_normal(shape), dtype) for shape in ((6, 8), (STEPS, 6, 8)))
+
+    @jax.jit
+    def train(params, grads):
+        def body(carry, given):
+            g, value = given
+            return tx.step(g, carry[1], carry[0], value=value, grad_fn=lambda _: g), None
+
+        return jax.lax.scan(body, (params, tx.init(params)), (grads, -jnp.arange(float(STEPS))))[0]
+
+    params, state = train(params, grads)
+    return params, {key: slots for key, slots in state.slots.items() if key not in ("lookahead", "average")}
+
+
+def check(name, storage):
+    plain = jadam.with_precision(OPTIMIZERS[name](0.1), **storage)
+    dtype = jnp.bfloat16 if storage else jnp.float32
+    chex.assert_trees_all_equal(trained(identities(plain), dtype), trained(plain, dtype))
+
+
+def test_what_changes_something_is_seen():
+    """The negative control: each with other arguments."""
+    adam = jadam.adam(0.1)
+    expected = trained(adam, jnp.float32)
+    for tx in (
+        jadam.lookahead(adam, 1, 0.9),
+        jadam.chain(adam, jadam.reduce_on_plateau(patience=1, atol=2.0)),
+        jadam.chain(jadam.average(adam), jadam.scale(0.9)),
+    ):
+        assert_differ(trained(tx, jnp.float32), expected)
+
+
+@pytest.mark.parametrize(("number", "name"), list(enumerate(sorted(OPTIMIZERS))))
+def test_what_changes_nothing_changes_no_bit(number, name):
+    check(name, STORAGES[number % len(STORAGES)])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("storage", STORAGES, ids=str)
+@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+def test_in_every_storage(name, storage):
+    check(name, storage)
