@@ -75,15 +75,18 @@ class Option:
 
 @dataclass(frozen=True)
 class _Either:
-    """One of some options, or what another note allows."""
+    """What a note allows, such as a number, or the string of an option."""
 
     options: tuple[Option, ...]
     other: Note
 
     def check(self, name: str, value: Any) -> Any:
-        if any(isinstance(value, str) and option.holds(value) for option in self.options):
-            return value
-        return self.other.check(name, value)
+        if not isinstance(value, str):
+            return self.other.check(name, value)
+        return Option(" or ".join(["a number or a schedule", *(o.words for o in self.options)]), self._names).check(name, value)
+
+    def _names(self, value: str) -> bool:
+        return any(option.holds(value) for option in self.options)
 
 
 def _is_real(dtype: Any) -> bool:

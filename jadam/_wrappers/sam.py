@@ -9,7 +9,7 @@ from jax import Array
 
 from jadam._chain import TransformationLike, builder, wrap
 from jadam._hyper import NonNegative
-from jadam._norm import global_norm
+from jadam._norm import bounded, global_norm
 from jadam._transformation import GradientTransformation
 from jadam._wrapper import Inside, Outcome, Wrapper
 
@@ -25,7 +25,7 @@ class Sam(Wrapper):
     def around(self, inside: Inside) -> tuple[Outcome, dict[str, list[Array]], dict[str, Array]]:
         h, params = inside.h, inside.params
         sizes = [jnp.abs(p) + h.eta.astype(p.dtype) if self.adaptive else jnp.ones((), p.dtype) for p in params]
-        scaled = [t * g for t, g in zip(sizes, inside.updates, strict=True)]
+        scaled = [t * bounded(g) for t, g in zip(sizes, inside.updates, strict=True)]
         norm = global_norm(scaled)
         # A reciprocal that is a number, also of a norm of zero: then nothing is moved.
         unit = 1 / jnp.maximum(norm, jnp.finfo(norm.dtype).tiny)
