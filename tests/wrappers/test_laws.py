@@ -5,7 +5,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import OPTIMIZERS, assert_differ
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from support import OPTIMIZERS, assert_differ, counted, eight_devices
 
 import jadam
 
@@ -58,6 +59,35 @@ def test_what_changes_something_is_seen():
         jadam.chain(jadam.average(adam), jadam.scale(0.9)),
     ):
         assert_differ(trained(tx, jnp.float32), expected)
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=str)
+def test_on_eight_devices(kind):
+    """The numbers of one device, placed as the parameters are; the second step compiles nothing."""
+    loss = lambda params: jnp.sum(jnp.cos(params["w"]) ** 2)  # noqa: E731
+    tx = jadam.chain(jadam.sam(jadam.adamw(0.1), rho=0.1, adaptive=True), jadam.reduce_on_plateau(patience=1))
+    tx = jadam.average(jadam.lookahead(tx, 2, 0.5, reset_state=True), "uniform")
+    alone = {"w": jnp.linspace(-1.0, 1.0, 64).reshape(8, 8)}
+
+    @jax.jit
+    def step(params, state):
+        value, grads = jax.value_and_grad(loss)(params)
+        return tx.step(grads, state, params, value=value, grad_fn=jax.grad(loss))
+
+    def trained(params):
+        params, state = step(params, tx.init(params))
+        for _ in range(3):
+            compiled, (params, state) = counted(lambda: step(params, state))  # noqa: B023
+            assert compiled == 0
+        return params, jadam.averaged_params(state, params), state
+
+    mesh = eight_devices(kind)
+    with jax.set_mesh(mesh):
+        placed = NamedSharding(mesh, PartitionSpec("data", "model"))
+        found = trained(jax.device_put(alone, placed))
+    for leaf in jax.tree.leaves((*found[:2], found[2].slots)):
+        assert leaf.sharding.is_equivalent_to(placed, 2)
+    chex.assert_trees_all_close(found, trained(alone), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(("number", "name"), list(enumerate(sorted(OPTIMIZERS))))
