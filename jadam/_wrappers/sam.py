@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jadam._chain import TransformationLike, builder, wrap
-from jadam._hyper import NonNegative
+from jadam._hyper import FixedNonNegative, NonNegative
 from jadam._norm import bounded, global_norm
 from jadam._transformation import GradientTransformation
 from jadam._wrapper import Inside, Outcome, Wrapper
@@ -20,11 +20,11 @@ class Sam(Wrapper):
 
     rho: NonNegative = 0.05
     adaptive: bool = False
-    eta: NonNegative = 0.01
+    eta: FixedNonNegative = 0.01
 
     def around(self, inside: Inside) -> tuple[Outcome, dict[str, list[Array]], dict[str, Array]]:
         h, params = inside.h, inside.params
-        sizes = [jnp.abs(p) + h.eta.astype(p.dtype) if self.adaptive else jnp.ones((), p.dtype) for p in params]
+        sizes = [jnp.abs(p) + self.eta if self.adaptive else jnp.ones((), p.dtype) for p in params]
         scaled = [t * bounded(g) for t, g in zip(sizes, inside.updates, strict=True)]
         norm = global_norm(scaled)
         # A reciprocal that is a number, also of a norm of zero: then nothing is moved.
@@ -37,13 +37,14 @@ class Sam(Wrapper):
 
 @builder
 def sam(
-    tx: TransformationLike, *, rho: NonNegative = 0.05, adaptive: bool = False, eta: NonNegative = 0.01
+    tx: TransformationLike, *, rho: NonNegative = 0.05, adaptive: bool = False, eta: FixedNonNegative = 0.01
 ) -> GradientTransformation:
     """Steps by the gradient at the worst point nearby, so that minima are flat (SAM): `tx` sees it instead of its own.
 
     `worst = params + rho g / |g|`; adaptive: `worst = params + rho t^2 g / |t g|`, with `t = |params| + eta`.
     Pass the function that computes gradients, as `tx.update(grads, state, params, grad_fn=grad_fn)`, and to `tx.step`
-    alike: `grad_fn(params)` is called once a step, with the same batch best.
+    alike: `grad_fn(params)` is called once a step, best with the same batch. Its gradients are those of the loss without a
+    `loss_scale`.
 
     Args:
         tx: a transformation. A clip inside it acts on the gradient at the worst point.

@@ -208,7 +208,7 @@ CALLS = {
     "sam: tx is the function adam; call it: adam(...).": lambda: jadam.sam(jadam.adam),
     "sam(rho=-0.05): rho must be a finite number >= 0.": lambda: jadam.sam(TX, rho=-0.05),
     "sam(adaptive='yes'): adaptive must be True or False.": lambda: jadam.sam(TX, adaptive="yes"),
-    "sam(eta=None): eta must be a number or a schedule, not None.": lambda: jadam.sam(TX, eta=None),
+    "sam(eta=None): eta must be a finite number >= 0.": lambda: jadam.sam(TX, eta=None),
     "sam: only tx may be given by position; write rho=0.05.": lambda: jadam.sam(TX, 0.05),
     # what is asked of a transformation or a state
     "describe: a NoneType is not a jadam transformation; write jadam.adam(...), or jadam.chain(...) around it.": lambda: (
