@@ -17,6 +17,7 @@ from jax import Array
 
 from jadam._dtypes import cast, compute_dtype, decode, encode, full_dtype, full_products
 from jadam._engine import checks, returned
+from jadam._engine.kept import made_anew, part_of
 from jadam._engine.leaf import Mode, NoCount, Operands, Program, encoded, needs_params
 from jadam._engine.placement import decoded, on_automatic_axes
 from jadam._engine.plan import Placed, Plan
@@ -175,7 +176,7 @@ class Row:
         self._flush("between")  # a wrapper is a wall for fusion: it sees finished updates
         stored = checks.slots(plan, self.state, placed)
         names, own = self.state.slots.get(key, {}), self.state.scalars.get(key, {})
-        inner = _part_of(self.state, placed.inner)
+        inner = part_of(self.state, placed.inner)
         if placed.counts:
             inner = inner._replace(count=own["count"])
         residues = {i: self.residues[i] for i in at}
@@ -190,6 +191,10 @@ class Row:
                 step = step._replace(params=[before.updates.get(i, p) for i, p in enumerate(step.params)])
             return Row(step, placed.inner, given, dict(before.residues), before.state, mode).run()
 
+        def restarted(done: Done) -> Done:
+            slots, scalars = made_anew(plan, placed.inner, self._given_params(wrapper))
+            return done._replace(state=done.state._replace(count=jnp.zeros_like(inner.count), slots=slots, scalars=scalars))
+
         columns = {name: [decoded(stored[i].get(name), plan.dtype_of(i)) for i in at] for name in together(names)}
         inside = Inside(
             h=H(**self._h(placed)),
@@ -200,6 +205,7 @@ class Row:
             extra=extra(self.step.extra),
             run=run,
             stay=lambda: still,
+            restarted=restarted,
             reader=self,
             of=_Ready(placed, {}, stored, {}),
         )
@@ -254,9 +260,13 @@ class Row:
         return bounded(u, of.placed.rule.squares(u.shape)) if of.placed.key in self.state.slots else u
 
     def params(self, of: _Ready) -> list[Array]:
+        stored = self._given_params(of.placed.rule)
+        return [self.plan.storage(i).decode(stored[i], self.residues[i]) for i in of.placed.at]
+
+    def _given_params(self, rule: Any) -> list[Any]:
         if self.step.params is None:
-            raise BadValue(needs_params(of.placed.rule))
-        return [self.plan.storage(i).decode(self.step.params[i], self.residues[i]) for i in of.placed.at]
+            raise BadValue(needs_params(rule))
+        return self.step.params
 
     def slot(self, of: _Ready, name: str) -> list[Array]:
         return [decoded(returned.slot(of.placed.rule, of.slots[i], name), self.plan.dtype_of(i)) for i in of.placed.at]
@@ -282,16 +292,3 @@ class Row:
     def as_updates(self, of: _Ready, tree: PyTree) -> list[Array]:
         found = checks.gradients(self.plan, tree)
         return [self._full(i, found[i]) for i in of.placed.at]
-
-
-def _part_of(state: OptState, row: Sequence[Placed]) -> OptState:
-    """The state of some parts."""
-    parts = [one for placed in row for one in placed]
-    keys, hypers = {one.key for one in parts}, {key for one in parts for key, _ in one.hypers}
-    return OptState(
-        state.count,
-        {key: value for key, value in state.hyperparams.items() if key in hypers},
-        {key: value for key, value in state.slots.items() if key in keys},
-        {key: value for key, value in state.scalars.items() if key in keys},
-        {key: value for key, value in state.given.items() if key.removesuffix(GIVEN) in hypers},
-    )
