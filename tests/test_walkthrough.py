@@ -1,0 +1,284 @@
+"""The numbers of examples/walkthrough.py and examples/landscapes.py, which docs/understanding-adam.md explains."""
+
+import json
+from math import exp, log, sqrt
+
+import jax
+import matplotlib as mpl
+import numpy as np
+import pytest
+from support import load_script
+
+mpl.use("agg")
+
+
+@pytest.fixture(scope="module")
+def walkthrough(tmp_path_factory):
+    """All parts at their own length, once: numbers, what was printed, and the folder of the figures."""
+    folder = tmp_path_factory.mktemp("walkthrough")
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        load_script("examples/walkthrough.py").main(["--figures", str(folder), "--json", str(folder / "numbers.json")])
+    return json.loads((folder / "numbers.json").read_text()), folder
+
+
+@pytest.fixture(scope="module")
+def numbers(walkthrough):
+    return walkthrough[0]
+
+
+def pairs(found, expected, path=""):
+    """Arrays of jadam and those by hand."""
+    if isinstance(expected, dict):
+        for key in expected:
+            yield from pairs(found[key], expected[key], f"{path}/{key}")
+    else:
+        yield path, np.asarray(found, float), np.asarray(expected, float)
+
+
+def test_every_part_that_can_be_computed_by_hand_is(numbers):
+    parts = {name for name, part in numbers.items() if "by hand" in part}
+    assert parts >= {
+        "quadratic",
+        "trace",
+        "moments",
+        "weights",
+        "bias_correction",
+        "uneven",
+        "invariance",
+        "bounds",
+        "sparse",
+        "decoupled",
+    }
+    for name in parts:
+        for path, found, expected in pairs(numbers[name]["jadam"], numbers[name]["by hand"]):
+            # float32 against Python's doubles: a few ulp a step; differences of the path in `bias_correction` lose some digits.
+            tolerance = 1e-4 if name == "bias_correction" else 2e-5
+            np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance * np.max(np.abs(expected)), err_msg=name + path)
+            assert np.ptp(expected) > 0 or path == "/steady", name + path
+
+
+def test_the_first_steps_on_theta_squared(numbers):
+    """From 0.5 with rate 0.1: the gradient is 1, both corrected moments are 1, and theta becomes 0.4."""
+    rows = numbers["quadratic"]["by hand"]
+    assert [rows[name][0] for name in ("g", "m", "v", "m_hat", "v_hat", "theta")] == pytest.approx([1, 0.1, 0.001, 1, 1, 0.4])
+    assert rows["theta"][1] == pytest.approx(0.3011874, abs=1e-7)
+    assert min(rows["theta"]) == pytest.approx(-0.2047, abs=1e-4)  # it passes the minimum, and comes back
+    assert abs(rows["theta"][-1]) < 0.003
+
+
+def test_the_trace_of_two_gradients(numbers):
+    rows = numbers["trace"]["jadam"]
+    assert rows["m"] == pytest.approx([0.2, 0.36], rel=1e-6)
+    assert rows["v"] == pytest.approx([0.004, 0.007236], rel=1e-6)
+    assert rows["m_hat"] == pytest.approx([2, 0.36 / 0.19], rel=1e-6)
+    assert rows["v_hat"] == pytest.approx([4, 0.007236 / 0.001999], rel=1e-6)
+
+
+def test_moments_are_the_mean_and_the_mean_square(numbers):
+    """Not the variance: of gradients with mean 0.5 and deviation 1, v tends to 1.25."""
+    part = numbers["moments"]
+    assert part["mean of m_hat"] == pytest.approx(part["mean of the gradients"], abs=0.01)
+    assert part["mean of v_hat"] == pytest.approx(1.25, abs=0.03)
+    assert part["variance of the gradients"] == pytest.approx(1.0, abs=0.03)
+
+
+def test_weights_of_the_past_sum_to_one_minus_a_power(numbers):
+    for b, weights in numbers["weights"]["jadam"].items():
+        b, weights = float(b), np.array(weights)
+        assert weights[-1] == pytest.approx(1 - b, rel=1e-5)
+        assert weights[-1] / weights[-2] == pytest.approx(1 / b, rel=1e-5)
+        assert weights.sum() == pytest.approx(1 - b ** len(weights), rel=1e-5)
+        memory = log(2) / -log(b)
+        if b < 0.999:  # whose weights are not all there yet
+            assert weights[-round(memory) :].sum() == pytest.approx(0.5, abs=0.03)
+
+
+def test_bias_correction_makes_the_average_unbiased(numbers):
+    part = numbers["bias_correction"]
+    np.testing.assert_allclose(part["v of noise"], part["1 - b2^t"], rtol=0.1)
+    np.testing.assert_allclose(part["v_hat of noise"], 1.0, atol=0.1)
+    assert part["v of noise"][0] < 0.002
+
+
+def test_without_bias_correction_early_steps_are_too_long(numbers):
+    """Both averages begin too small, the square root of v more so: 3.16 times the rate at first, 6.6 times at step 12."""
+    steps = {float(b2): np.array(steps) for b2, steps in numbers["bias_correction"]["jadam"]["steps"].items()}
+    assert steps[0.999][0] == pytest.approx(0.1 / sqrt(0.001), rel=1e-4)
+    assert steps[0.999].max() == pytest.approx(6.57, abs=0.01)
+    assert steps[0.999].argmax() == 11
+    assert steps[0.999][-1] == pytest.approx(1.0, abs=0.01)
+    assert steps[0.99].max() < steps[0.999].max() < steps[0.9999].max()
+    corrected, not_corrected = (np.array(numbers[name]["jadam"]["theta"]) for name in ("quadratic", "bias_correction"))
+    assert np.abs(not_corrected).max() > 2 * np.abs(corrected).max()
+
+
+def test_uneven_gradients(numbers):
+    paths = {name: np.array(path) for name, path in numbers["uneven"]["jadam"].items()}
+    assert np.ptp(paths["adam, rate 0.01"], axis=1).max() < 1e-4  # both parameters side by side
+    assert paths["adam, rate 0.01"][-1].max() < 0.25
+    assert paths["sgd, rate 0.01"][0] == pytest.approx([0, 0.9999], abs=1e-6)
+    assert abs(paths["sgd, rate 100"][-1][0]) > 1e30
+
+
+def test_invariance_to_the_size_of_gradients(numbers):
+    part = {name: np.array(moved) for name, moved in numbers["invariance"]["jadam"].items()}
+    np.testing.assert_allclose(part["adam, eps=0"], part["adam, eps=0"][2], rtol=1e-5)
+    np.testing.assert_allclose(part["adam"][1:], part["adam"][2], rtol=1e-4)
+    assert part["adam"][0] != pytest.approx(part["adam"][2], rel=1e-3)  # where eps begins to count
+    np.testing.assert_allclose(part["sgd"] / part["sgd"][2], [1e-6, 1e-3, 1, 1e3, 1e6], rtol=1e-5)
+
+
+def test_normalised_inputs_help_adam(numbers):
+    """The invariance is to the size of gradients, not to that of inputs."""
+    steps = {name: row["steps"] for name, row in numbers["inputs"].items()}
+    assert steps["Adam, raw"] is None
+    assert steps["gradient descent, raw"] is None
+    assert steps["Adam, normalised"] < 0.5 * steps["Adam, divided by deviation"]
+    assert steps["gradient descent, normalised"] < 0.01 * steps["gradient descent, divided by deviation"]
+
+
+def test_bounds_of_a_step(numbers):
+    """The paper's two cases are those of one gradient after zeros; a growing gradient moves further."""
+    part = numbers["bounds"]
+    after_zeros = dict(zip(map(tuple, part["pairs"]), part["jadam"]["after zeros"], strict=True))
+    longest = dict(zip(map(tuple, part["pairs"]), part["jadam"]["longest"], strict=True))
+    assert part["jadam"]["steady"] == pytest.approx([1] * 5, rel=1e-4)
+    assert after_zeros[0.9, 0.999] == pytest.approx(0.1 / sqrt(0.001), rel=1e-4)
+    assert after_zeros[0.9, 0.99] == pytest.approx(1, rel=1e-4)  # where the curve of the figure runs
+    assert after_zeros[0.9, 0.95] < 0.5 < 1.1 < longest[0.9, 0.95]
+    assert longest[0.9, 0.999] == pytest.approx(7.27, abs=0.01)
+
+
+def test_steps_shorten_as_noise_prevails(numbers):
+    part = {name: np.array(column) for name, column in numbers["annealing"].items()}
+    np.testing.assert_allclose(part["length"], part["length by the formula"], rtol=0.02)
+    assert np.all(np.diff(part["length"][2:]) > 0)
+    assert part["length"][0] == pytest.approx(sqrt(0.1 / 1.9), rel=0.02)  # b1 leaves as much of pure noise
+    low = part["signal to noise"] < 0.4
+    np.testing.assert_allclose(part["progress"][low], part["signal to noise"][low], rtol=0.15)
+
+
+def test_the_learning_rate_is_a_distance_over_steps(numbers):
+    for count, row in numbers["distance"].items():
+        assert row["steps to the tip of |theta - 10|"] == int(count)
+        assert 0.7 < row["share of the way on (theta - 10)^2 after N"] < 1
+
+
+def test_a_minimum_that_moves(numbers):
+    """AdaGrad divides by the steep past for ever."""
+    part = numbers["moving_target"]
+    late = {name: row["steps to follow jump 3"] for name, row in part.items()}
+    assert late["adagrad"] > 3 * late["adam"]
+    assert part["adam"]["mean square error"] < part["adagrad"]["mean square error"]
+
+
+def test_rare_features_keep_up(numbers):
+    rare = {name: row[2] for name, row in numbers["sparse"]["jadam"].items()}
+    assert rare["sgd"] == pytest.approx(1 - 0.99**10, rel=1e-4)
+    assert rare["adam"] > 0.7 > rare["adagrad"] > 0.4 > 4 * rare["sgd"]
+
+
+def test_high_and_low_hyperparameters(numbers):
+    part = numbers["knobs"]
+    last = {name: row["last"] for name, row in part.items()}
+    late = {name: row["late step"] for name, row in part.items()}
+    assert min(last["learning_rate=0.001"], last["learning_rate=1"]) > 10 * last["learning_rate=0.03"]
+    assert late["b1=0"] > 3 * late["b1=0.9"] > 3 * 0.9 * late["b1=0.99"]
+    assert last["b1=0.99"] > 2 * last["b1=0.9"]
+    assert late["b2=0.5"] > late["b2=0.99"] > late["b2=0.9999"]
+    assert last["eps=1e-08"] < last["eps=1"] < last["eps=100"]
+
+
+def test_adam_with_a_large_eps_is_momentum(numbers):
+    distances = [numbers["large_eps"][eps] for eps in ("0.01", "1", "100", "10000")]
+    assert distances[0] > 1
+    assert distances[-1] < 3e-4
+    assert np.all(np.diff(distances) < 0)
+
+
+def test_l2_spares_weights_with_large_gradients(numbers):
+    part = numbers["decoupled"]
+    assert part["jadam"]["adamw"] == pytest.approx([part["decay alone"]] * 3, rel=5e-3)
+    assert part["decay alone"] == pytest.approx(exp(-1), rel=1e-3)
+    large, usual, small = part["jadam"]["L2, then adam"]
+    assert large > 0.99
+    assert large > 2 * usual > 1.5 * 2 * small
+
+
+def test_what_mistakes_do(numbers):
+    part = numbers["mistakes"]
+    ratios = {name: row["mistaken"] / row["jadam"] for name, row in part.items() if "mistaken" in row}
+    assert ratios["one v for the whole array: step of a gradient of 0.01"] == pytest.approx(1.414e-4, rel=1e-2)
+    assert ratios["no bias correction: first step"] == pytest.approx(3.162, rel=1e-3)
+    assert ratios["eps under the root: step of a gradient of 1e-5"] == pytest.approx(0.0996, rel=1e-2)
+    v = part["v"]
+    assert v["rounded"] == 0.25  # it neither rose to 0.63 nor fell again
+    assert v["float32"] == pytest.approx(v["exact"], rel=1e-4)
+    assert v["bfloat16"] == pytest.approx(v["exact"], rel=0.2)
+
+
+def test_figures_are_small_and_in_both_formats(walkthrough):
+    _, folder = walkthrough
+    drawn = {path.stem for path in folder.glob("*.png")}
+    assert drawn == {path.stem for path in folder.glob("*.svg")}
+    assert len(drawn) == 10
+    for path in folder.glob("*.png"):
+        assert path.read_bytes().startswith(b"\x89PNG")
+        assert path.stat().st_size < 150_000
+
+
+# Landscapes
+
+
+@pytest.fixture(scope="module")
+def landscapes(tmp_path_factory):
+    """In small: 300 steps, in which Lion and Muon, whose steps do not shorten, do not arrive."""
+    folder = tmp_path_factory.mktemp("landscapes")
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        numbers = load_script("examples/landscapes.py").main(["--figures", str(folder), "--formats", "png", "--steps", "300"])
+    return numbers, folder
+
+
+def test_newton_needs_one_step_on_quadratics_and_may_go_to_a_saddle(landscapes):
+    race = landscapes[0]["race"]
+    assert race["quadratic"]["Newton"] == {"rate": 1.0, "steps": 1, "last gap": pytest.approx(0, abs=1e-10)}
+    assert race["matrix"]["Newton"]["steps"] == 1
+    assert race["rosenbrock"]["Newton"]["steps"] < 10
+    assert race["saddle"]["Newton"]["steps"] is None
+    assert race["beale"]["Newton"]["steps"] is None
+
+
+def test_gradient_descent_is_slow_where_curvatures_differ(landscapes):
+    """On the quadratic its best rate is that of the steep axis, so that the flat one shrinks by (1 - rate) a step."""
+    race = landscapes[0]["race"]
+    descent = race["quadratic"]["gradient descent"]
+    start = 0.5 * (4**2 + 50)
+    expected = log(1e-4 * start / (0.5 * 4**2)) / (2 * log(1 - descent["rate"]))
+    assert descent["steps"] == pytest.approx(expected, abs=2)
+    assert race["rosenbrock"]["gradient descent"]["steps"] is None
+    for method in ("momentum", "RMSProp", "Adam", "AdamW"):
+        assert race["quadratic"][method]["steps"] < 0.5 * descent["steps"]
+
+
+def test_muon_is_for_matrices(landscapes):
+    assert [name for name, methods in landscapes[0]["race"].items() if "Muon" in methods] == ["matrix"]
+
+
+def test_a_step_of_newton_costs_more_and_more(landscapes):
+    """Eight times the parameters, 512 times the work in the limit; a tenth of that on any machine."""
+    cost = {method: dict(zip(row["n"], row["seconds"], strict=True)) for method, row in landscapes[0]["cost"].items()}
+    assert cost["Newton"][2048] > 50 * cost["Newton"][256]
+    assert cost["Newton"][2048] > cost["Adam"][1_000_000]
+
+
+def test_adam_goes_to_the_worst_point_and_amsgrad_to_the_best(landscapes):
+    """Reddi et al. 2018, section 3."""
+    part = landscapes[0]["counterexample"]
+    assert part["adam"]["last x"] > 0.9
+    assert part["amsgrad"]["last x"] < -0.7
+
+
+def test_an_animation_is_written(landscapes):
+    gif = landscapes[1] / "race.gif"
+    assert gif.read_bytes().startswith(b"GIF89a")
+    assert 10_000 < gif.stat().st_size < 150_000
