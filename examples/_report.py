@@ -10,10 +10,11 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 from cycler import cycler
-from matplotlib.animation import FuncAnimation
 from matplotlib.figure import Figure
-from PIL import Image, ImageSequence
+from PIL import Image
 from tqdm import tqdm
+
+mpl.use("agg")  # figures go to files
 
 # Sized for a phone: at 390 pixels these fonts are 9 to 10 pixels high. The colours are those of Okabe and Ito, which
 # colour-blind readers tell apart.
@@ -32,11 +33,11 @@ STYLE: dict[Any, Any] = {
 
 
 class Part(NamedTuple):
-    """What a part returns: `numbers` of any nesting, the rows of a table with the header first, figures by name."""
+    """What a part returns: numbers of any nesting; a table, its header first; figures, or frames of an animation, by name."""
 
     numbers: dict[str, Any]
     table: Sequence[Sequence[Any]]
-    figures: Mapping[str, Figure | FuncAnimation]
+    figures: Mapping[str, Figure | list[Image.Image]]
 
 
 def report(
@@ -51,8 +52,8 @@ def report(
     parser.add_argument("--formats", nargs="+", choices=("png", "svg"), default=("png", "svg"))
     parser.add_argument("--json", type=Path, help="file for the numbers")
     options = parser.parse_args(arguments)
-    if options.steps < 1:
-        parser.error("--steps must be at least 1")
+    if options.steps < 10:
+        parser.error("--steps must be at least 10")
 
     options.figures.mkdir(parents=True, exist_ok=True)
     numbers = {}
@@ -67,30 +68,25 @@ def report(
                 tqdm.write(f"(by hand the same, to {apart:.0e})")
             for figure, drawn in part.figures.items():
                 write(drawn, options.figures / figure, options.formats)
-            plt.close("all")
     if options.json:
         options.json.write_text(json.dumps(numbers, indent=1, allow_nan=False))
     print(f"\nfigures: {options.figures}")
     return numbers
 
 
-def write(drawn: Figure | FuncAnimation, path: Path, formats: Iterable[str]) -> None:
-    """A figure in each format, or an animation as a GIF; with a palette of few colours files are small."""
-    if isinstance(drawn, FuncAnimation):
-        gif = path.with_suffix(".gif")
-        drawn.save(gif, writer="pillow")
-        with Image.open(gif) as image:
-            pause = image.info["duration"]
-            frames = [frame.convert("RGB") for frame in ImageSequence.Iterator(image)]
-        palette = frames[-1].quantize(48)
-        few = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
-        few[0].save(gif, save_all=True, append_images=few[1:], duration=pause, loop=0, optimize=True)
+def write(drawn: Figure | list[Image.Image], path: Path, formats: Iterable[str]) -> None:
+    """A figure in each format, or frames as a GIF; with a palette of few colours files are small."""
+    if isinstance(drawn, list):
+        palette = drawn[-1].quantize(48)
+        frames = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in drawn]
+        frames[0].save(path.with_suffix(".gif"), save_all=True, append_images=frames[1:], duration=150, loop=0, optimize=True)
         return
     for suffix in formats:
         drawn.savefig(path.with_suffix(f".{suffix}"), dpi=200, metadata={"Date": None} if suffix == "svg" else None)
     if "png" in formats:
         with Image.open(path.with_suffix(".png")) as image:
             image.convert("RGB").quantize(64).save(path.with_suffix(".png"), optimize=True)
+    plt.close(drawn)
 
 
 def plain(x: Any) -> Any:

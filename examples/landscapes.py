@@ -1,7 +1,7 @@
 """Adam beside its ancestors, its descendants and Newton's method, on surfaces that can be drawn.
 
     python examples/landscapes.py                 # in a minute
-    python examples/landscapes.py --figures docs/figures --formats svg    # the figures of docs/understanding-adam.md
+    python examples/landscapes.py --figures docs/figures --formats png    # the figures of docs/understanding-adam.md
 
 It prints how many steps each method needs on an oblong quadratic, Rosenbrock's valley, Beale's function, a saddle and a matrix,
 at the best of a grid of learning rates; what a step of Adam and of Newton's method costs as the number of parameters grows; and
@@ -11,8 +11,8 @@ a GIF; `--json FILE` writes all numbers.
 
 import time
 from collections.abc import Callable
-from functools import partial
-from typing import Any
+from functools import cache, partial
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ from _report import Part, report
 from _runs import quickest, run, sweep
 from jax import Array
 from jax.flatten_util import ravel_pytree
-from matplotlib.animation import FuncAnimation
+from PIL import Image
 
 import jadam
 
@@ -143,17 +143,24 @@ def race(steps: int) -> Part:
     for method in METHODS:
         rows = [found[name].get(method) for name in LOSSES]
         table.append([method, *("" if row is None else f"{row['steps'] or '-'} ({row['rate']:.2g})" for row in rows)])
-    figures = {name: draw(name, best[name], found[name]) for name in MINIMA}
+    figures = {f"paths_{name}": draw(name, best[name], found[name]) for name in MINIMA}
     racing = {method: best["beale"][method] for method in ("gradient descent", "momentum", "AdaGrad", "Adam")}
     return Part(found, table, figures | {"race": animate("beale", racing)})
 
 
-def contours(axes: Any, name: str) -> None:
-    """The surface from above, on a logarithmic scale, and its minima."""
+@cache
+def heights(name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """x, y and the height above the least, on a grid over the window."""
     left, right, low, high = WINDOWS[name]
     x, y = np.meshgrid(np.linspace(left, right, 100), np.linspace(low, high, 100))
-    heights = np.asarray(jax.vmap(jax.vmap(LOSSES[name], 1), 2, 1)(jnp.asarray(np.stack([x, y])))) - LEAST[name]
-    axes.contour(x, y, heights, np.geomspace(0.01, heights.max(), 10), colors="0.75", linewidths=0.5)
+    return x, y, np.asarray(jax.jit(jax.vmap(jax.vmap(LOSSES[name], 1), 2, 1))(jnp.stack([x, y]))) - LEAST[name]
+
+
+def contours(axes: Any, name: str) -> None:
+    """The surface from above, on a logarithmic scale, and its minima."""
+    x, y, z = heights(name)
+    left, right, low, high = WINDOWS[name]
+    axes.contour(x, y, z, np.geomspace(0.01, z.max(), 10), colors="0.75", linewidths=0.5)
     axes.plot(*zip(*MINIMA[name], strict=True), "*", color="C2", ms=8, zorder=5)
     axes.set(xlim=(left, right), ylim=(low, high))
     axes.grid(visible=False)
@@ -176,23 +183,24 @@ def draw(name: str, paths: dict[str, np.ndarray], found: dict[str, Any]) -> Any:
     return figure
 
 
-def animate(name: str, paths: dict[str, np.ndarray]) -> FuncAnimation:
-    """A race: a point and a trail for each method, step by step."""
+def animate(name: str, paths: dict[str, np.ndarray]) -> list[Image.Image]:
+    """A race: a point and a trail for each method, frame by frame."""
     figure, axes = plt.subplots(figsize=(4.4, 3.6), dpi=100)
     contours(axes, name)
     axes.set(xlabel="x", ylabel="y")
-    lines = {}
+    lines, frames = {}, []
     for method, color in zip(paths, ("C6", "C4", "C1", "C0"), strict=True):
         lines[method] = axes.plot([], [], color=color, lw=1.2, marker="o", ms=5, markevery=[-1], label=method)[0]
     axes.legend(loc="upper left", ncols=2)
-
-    def frame(step: int) -> list[Any]:
+    for step in [*range(24), *range(24, 120, 4)]:
         for method, line in lines.items():
             line.set_data(*paths[method][: step + 1].T)
         axes.set_title(f"{TITLES[name]}, step {step}")
-        return [*lines.values()]
-
-    return FuncAnimation(figure, frame, [*range(30), *range(30, 120, 3)], interval=150)
+        figure.canvas.draw()
+        frames.append(Image.fromarray(np.asarray(cast(Any, figure.canvas).buffer_rgba())).convert("RGB"))
+        figure.set_layout_engine("none")  # found once
+    plt.close(figure)
+    return frames
 
 
 # Cost
@@ -228,12 +236,13 @@ def cost(steps: int) -> Part:
         for n in counts:
             params = {"p": jnp.linspace(0.4, 0.6, int(n))}
             times.append(seconds(jax.jit(step), params, tx.init(params)))
-        slope = np.polyfit(np.log(counts[-4:]), np.log(times[-4:]), 1)[0]
-        found[method] = {"n": counts, "seconds": times, "exponent": slope}
+        found[method] = {"n": counts, "seconds": times}
     figure, axes = plt.subplots()
-    for (method, row), marker in zip(found.items(), "os", strict=True):
-        axes.loglog(row["n"], row["seconds"], marker + "-", label=f"{method}: last slope {row['exponent']:.1f}")
-    axes.set(xlabel="number of parameters", ylabel="seconds a step", title="What a step costs")
+    for (method, row), marker, power in zip(found.items(), "os", (1, 3), strict=True):
+        axes.loglog(row["n"], row["seconds"], marker + "-", label=method)
+        law = row["seconds"][-1] * (row["n"] / row["n"][-1]) ** float(power)
+        axes.loglog(row["n"], law, "k:", lw=1, label=f"proportional to $n^{power}$" if power > 1 else "proportional to $n$")
+    axes.set(xlabel="number of parameters", ylabel="seconds a step", title="What a step costs", ylim=(3e-5, 1))
     axes.legend()
     table = [["method", "n", "seconds a step"]]
     table += [[method, str(n), s] for method, row in found.items() for n, s in zip(row["n"], row["seconds"], strict=True)]

@@ -2,7 +2,7 @@
 
     python examples/walkthrough.py                # all parts, in seconds
     python examples/walkthrough.py --only trace   # one of them
-    python examples/walkthrough.py --figures docs/figures --formats svg    # the figures of docs/understanding-adam.md
+    python examples/walkthrough.py --figures docs/figures --formats png    # the figures of docs/understanding-adam.md
 
 It prints a table for each part (the moments of theta^2 from 0.5, the weights of past gradients, bias correction on and off,
 gradients of uneven size, the bounds of a step, and so on), and writes a figure for most of them, as PNG and SVG; `--json FILE`
@@ -197,7 +197,7 @@ def bias_correction(steps: int) -> Part:
         bottom.loglog(t, ratio, style, label=rf"$\beta_2$ = {b2}")
     bottom.set(xlabel="step", ylabel="step / learning rate", title="Without correction, early steps are too long")
     bottom.legend()
-    table = [["b2", "first step", "longest step", "at step", "above 1.1 until step"]]
+    table = [["b2", "first step", "longest step", "at step", f"above 1.1 until (of {length})"]]
     for b2, ratio in ratios.items():
         table.append([b2, ratio[0], ratio.max(), str(ratio.argmax() + 1), str(np.flatnonzero(ratio > 1.1)[-1] + 1)])
     numbers = {
@@ -218,7 +218,7 @@ def uneven(steps: int) -> Part:
     curvature, start, t = np.array([100.0, 0.01]), np.ones(2), np.arange(steps + 1)
 
     def gradient(theta: Any, t: Any) -> Any:
-        return curvature.astype(np.float32) * theta
+        return jnp.asarray(curvature) * theta
 
     safe, bold = sweep(jadam.sgd(1.0), gradient, start, steps, learning_rate=(0.01, 100.0))
     rows = {
@@ -232,9 +232,8 @@ def uneven(steps: int) -> Part:
     figure, axes = plt.subplots(figsize=(4.5, 3.4))
     for name, path, color in (("gradient descent", safe, "C1"), ("Adam", rows["adam, rate 0.01"], "C0")):
         for index, style, width, label in ((0, "-", 3.5, "gradient 100"), (1, "--", 1.4, "gradient 0.01")):
-            shade = color if index else f"{color}"
             axes.plot(
-                t, [1.0, *path[:, index]], style, color=shade, alpha=1 if index else 0.45, lw=width, label=f"{name}, {label}"
+                t, [1.0, *path[:, index]], style, color=color, alpha=1 if index else 0.45, lw=width, label=f"{name}, {label}"
             )
     axes.set(xlabel="step", ylabel="parameter (minimum: 0)", title="Gradients of 100 and of 0.01, learning rate 0.01")
     axes.legend(loc="upper right", bbox_to_anchor=(1, 0.93))
@@ -286,11 +285,11 @@ def inputs(steps: int) -> Part:
             found[f"{name}, {kind}"] = {"rate": rates[best], "steps": arrived, "last loss / least": ratios[best, -1]}
             curves[f"{name}, {kind}"] = ratios[best]
 
-    figure, axes = plt.subplots(figsize=(4.5, 3.6))
+    figure, axes = plt.subplots(figsize=(4.5, 4.0))
     for (name, curve), style in zip(curves.items(), ("C1:", "C1--", "C1-", "C0:", "C0--", "C0-"), strict=True):
         axes.loglog(np.arange(1, length + 1), curve, style, label=name)
     axes.set(xlabel="step", ylabel="loss / least loss", title="Normalised inputs help Adam, too")
-    axes.legend(fontsize=6.5)
+    figure.legend(loc="outside lower center", ncols=2, fontsize=7)
     table = [["", "rate", "steps until below 1.5 times the least", "last loss / least"]]
     return Part(found, [*table, *([name, *row.values()] for name, row in found.items())], {"inputs": figure})
 
@@ -326,7 +325,7 @@ def bounds(steps: int) -> Part:
         axes.annotate(
             "({:g}, {:g})".format(*pair),
             1 - pair,
-            (-10, 6) if pair[0] < 0.9 else (5, -9),
+            (-10, 6) if 1 - pair[0] > (1 - pair[1]) ** 0.4 else (5, -9),
             textcoords="offset points",
             fontsize=7,
         )

@@ -1,29 +1,41 @@
 """The numbers of examples/walkthrough.py and examples/landscapes.py, which docs/understanding-adam.md explains."""
 
 import json
+import re
 from math import exp, log, sqrt
 
 import jax
-import matplotlib as mpl
 import numpy as np
 import pytest
-from support import load_script
+from PIL import Image
+from support import ROOT, load_script
 
-mpl.use("agg")
+NAMES = ("g", "m", "v", "m_hat", "v_hat", "theta")
 
 
-@pytest.fixture(scope="module")
-def walkthrough(tmp_path_factory):
-    """All parts at their own length, once: numbers, what was printed, and the folder of the figures."""
-    folder = tmp_path_factory.mktemp("walkthrough")
+def run(script, folder, *arguments):
+    """The numbers that a script writes; its figures are in the folder."""
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        load_script("examples/walkthrough.py").main(["--figures", str(folder), "--json", str(folder / "numbers.json")])
-    return json.loads((folder / "numbers.json").read_text()), folder
+        returned = load_script(f"examples/{script}.py").main(
+            ["--figures", str(folder), "--json", str(folder / "numbers.json"), *arguments]
+        )
+    numbers = json.loads((folder / "numbers.json").read_text())
+    assert returned == numbers
+    return numbers
 
 
 @pytest.fixture(scope="module")
-def numbers(walkthrough):
-    return walkthrough[0]
+def numbers(tmp_path_factory):
+    """All parts of the walkthrough at their own length, once."""
+    return run("walkthrough", tmp_path_factory.mktemp("walkthrough"), "--formats", "png")
+
+
+def table(header):
+    """The rows of the table with this header in docs/understanding-adam.md, as numbers where they are."""
+    page = (ROOT / "docs" / "understanding-adam.md").read_text()
+    rows = page.split(f"\n{header}\n")[1].split("\n\n")[0].splitlines()[1:]
+    cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+    return [[float(cell.replace(",", "")) if re.fullmatch(r"-?[\d.,]+", cell) else cell for cell in row] for row in cells]
 
 
 def pairs(found, expected, path=""):
@@ -37,18 +49,7 @@ def pairs(found, expected, path=""):
 
 def test_every_part_that_can_be_computed_by_hand_is(numbers):
     parts = {name for name, part in numbers.items() if "by hand" in part}
-    assert parts >= {
-        "quadratic",
-        "trace",
-        "moments",
-        "weights",
-        "bias_correction",
-        "uneven",
-        "invariance",
-        "bounds",
-        "sparse",
-        "decoupled",
-    }
+    assert parts >= {"quadratic", "trace", "moments", "weights", "bias_correction", "uneven", "bounds", "sparse", "decoupled"}
     for name in parts:
         for path, found, expected in pairs(numbers[name]["jadam"], numbers[name]["by hand"]):
             # float32 against Python's doubles: a few ulp a step; differences of the path in `bias_correction` lose some digits.
@@ -64,6 +65,8 @@ def test_the_first_steps_on_theta_squared(numbers):
     assert rows["theta"][1] == pytest.approx(0.3011874, abs=1e-7)
     assert min(rows["theta"]) == pytest.approx(-0.2047, abs=1e-4)  # it passes the minimum, and comes back
     assert abs(rows["theta"][-1]) < 0.003
+    for t, *shown in table("| t | g | m | v | m_hat | v_hat | theta |"):
+        assert shown == pytest.approx([rows[name][int(t) - 1] for name in NAMES], abs=1e-6)
 
 
 def test_the_trace_of_two_gradients(numbers):
@@ -72,6 +75,9 @@ def test_the_trace_of_two_gradients(numbers):
     assert rows["v"] == pytest.approx([0.004, 0.007236], rel=1e-6)
     assert rows["m_hat"] == pytest.approx([2, 0.36 / 0.19], rel=1e-6)
     assert rows["v_hat"] == pytest.approx([4, 0.007236 / 0.001999], rel=1e-6)
+    for t, *shown, change in table("| t | g | m | v | m_hat | v_hat | change of theta |"):
+        assert shown == pytest.approx([rows[name][int(t) - 1] for name in NAMES[:-1]], abs=1e-6)
+        assert change == pytest.approx(np.diff(rows["theta"], prepend=0)[int(t) - 1], abs=1e-6)
 
 
 def test_moments_are_the_mean_and_the_mean_square(numbers):
@@ -106,10 +112,11 @@ def test_without_bias_correction_early_steps_are_too_long(numbers):
     assert steps[0.999][0] == pytest.approx(0.1 / sqrt(0.001), rel=1e-4)
     assert steps[0.999].max() == pytest.approx(6.57, abs=0.01)
     assert steps[0.999].argmax() == 11
-    assert steps[0.999][-1] == pytest.approx(1.0, abs=0.01)
+    assert np.flatnonzero(steps[0.999] > 1.1)[-1] + 1 == 1750
+    assert steps[0.9999].max() == pytest.approx(20.7, abs=0.1)
     assert steps[0.99].max() < steps[0.999].max() < steps[0.9999].max()
     corrected, not_corrected = (np.array(numbers[name]["jadam"]["theta"]) for name in ("quadratic", "bias_correction"))
-    assert np.abs(not_corrected).max() > 2 * np.abs(corrected).max()
+    assert not_corrected.min() < 1.9 * corrected.min() < 0  # it runs past the minimum nearly twice as far
 
 
 def test_uneven_gradients(numbers):
@@ -135,6 +142,10 @@ def test_normalised_inputs_help_adam(numbers):
     assert steps["gradient descent, raw"] is None
     assert steps["Adam, normalised"] < 0.5 * steps["Adam, divided by deviation"]
     assert steps["gradient descent, normalised"] < 0.01 * steps["gradient descent, divided by deviation"]
+    kinds = ("raw", "divided by deviation", "normalised")
+    for kind, (_, *shown) in zip(kinds, table("| inputs | gradient descent | Adam |"), strict=True):
+        for method, cell in zip(("gradient descent", "Adam"), shown, strict=True):
+            assert cell == pytest.approx(steps[f"{method}, {kind}"] or "not in 2,000", abs=2)
 
 
 def test_bounds_of_a_step(numbers):
@@ -146,7 +157,10 @@ def test_bounds_of_a_step(numbers):
     assert after_zeros[0.9, 0.999] == pytest.approx(0.1 / sqrt(0.001), rel=1e-4)
     assert after_zeros[0.9, 0.99] == pytest.approx(1, rel=1e-4)  # where the curve of the figure runs
     assert after_zeros[0.9, 0.95] < 0.5 < 1.1 < longest[0.9, 0.95]
-    assert longest[0.9, 0.999] == pytest.approx(7.27, abs=0.01)
+    shown = table(r"| $\beta_1, \beta_2$ | steady gradient | one after zeros | longest possible |")
+    assert len(shown) == len(part["pairs"])
+    for row, *expected in zip(shown, *part["jadam"].values(), strict=True):
+        assert row[1:] == pytest.approx(expected, rel=5e-3)
 
 
 def test_steps_shorten_as_noise_prevails(numbers):
@@ -168,7 +182,7 @@ def test_a_minimum_that_moves(numbers):
     """AdaGrad divides by the steep past for ever."""
     part = numbers["moving_target"]
     late = {name: row["steps to follow jump 3"] for name, row in part.items()}
-    assert late["adagrad"] > 3 * late["adam"]
+    assert list(late.values()) == pytest.approx([50, 10, 14], abs=3)
     assert part["adam"]["mean square error"] < part["adagrad"]["mean square error"]
 
 
@@ -217,30 +231,26 @@ def test_what_mistakes_do(numbers):
     assert v["bfloat16"] == pytest.approx(v["exact"], rel=0.2)
 
 
-def test_figures_are_small_and_in_both_formats(walkthrough):
-    _, folder = walkthrough
-    drawn = {path.stem for path in folder.glob("*.png")}
-    assert drawn == {path.stem for path in folder.glob("*.svg")}
-    assert len(drawn) == 10
-    for path in folder.glob("*.png"):
-        assert path.read_bytes().startswith(b"\x89PNG")
-        assert path.stat().st_size < 150_000
+def test_figures_are_written_in_both_formats(tmp_path, capsys):
+    run("walkthrough", tmp_path, "--only", "trace", "weights", "--steps", "20")
+    assert (tmp_path / "weights.png").read_bytes().startswith(b"\x89PNG")
+    assert "<svg" in (tmp_path / "weights.svg").read_text()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["numbers.json", "weights.png", "weights.svg"]
+    assert re.search(r"2 +1.8 +0.36 +0.007236 +1.89474 +3.61981", capsys.readouterr().out)
 
 
 # Landscapes
 
 
 @pytest.fixture(scope="module")
-def landscapes(tmp_path_factory):
-    """In small: 300 steps, in which Lion and Muon, whose steps do not shorten, do not arrive."""
-    folder = tmp_path_factory.mktemp("landscapes")
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        numbers = load_script("examples/landscapes.py").main(["--figures", str(folder), "--formats", "png", "--steps", "300"])
-    return numbers, folder
+def race(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("race")
+    return run("landscapes", folder, "--formats", "png", "--only", "race")["race"], folder
 
 
-def test_newton_needs_one_step_on_quadratics_and_may_go_to_a_saddle(landscapes):
-    race = landscapes[0]["race"]
+@pytest.mark.slow
+def test_newton_needs_one_step_on_quadratics_and_may_go_to_a_saddle(race):
+    race, _ = race
     assert race["quadratic"]["Newton"] == {"rate": 1.0, "steps": 1, "last gap": pytest.approx(0, abs=1e-10)}
     assert race["matrix"]["Newton"]["steps"] == 1
     assert race["rosenbrock"]["Newton"]["steps"] < 10
@@ -248,9 +258,10 @@ def test_newton_needs_one_step_on_quadratics_and_may_go_to_a_saddle(landscapes):
     assert race["beale"]["Newton"]["steps"] is None
 
 
-def test_gradient_descent_is_slow_where_curvatures_differ(landscapes):
+@pytest.mark.slow
+def test_gradient_descent_is_slow_where_curvatures_differ(race):
     """On the quadratic its best rate is that of the steep axis, so that the flat one shrinks by (1 - rate) a step."""
-    race = landscapes[0]["race"]
+    race, _ = race
     descent = race["quadratic"]["gradient descent"]
     start = 0.5 * (4**2 + 50)
     expected = log(1e-4 * start / (0.5 * 4**2)) / (2 * log(1 - descent["rate"]))
@@ -260,25 +271,58 @@ def test_gradient_descent_is_slow_where_curvatures_differ(landscapes):
         assert race["quadratic"][method]["steps"] < 0.5 * descent["steps"]
 
 
-def test_muon_is_for_matrices(landscapes):
-    assert [name for name, methods in landscapes[0]["race"].items() if "Muon" in methods] == ["matrix"]
+@pytest.mark.slow
+def test_the_page_shows_the_steps_of_every_method(race):
+    """To 15 %, for a rounding may change long paths; who arrives at the very end may not arrive."""
+    rows = table("| method | quadratic | Rosenbrock | Beale | saddle | matrix |")
+    assert {row[0] for row in rows} == set(race[0]["matrix"])
+    for method, *cells in rows:
+        for surface, cell in zip(race[0], cells, strict=True):
+            steps = race[0][surface].get(method, {"steps": ""})["steps"]
+            if cell == "":  # Muon is for matrices
+                assert steps == "", (method, surface)
+            else:
+                least, most = (1900, 2000) if cell == "-" else (0.85 * cell - 1, 1.15 * cell + 1)
+                assert least <= (steps or 2000) <= most, (method, surface)
 
 
-def test_a_step_of_newton_costs_more_and_more(landscapes):
-    """Eight times the parameters, 512 times the work in the limit; a tenth of that on any machine."""
-    cost = {method: dict(zip(row["n"], row["seconds"], strict=True)) for method, row in landscapes[0]["cost"].items()}
-    assert cost["Newton"][2048] > 50 * cost["Newton"][256]
-    assert cost["Newton"][2048] > cost["Adam"][1_000_000]
+@pytest.mark.slow
+def test_paths_and_a_race_are_drawn(race):
+    _, folder = race
+    assert len(list(folder.glob("paths_*.png"))) == 4
+    with Image.open(folder / "race.gif") as gif:
+        assert gif.n_frames > 30
+    assert (folder / "race.gif").stat().st_size < 150_000
 
 
-def test_adam_goes_to_the_worst_point_and_amsgrad_to_the_best(landscapes):
+@pytest.mark.slow
+def test_a_step_of_newton_costs_more_and_more(tmp_path):
+    """Eight times the parameters, in the limit 512 times the work; a tenth of that on any machine."""
+    cost = run("landscapes", tmp_path, "--only", "cost")["cost"]
+    seconds = {method: dict(zip(row["n"], row["seconds"], strict=True)) for method, row in cost.items()}
+    assert seconds["Newton"][2048] > 50 * seconds["Newton"][256]
+    assert seconds["Newton"][2048] > seconds["Adam"][1_000_000]
+
+
+def test_adam_goes_to_the_worst_point_and_amsgrad_to_the_best(tmp_path):
     """Reddi et al. 2018, section 3."""
-    part = landscapes[0]["counterexample"]
-    assert part["adam"]["last x"] > 0.9
-    assert part["amsgrad"]["last x"] < -0.7
+    part = run("landscapes", tmp_path, "--formats", "png", "--only", "counterexample")["counterexample"]
+    assert part["adam"]["last x"] > 0.99
+    assert part["amsgrad"]["last x"] < -0.98
+    assert abs(part["adam, b2=0.999"]["last x"]) < 0.9  # slower on its way
 
 
-def test_an_animation_is_written(landscapes):
-    gif = landscapes[1] / "race.gif"
-    assert gif.read_bytes().startswith(b"GIF89a")
-    assert 10_000 < gif.stat().st_size < 150_000
+@pytest.mark.parametrize("arguments", [["--steps", "1"], ["--steps", "none"], ["--only", "nothing"]])
+def test_wrong_options_are_refused(arguments, capsys):
+    with pytest.raises(SystemExit):
+        load_script("examples/walkthrough.py").main(arguments)
+    assert arguments[0] in capsys.readouterr().err
+
+
+def test_the_quickest_curve():
+    """It stays below the goal from an earlier step than the others; one that leaves again does not count."""
+    quickest = load_script("examples/_runs.py").quickest
+    leaves, stays, never, late = [3, 0.5, 3, 0.5, 0.4], [3, 2, 0.5, 0.6, 0.7], [np.nan] * 5, [9, 9, 9, 9, 0.1]
+    assert quickest(np.array([leaves, stays, never, late]), 1.0) == (1, 3)
+    assert quickest(np.array([[3.0, 2.0], [np.nan, np.nan]]), 1.0) == (0, None)
+    assert quickest(np.array([[3.0, 3.0], [0.1, 0.1]]), 1.0) == (1, 1)
