@@ -40,15 +40,13 @@ class Part(NamedTuple):
     figures: Mapping[str, Figure | list[Image.Image]]
 
 
-def report(
-    doc: str | None, parts: Iterable[Callable[[int], Part]], arguments: list[str] | None, steps: int, folder: str
-) -> dict[str, Any]:
+def report(doc: str | None, parts: Iterable[Callable[[int], Part]], arguments: list[str] | None, steps: int) -> dict[str, Any]:
     """Runs the parts, prints their tables, writes their figures and numbers; returns the numbers by part."""
     named = {part.__name__: part for part in parts}
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=steps, help=f"length of the runs; by default {steps}")
     parser.add_argument("--only", nargs="+", choices=named, default=list(named), help="the parts to run; by default all")
-    parser.add_argument("--figures", type=Path, default=Path(folder), help=f"folder of the figures; by default {folder}")
+    parser.add_argument("--figures", type=Path, default=Path("figures"), help="their folder; by default figures")
     parser.add_argument("--formats", nargs="+", choices=("png", "svg"), default=("png", "svg"))
     parser.add_argument("--json", type=Path, help="file for the numbers")
     options = parser.parse_args(arguments)

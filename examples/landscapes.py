@@ -294,7 +294,7 @@ PARTS = (race, cost, counterexample)
 
 def main(arguments: list[str] | None = None) -> dict[str, Any]:
     """Runs the parts; returns their numbers."""
-    return report(__doc__, PARTS, arguments, steps=2000, folder="figures")
+    return report(__doc__, PARTS, arguments, steps=2000)
 
 
 if __name__ == "__main__":

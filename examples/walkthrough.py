@@ -513,6 +513,46 @@ def decoupled(steps: int) -> Part:
     return Part(numbers, [*table, *([name, *x] for name, x in rows.items())], {})
 
 
+def relatives(steps: int) -> Part:
+    """The theta of the first part again, by Adam's relatives."""
+    names = ("adam", "adamax", "nadam", "radam", "adabound", "amsgrad")
+    rows = {name: run(getattr(jadam, name)(0.1), lambda theta, t: 2 * theta, 0.5, steps)[1] for name in names}
+    figure, axes = plt.subplots()
+    for name, style in zip(names[:4], ("C0-", "C1--", "C2-.", "C3:"), strict=True):
+        axes.plot([0.5, *rows[name]], style, label=name)
+    axes.set(xlabel="step", ylabel=r"parameter $\theta$", title=r"$\theta^2$ by Adam's relatives, learning rate 0.1")
+    axes.legend()
+    shown = [t for t in (1, 2, 3, 5, 6, 10, 20, 50, 100) if t <= steps]
+    table = [["t", *map(str, shown)], *([name, *(path[t - 1] for t in shown)] for name, path in rows.items())]
+    return Part(rows, table, {"relatives": figure})
+
+
+def outlier(steps: int) -> Part:
+    """One gradient far too large: the loss before it, at worst in the next steps, and ten times as many later."""
+    length, moment = 20 * steps, 5 * steps
+
+    def gradient(theta: Any, t: Any) -> Any:
+        """Of twenty runs with noise of their own."""
+        g = theta + 0.3 * jax.random.normal(jax.random.key(t), theta.shape)
+        return jnp.where(t == moment, 1000.0, g)
+
+    clipped = jadam.chain(jadam.clip(1.0), jadam.adam(0.03))
+    found, figure, axes = {}, *plt.subplots()
+    optimizers = {"adam": jadam.adam(0.03), "adam, b2=0.95": jadam.adam(0.03, b2=0.95), "clip, then adam": clipped}
+    for (name, tx), style in zip(optimizers.items(), ("C0-", "C1--", "C2-"), strict=True):
+        theta = np.asarray(run(tx, gradient, jnp.full(20, 2.0), length)[1])
+        losses = 0.5 * (theta**2).mean(axis=1)
+        found[name] = {
+            "loss before": losses[moment // 2 : moment - 1].mean(),
+            "worst soon after": losses[moment : moment + steps].max(),
+            "long after": losses[moment + 9 * steps : moment + 10 * steps].mean(),
+        }
+        axes.semilogy(np.arange(1, length + 1), losses, style, lw=1, label=name)
+    axes.set(xlabel="step", ylabel="loss", title=f"One gradient of 1000 at step {moment}")
+    axes.legend()
+    return Part(found, [["", *found["adam"]], *([name, *row.values()] for name, row in found.items())], {"outlier": figure})
+
+
 def mistakes(steps: int) -> Part:
     """Four mistakes in an Adam of one's own, what each does, and jadam's number beside it."""
 
@@ -557,13 +597,13 @@ def mistakes(steps: int) -> Part:
 
 PARTS = (
     *(quadratic, trace, moments, weights, bias_correction, uneven, invariance, inputs, bounds, annealing, distance),
-    *(moving_target, sparse, knobs, large_eps, decoupled, mistakes),
+    *(moving_target, sparse, knobs, large_eps, decoupled, relatives, outlier, mistakes),
 )
 
 
 def main(arguments: list[str] | None = None) -> dict[str, Any]:
     """Runs the parts; returns their numbers."""
-    return report(__doc__, PARTS, arguments, steps=100, folder="figures")
+    return report(__doc__, PARTS, arguments, steps=100)
 
 
 if __name__ == "__main__":

@@ -219,6 +219,33 @@ def test_l2_spares_weights_with_large_gradients(numbers):
     assert large > 2 * usual > 1.5 * 2 * small
 
 
+def test_relatives_on_theta_squared(numbers):
+    paths = {name: np.array(path) for name, path in numbers["relatives"].items()}
+    swings = {name: path.min() for name, path in paths.items()}
+    assert swings["adam"] < swings["adamax"] < swings["nadam"] < 0  # NAdam runs past the minimum least
+    assert abs(paths["nadam"][49]) < 1e-4 < 1e-2 < abs(paths["adam"][49])
+    np.testing.assert_allclose(paths["adabound"], paths["adam"], atol=1e-5)  # for as few steps as these
+    # RAdam's first five steps are by the average gradient alone, and the next is much shorter.
+    theta, m = 0.5, 0.0
+    for t in range(1, 6):
+        m = 0.9 * m + 0.1 * 2 * theta
+        theta -= 0.1 * m / (1 - 0.9**t)
+        assert paths["radam"][t - 1] == pytest.approx(theta, rel=1e-5)
+    steps = -np.diff(paths["radam"])
+    assert steps[4] < 0.1 * steps[3]
+
+
+def test_one_huge_gradient_and_a_clip(numbers):
+    part = numbers["outlier"]
+    ratios = {
+        name: (row["worst soon after"] / row["loss before"], row["long after"] / row["loss before"])
+        for name, row in part.items()
+    }
+    assert min(ratios["adam"]) > 20
+    assert ratios["adam, b2=0.95"][0] > 5 > 2 > ratios["adam, b2=0.95"][1]
+    assert max(ratios["clip, then adam"]) < 3
+
+
 def test_what_mistakes_do(numbers):
     part = numbers["mistakes"]
     ratios = {name: row["mistaken"] / row["jadam"] for name, row in part.items() if "mistaken" in row}
