@@ -128,7 +128,7 @@ def paths_of(tx: jadam.GradientTransformation, steps: int) -> dict[str, np.ndarr
 
 
 def race(steps: int) -> Part:
-    """Steps until the loss above the minimum is a ten thousandth of what it was, each method at the best of 21 learning rates."""
+    """Steps until the loss above its minimum is a ten thousandth of what it was, at the best of 21 learning rates."""
     found, best = {name: {} for name in LOSSES}, {name: {} for name in LOSSES}
     for method, tx in METHODS.items():
         for name, paths in paths_of(tx, steps).items():
