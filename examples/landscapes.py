@@ -176,7 +176,7 @@ def draw(name: str, paths: dict[str, np.ndarray], found: dict[str, Any]) -> Any:
         shown = path[: walked + 1][:: max(walked // 300, 1)]
         axes.plot(*shown.T, "-", color="C0" if steps else "C1", lw=0.8, marker=".", ms=3)
         axes.plot(*path[0], "ko", ms=4)
-        axes.set_title(f"{method}: {f'{steps} steps' if steps else 'does not arrive'}", fontsize=8)
+        axes.set_title(f"{method}: {steps or f'not in {walked}'} steps", fontsize=8)
     figure.suptitle(TITLES[name], fontsize=9)
     figure.supxlabel("x", fontsize=8.5)
     figure.supylabel("y", fontsize=8.5)

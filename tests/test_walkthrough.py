@@ -339,6 +339,18 @@ def test_adam_goes_to_the_worst_point_and_amsgrad_to_the_best(tmp_path):
     assert abs(part["adam, b2=0.999"]["last x"]) < 0.9  # slower on its way
 
 
+def test_the_first_step_of_newton_on_beale_lands_on_a_saddle():
+    landscapes = load_script("examples/landscapes.py")
+    tx = landscapes.METHODS["Newton"]
+    params = {"beale": jax.numpy.asarray(landscapes.STARTS["beale"])}
+    grads = {"beale": jax.grad(landscapes.beale)(params["beale"])}
+    reached = tx.step(grads, tx.init(params), params)[0]["beale"]
+    np.testing.assert_allclose(reached, [0, 1], atol=1e-5)
+    assert landscapes.beale(reached) > 10
+    curvatures = np.linalg.eigvalsh(jax.hessian(landscapes.beale)(reached))
+    assert curvatures[0] < 0 < curvatures[1]
+
+
 @pytest.mark.parametrize("arguments", [["--steps", "1"], ["--steps", "none"], ["--only", "nothing"]])
 def test_wrong_options_are_refused(arguments, capsys):
     with pytest.raises(SystemExit):
