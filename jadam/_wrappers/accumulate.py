@@ -54,8 +54,8 @@ class Accumulate(Wrapper):
 
     def around(self, inside: Inside) -> Around:
         if self.flushes:
-            waits = inside.scalars["seen"] > 0
-            return self._run(inside, waits, inside.slots["mean"], dict(inside.scalars), valued=True)
+            kept = {name: inside.scalars[name] for name in self.scalars()}
+            return self._run(inside, kept["seen"] > 0, inside.slots["mean"], kept, valued=True)
         old, dtype = inside.scalars, inside.scalars["weight"].dtype
         weight = jnp.asarray(inside.extra["weight"] if self.weighted else 1, dtype)
         valued = "value" in inside.extra and not not_a_number(inside.extra["value"])
@@ -128,9 +128,9 @@ def accumulate(
             finds the sum of all in `weight=`.
         nonfinite: what becomes of a micro-batch that has NaN or inf in its gradient, or in its `value=`. "drop": the mean is
             over the others of its window. "drop_window": `tx` makes no step of the window, which saves a second look at
-            the gradient: a micro-step moves 12 bytes a parameter, and not 16. "keep": `tx` sees it, and may skip the step itself.
-            A weight that is NaN, inf or negative is not finite, in "keep" too. Where nothing is left of a window, `tx` makes no
-            step.
+            the gradient: a micro-step moves 12 bytes a parameter, not 16. "keep": `tx` sees it, and may skip the step itself.
+            A weight that is NaN, inf or negative is not finite, in "keep" too. Where nothing is left of a window, `tx` does
+            not run.
         how: "loop" does no work while it waits, on any device, but has no derivative in reverse; "cond" has one, and XLA for
             GPU computes `tx` at every micro-step. As in `Inside.when`.
 
