@@ -21,7 +21,7 @@ from jax.core import Tracer
 from jadam._derivatives import complement_of_power
 from jadam._dtypes import cast, compute_dtype, decode
 from jadam._errors import BadType, BadValue, door, naming, shown
-from jadam._hyper import Declared, HyperField, Range
+from jadam._hyper import Declared, HyperField
 from jadam._norm import global_norm
 
 Slots = dict[str, Array]
@@ -179,8 +179,8 @@ class Block(ABC):  # noqa: B024 (what is built are rules and wrappers)
         """Scalars that stay from step to step, with their initial values."""
         return {}
 
-    def asks(self) -> dict[str, Range]:
-        """The keyword arguments of `tx.update` that must be given, as scalars, and which numbers they may be."""
+    def asks(self) -> dict[str, Any]:
+        """The keyword arguments of `tx.update` that must be given, as scalars, with the annotation of what each may be."""
         return {}
 
     def __new__(cls, *_: Any, **__: Any) -> Any:

@@ -9,10 +9,10 @@ from typing import Annotated, Any, Literal
 import jax.numpy as jnp
 from jax import Array
 
-from jadam._chain import Transformation, TransformationLike, builder, not_ours, wrap
+from jadam._chain import TransformationLike, builder, not_ours, wrap
 from jadam._engine.plan import Placed, Plan
 from jadam._errors import BadValue, door
-from jadam._hyper import Range
+from jadam._hyper import NonNegative, Range
 from jadam._recipe import Pair, Part
 from jadam._rule import Block, Slots, all_finite, zeros
 from jadam._schedules.fields import not_a_number
@@ -27,8 +27,6 @@ Every = Annotated[
 ]
 """How many micro-batches a window has: a number, a scalar array, or a schedule."""
 Around = tuple[Outcome, dict[str, list[Array]], dict[str, Array]]
-
-WEIGHT = Range("a finite number >= 0", lambda x: 0 <= x < float("inf"))
 
 
 @dataclass(frozen=True)
@@ -49,8 +47,8 @@ class Accumulate(Wrapper):
         # After a window `seen` is 0, and `weight` and `value` are still those of the window.
         return {"seen": 0.0, "weight": 0.0, "value": 0.0, "dropped": 0.0}
 
-    def asks(self) -> dict[str, Range]:
-        return {"weight": WEIGHT} if self.weighted and not self.flushes else {}
+    def asks(self) -> dict[str, Any]:
+        return {"weight": NonNegative} if self.weighted and not self.flushes else {}
 
     def around(self, inside: Inside) -> Around:
         if self.flushes:
@@ -83,7 +81,7 @@ class Accumulate(Wrapper):
         }
         return self._run(inside, scalars["seen"] >= inside.h.every, means, scalars, valued)
 
-    def _run(self, inside: Inside, ends: Any, means: list[Array], scalars: dict[str, Array], valued: bool) -> Around:
+    def _run(self, inside: Inside, ends: Array, means: list[Array], scalars: dict[str, Array], valued: bool) -> Around:
         """Runs the inside if the window ends and has something in it."""
         total = scalars["weight"]
 
@@ -130,7 +128,7 @@ def accumulate(
             over the others of its window. "drop_window": `tx` makes no step of the window, which saves a second look at
             the gradient: a micro-step moves 12 bytes a parameter, not 16. "keep": `tx` sees it, and may skip the step itself.
             A weight that is NaN, inf or negative is not finite, in "keep" too. Where nothing is left of a window, `tx` does
-            not run.
+            not run. `state.scalars["accumulate"]["dropped"]` counts them.
         how: "loop" does no work while it waits, on any device, but has no derivative in reverse; "cond" has one, and XLA for
             GPU computes `tx` at every micro-step. As in `Inside.when`.
 
@@ -170,7 +168,7 @@ def has_updated(state: PyTree) -> Array:
 
 
 @door
-def flush(tx: Transformation, state: OptState, params: PyTree, **extra: Any) -> tuple[PyTree, OptState]:
+def flush(tx: GradientTransformation, state: OptState, params: PyTree, **extra: Any) -> tuple[PyTree, OptState]:
     """The step of a window that is not full, at the end of an epoch for instance; a new window begins.
 
     It is a step on the mean, or the sum, of the micro-batches that are there. Where there are none, or none is left,
