@@ -85,6 +85,8 @@ from jadam._groups import freeze as freeze
 from jadam._masks import match as match
 from jadam._masks import ndim_at_least as ndim_at_least
 from jadam._precision import with_precision as with_precision
+from jadam._wrappers.accumulate import accumulate as accumulate
+from jadam._wrappers.multi_steps import MultiSteps as MultiSteps
 from jadam._wrappers.loss_scale import loss_scale as loss_scale
 from jadam._wrappers.average import average as average
 from jadam._wrappers.lookahead import lookahead as lookahead
@@ -106,6 +108,8 @@ from jadam._state import OptState as OptState
 from jadam._hyperparams import hyperparams as hyperparams
 from jadam._schedule_free import schedule_free_params as schedule_free_params
 from jadam._wrappers.average import averaged_params as averaged_params
+from jadam._wrappers.accumulate import has_updated as has_updated
+from jadam._wrappers.accumulate import flush as flush
 from jadam._wrappers.loss_scale import current_loss_scale as current_loss_scale
 from jadam._describe import describe as describe
 from jadam._precision import check_precision as check_precision

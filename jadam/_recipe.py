@@ -206,7 +206,12 @@ class Recipe:
 
     @cached_property
     def _hypers(self) -> list[tuple[str, HyperField, Any, str | None]]:
-        return [(key, hyper, getattr(at.part.rule, hyper.name), at.counter) for at in self.all for key, hyper in at.hypers]
+        # The schedules of a wrapper follow the steps of its inside, whether it stands alone in its row or beside others.
+        return [
+            (key, hyper, getattr(at.part.rule, hyper.name), at.key if at.counts else at.counter)
+            for at in self.all
+            for key, hyper in at.hypers
+        ]
 
     @cached_property
     def of_numbers(self) -> bool:

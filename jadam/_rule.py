@@ -151,7 +151,9 @@ class Context:
 
 def all_finite(updates: list[Array]) -> Array:
     """Whether there is neither NaN nor inf in any of them."""
-    return functools.reduce(lax.bitwise_and, [jnp.isfinite(u).all() for u in updates], jnp.asarray(True))
+    # Zero times these is NaN. XLA for CPU sums three times as fast as it combines bools, and XLA for TPU fuses a sum of floats
+    # into what else reads the array.
+    return functools.reduce(lax.bitwise_and, [jnp.sum(u * 0) == 0 for u in updates], jnp.asarray(True))
 
 
 @dataclass(frozen=True)
@@ -175,6 +177,10 @@ class Block(ABC):  # noqa: B024 (what is built are rules and wrappers)
 
     def scalars(self) -> dict[str, float]:
         """Scalars that stay from step to step, with their initial values."""
+        return {}
+
+    def asks(self) -> dict[str, Any]:
+        """The keyword arguments of `tx.update` that must be given, as scalars, with the annotation of what each may be."""
         return {}
 
     def __new__(cls, *_: Any, **__: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from itertools import chain, count
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.tree_util import KeyPath, tree_flatten_with_path
 
-from jadam._errors import BadType
+from jadam._errors import BadType, BadValue
 from jadam._tree import Leaves, PyTree
 
 COMPLEMENT = "one_minus_"
@@ -68,6 +68,19 @@ def states(tree: PyTree) -> Iterator[OptState]:
         if isinstance(inner, OptState):
             yield inner
             yield from states(inner.slots)
+
+
+def scalars_of_one(tree: PyTree, names: Collection[str], kept: str, of: str) -> dict[str, Array]:
+    """What the only wrapper with these scalars keeps, of all states in a tree; `kept` and `of` say what that is in words."""
+    found = [
+        scalars
+        for state in states(tree)
+        for scalars in state.scalars.values()  # under a name that may begin with a group's, and be numbered
+        if set(scalars) >= set(names)
+    ]
+    if len(found) != 1:
+        raise BadValue(f"the state has {len(found) or 'no'} {kept}; it must be of one `{of}`.")
+    return {name: jax.tree.leaves(x)[0] for name, x in found[0].items()}  # flax.nnx keeps each in a box
 
 
 def numbered(name: str) -> Iterator[str]:

@@ -32,7 +32,8 @@ class Inside:
         count: int32, how often the inside has run.
         extra: the keyword arguments of `tx.update`.
         run: runs the inside on such a list of updates, at most once a step; from the outcome `before`, if it is given: a loop
-            that carries one must run from what it carries, or XLA copies the whole state.
+            that carries one must run from what it carries, or XLA copies the whole state. `extra` takes the place of keyword
+            arguments of `tx.update`.
         stay: leaves parameters and the state inside as they are.
         restarted: an outcome in which the state inside is the initial one, of the parameters as they were before the step.
         reader: the engine, which reads and writes leaves for the wrapper `of`.
@@ -60,6 +61,11 @@ class Inside:
         """
         return self.reader.params(self.of)
 
+    @property
+    def has_params(self) -> bool:
+        """Whether `tx.update` was called with the parameters."""
+        return self.reader.step.params is not None
+
     def tree(self, values: list[Array]) -> Any:
         """Leaves as the whole tree of parameters, in their dtypes, for a function of the user's."""
         return self.reader.as_params(self.of, values)
@@ -68,27 +74,39 @@ class Inside:
         """The wrapper's leaves of a tree of gradients that such a function returned."""
         return self.reader.as_updates(self.of, tree)
 
-    def when(self, condition: Array, updates: list[Array], how: Literal["cond", "loop", "select"] = "cond") -> Outcome:
+    def when(
+        self,
+        condition: Array,
+        updates: list[Array] | Callable[[], list[Array]],
+        how: Literal["cond", "loop", "select"] = "cond",
+        extra: Mapping[str, Any] | None = None,
+    ) -> Outcome:
         """Runs the inside on these updates if the condition is true, and otherwise leaves everything as it is.
 
         Args:
             condition: a bool scalar.
-            updates: for `run`.
+            updates: for `run`; or a function that makes them, which is called where the inside runs: what it computes is not
+                written to memory at a step that waits.
             how: "cond" is `lax.cond`: on CPU and TPU nothing is computed in vain, but XLA on GPU runs both branches, or
                 copies the state around them. "loop" is a `lax.while_loop` of zero or one pass, which costs nothing while it
                 waits, on GPU as well; it cannot be differentiated in reverse. "select" always runs the inside, and then
                 chooses: for what nearly always runs, since it is fused into the loops that write the state.
+            extra: for `run`.
         """
         if how not in ("cond", "loop", "select"):
             raise BadValue("{name} must be 'cond', 'loop' or 'select'.", how=how)
+
+        def run(before: Outcome) -> Outcome:
+            return self.run(updates() if callable(updates) else updates, before, extra or {})
+
+        still = self.stay()
         if not isinstance(condition, Tracer) and how != "select":
-            return self.run(updates) if bool(condition) else self.stay()  # outside `jit`, Python chooses
+            return run(still) if bool(condition) else still  # outside `jit`, Python chooses
         if how == "select":
-            return jax.tree.map(lambda new, old: lax.select(condition, new, old), self.run(updates), self.stay())
+            return jax.tree.map(lambda new, old: lax.select(condition, new, old), run(still), still)
         if how == "cond":
-            return lax.cond(condition, self.run, lambda _, before: before, updates, self.stay())
-        start = condition, self.stay()
-        return lax.while_loop(lambda carry: carry[0], lambda carry: (carry[0] & False, self.run(updates, carry[1])), start)[1]
+            return lax.cond(condition, run, lambda before: before, still)
+        return lax.while_loop(lambda carry: carry[0], lambda carry: (carry[0] & False, run(carry[1])), (condition, still))[1]
 
 
 @dataclass(frozen=True)

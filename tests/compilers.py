@@ -83,14 +83,17 @@ class Cost:
     fusions: int
 
 
-def cost(target: str, function: Callable[..., Any], *args: Any, donate: tuple[int, ...] = ()) -> Cost:
-    """What `function` costs on a target; `args` are trees of arrays or of `jax.ShapeDtypeStruct`."""
+def cost(target: str, function: Callable[..., Any], *args: Any, donate: tuple[int, ...] = (), passes: int = 1) -> Cost:
+    """What `function` costs on a target, where loops make so many passes.
+
+    `args` are trees of arrays or of `jax.ShapeDtypeStruct`.
+    """
     there = place(target)
     args = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=there), args)
     with _as_if_on(there):
         compiled = jax.jit(function, donate_argnums=donate).lower(*args).compile()
     text = compiled.as_text()
-    moved, kernels, conditionals = _run(*_computations(text))
+    moved, kernels, conditionals = _run(*_computations(text), passes)
     return Cost(moved, compiled.memory_analysis().temp_size_in_bytes, kernels, conditionals, text.count(" fusion("))
 
 
@@ -159,8 +162,8 @@ def _closing(text: str) -> int:
     return len(text)
 
 
-def _run(parts: dict[str, list[_Operation]], name: str) -> tuple[int, int, int]:
-    """Bytes moved, kernels and conditionals of a computation."""
+def _run(parts: dict[str, list[_Operation]], name: str, passes: int) -> tuple[int, int, int]:
+    """Bytes moved, kernels and conditionals of a computation, in which loops make so many passes."""
     kinds = {one.name: one.kind for one in parts[name]}
     total = [0, 0, 0]
 
@@ -174,10 +177,10 @@ def _run(parts: dict[str, list[_Operation]], name: str) -> tuple[int, int, int]:
         if one.code == "conditional":
             several = re.search(r"branch_computations=\{([^}]*)\}", one.attributes)
             branches = [branch.strip().lstrip("%") for branch in several[1].split(",")] if several else called
-            add(*min(_run(parts, branch) for branch in branches))
+            add(*min(_run(parts, branch, passes) for branch in branches))
             add(0, 0, 1)
         elif one.code in ("while", "call"):
-            add(*_run(parts, called[0]))
+            add(*(count * (passes if one.code == "while" else 1) for count in _run(parts, called[0], passes)))
         elif one.code == "custom-call" and re.search("AllocateBuffer|ConcatBitcast|annotate|Sharding", one.attributes):
             continue
         elif one.code == "slice-start":  # of `((from), into, ...)`: a part is read

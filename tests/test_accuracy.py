@@ -42,7 +42,9 @@ def test_few_bits_reach_their_bars(measure):
 def test_a_second_moment_that_falls_is_followed():
     """All but nearest rounding, whose row stands in the page as missed."""
     rows = list(load_script("tests/bench/precision.py").GROUPS["falls"]())
-    assert [row.measure for row in rows if row.met is False] == [row.measure for row in rows if row.measure.endswith("int8, nearest")]
+    assert [row.measure for row in rows if row.met is False] == [
+        row.measure for row in rows if row.measure.endswith("int8, nearest")
+    ]
 
 
 def test_a_quadratic_in_double_steps():

@@ -65,6 +65,7 @@ KEEPING = (
     ),
     jadam.partition([(True, jadam.adam(1.0), "body")]),
     jadam.lookahead(jadam.sgd(1.0), 2, 0.5),
+    jadam.accumulate(jadam.sgd(1.0), 2),
 )
 
 # Names

@@ -33,8 +33,8 @@ LAYER = {
 GPT2 = {"wte": (WORDS, WIDTH), "wpe": (1024, WIDTH), "ln/g": (WIDTH,), "ln/b": (WIDTH,)} | {f"h{i}": LAYER for i in range(12)}
 
 
-def measured(target, tx, shapes, dtype="float32", by="update", lib=jadam):
-    """The cost of a step; bytes by parameter."""
+def measured(target, tx, shapes, dtype="float32", by="update", lib=jadam, passes=1):
+    """The cost of a step, in which loops make so many passes; bytes by parameter."""
     params = jax.tree.map(lambda shape: jax.ShapeDtypeStruct(shape, dtype), shapes, is_leaf=lambda x: isinstance(x, tuple))
 
     def update(params, state, grads):
@@ -44,7 +44,8 @@ def measured(target, tx, shapes, dtype="float32", by="update", lib=jadam):
     def step(params, state, grads):
         return tx.step(grads, state, params)
 
-    found = cost(target, step if by == "step" else update, params, jax.eval_shape(tx.init, params), params, donate=(0, 1))
+    run, state = step if by == "step" else update, jax.eval_shape(tx.init, params)
+    found = cost(target, run, params, state, params, donate=(0, 1), passes=passes)
     size = sum(p.size for p in jax.tree.leaves(params))
     found.moved, found.temporary = found.moved / size, found.temporary / size
     return found
@@ -260,6 +261,37 @@ def test_a_kernel_on_eight_devices_sends_nothing(spec, kind):
     assert "triton" in compiled.as_text()
     assert not re.search("all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter", compiled.as_text())
     assert compiled.memory_analysis().temp_size_in_bytes < 1e5
+
+
+INSIDE = {
+    "adamw": lambda: jadam.adamw(1e-3),
+    "clip and adamw": lambda: jadam.chain(jadam.clip_by_global_norm(1.0), jadam.adamw(1e-3)),
+}
+
+
+@elsewhere
+@pytest.mark.parametrize("target", ["h100", "v5e"])
+@pytest.mark.parametrize("inside", INSIDE)
+@pytest.mark.parametrize(("nonfinite", "bytes_"), [("keep", 12), ("drop_window", 12), ("drop", 16)])
+def test_a_micro_step_reads_and_writes_the_mean_and_reads_the_gradient(target, inside, nonfinite, bytes_):
+    """To drop a micro-batch, the gradient is read before it is added. `lax.cond` would be a select of the whole state: 36."""
+    waits, due = (
+        measured(target, jadam.accumulate(INSIDE[inside](), 8, nonfinite=nonfinite), {"w": (TALL, SIDE)}, by="step", passes=n)
+        for n in (0, 1)
+    )
+    assert waits.moved <= bytes_ + 0.01
+    assert waits.temporary <= 0.02
+    assert waits.conditionals == 0
+    # The inside moves what it moves alone, with the mean in place of the gradient.
+    assert due.moved - waits.moved <= 28.1 + 4 * (inside != "adamw")
+
+
+@pytest.mark.parametrize("inside", INSIDE)
+def test_a_micro_step_on_cpu_copies_nothing(inside):
+    """A loop that ran from another state than it carried copied all of it: 8 bytes a parameter."""
+    found = measured("cpu", jadam.accumulate(INSIDE[inside](), 8), MATRIX, by="step", passes=0)
+    assert found.moved <= 16.1
+    assert found.temporary <= 0.01
 
 
 @elsewhere

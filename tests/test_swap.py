@@ -171,7 +171,7 @@ THROUGH_JADAM_OPTAX = {
     "ScaleByAdamState": (lambda: jadam.ScaleByAdamState, "state.slots['adam']['mu']"),
     "inject_hyperparams": (lambda: jadam.inject_hyperparams, "hyperparameters are always in the state"),
     "multi_transform": (lambda: jadam.multi_transform, "jadam.partition"),
-    "MultiSteps": (lambda: jadam.MultiSteps, "optax.MultiSteps"),
+    "MultiStepsState": (lambda: jadam.MultiStepsState, "jadam.has_updated(state)"),
     "apply_if_finite": (lambda: jadam.apply_if_finite, "jadam.loss_scale"),
     "named_chain": (lambda: jadam.named_chain, "keyed by rule"),
     "with_extra_args_support": (lambda: jadam.with_extra_args_support, "accepts keyword arguments"),

@@ -9,11 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jadam._annotations import read
 from jadam._dtypes import cast, is_complex
 from jadam._engine.kept import Type, Types, kept, types
 from jadam._engine.plan import Placed, Plan
 from jadam._errors import BadType, BadValue
+from jadam._hyper import Range
 from jadam._recipe import Pair
+from jadam._rule import extra
+from jadam._schedules.fields import not_a_number
 from jadam._state import GIVEN, OptState
 from jadam._storage.slots import together
 from jadam._tree import PyTree, difference, is_trained
@@ -42,6 +46,20 @@ def gradients(plan: Plan, updates: PyTree) -> list[Any]:
                 "give a floating-point gradient, complex where the parameter is."
             )
     return found
+
+
+def asked(plan: Plan, values: Mapping[str, Any]) -> None:
+    """Whether the keyword arguments of a step have the numbers that are asked for.
+
+    Of an array only shape and dtype are known: its value would have to be waited for.
+    """
+    for one in plan.all:
+        for name, annotation in ({} if isinstance(one.rule, Pair) else one.rule.asks()).items():
+            value, (allowed, _) = extra(values)[name], read(annotation)
+            if words := not_a_number(value):
+                raise BadType(f"{name} must be a number, not {words}.")
+            if isinstance(allowed, Range) and not isinstance(value, Array) and not allowed.holds(float(value)):
+                raise BadValue(f"{{name}} must be {allowed.words}.", **{name: value})
 
 
 def check_state(plan: Plan, state: OptState) -> None:

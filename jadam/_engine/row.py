@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import functools
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -183,10 +184,10 @@ class Row:
 
         still = Done({i: self._still(i, mode) for i in at}, residues, inner)
 
-        def run(updates: list[Array], before: Done = still) -> Done:
+        def run(updates: list[Array], before: Done = still, extra: Mapping[str, Any] = MappingProxyType({})) -> Done:
             own = zip(at, returned.updates(wrapper, updates, len(at)), strict=True)
             given = {i: encode(u, full_dtype(plan.dtype_of(i))) for i, u in own}
-            step = self.step
+            step = self.step._replace(extra={**self.step.extra, **extra})
             if mode == "step" and step.params is not None:
                 step = step._replace(params=[before.updates.get(i, p) for i, p in enumerate(step.params)])
             return Row(step, placed.inner, given, dict(before.residues), before.state, mode).run()

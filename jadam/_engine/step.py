@@ -52,6 +52,7 @@ def _update(
         raise BadValue(f"with_precision(params={landed[0]!r}) needs the parameters; call update(grads, state, params).")
     plan = Plan.of(recipe, leaves, treedef)  # before anything is traced: masks are functions of the user's
     state = without_state(recipe, plan) if state is None else restored(plan, state)
+    checks.asked(plan, extra)
     of_arrays = not extra or all(is_array(leaf) for leaf in jax.tree.leaves(extra))
     # Functions of the user's, pairs or arguments, would stay in the cache of the compiled step: Python runs around them.
     programs = Programs.of(recipe, plan)

@@ -25,7 +25,8 @@ class ScaleByTrustRatio(Rule):
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
         p_norm, g_norm = norm(p), norm(g)
         both = (p_norm > 0) & (g_norm > 0)  # a parameter at zero must be able to leave it
-        return g * jnp.where(both, p_norm / jnp.where(both, g_norm, 1), 1), slots
+        ratio = jnp.where(both, p_norm / jnp.where(both, g_norm, 1), 1)
+        return g * jnp.minimum(ratio, jnp.finfo(ratio.dtype).max), slots  # of the least gradients it is inf
 
 
 scale_by_trust_ratio = block(ScaleByTrustRatio)

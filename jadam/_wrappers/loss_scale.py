@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -15,7 +14,7 @@ from jadam._chain import TransformationLike, builder, wrap
 from jadam._errors import BadValue, door
 from jadam._hyper import BelowOne, Count, FixedPositive
 from jadam._rule import all_finite
-from jadam._state import states
+from jadam._state import scalars_of_one
 from jadam._transformation import GradientTransformation
 from jadam._tree import PyTree
 from jadam._wrapper import Inside, Outcome, Wrapper
@@ -126,12 +125,4 @@ def current_loss_scale(state: PyTree) -> Array:
     Raises:
         ValueError: the state is of no `loss_scale`, or of several.
     """
-    scales = [
-        jax.tree.leaves(scalars["scale"])[0]  # flax.nnx keeps it in a box
-        for inner in states(state)
-        for scalars in inner.scalars.values()  # under a name that may begin with a group's, and be numbered
-        if set(scalars) >= set(LossScale().scalars())
-    ]
-    if len(scales) != 1:
-        raise BadValue(f"the state has {len(scales) or 'no'} loss scales; it must be of one `loss_scale`.")
-    return scales[0]
+    return scalars_of_one(state, LossScale().scalars(), "loss scales", "loss_scale")["scale"]

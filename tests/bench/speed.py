@@ -163,6 +163,27 @@ def steps(work: str, shapes: Shapes, recipe: Recipe, reps: int, goal: float, eag
             yield row(name, "B/param", temporary["optax"], temporary[form], 0.02, absolute=True)
 
 
+def micro_steps(work: str, shapes: Shapes, recipe: Recipe, reps: int, goal: float) -> Iterator[str]:
+    """Time of a micro-step, which adds a gradient to the mean of its window, as a share of a step; the memory that it takes."""
+    params, grads, run, reached, temporary = normal(shapes, 0.02, seed=0), normal(shapes, 1.0, seed=1), {}, {}, {}
+    for lib, form, window in ((optax, "optax", optax.MultiSteps), (jadam, "step", jadam.accumulate)):
+        for waits, of in ((True, lambda lib, window=window: window(recipe(lib), 2**20)), (False, recipe)):
+            tx, step = train_step(form, of)
+            state = tx.init(params)
+            run[lib, waits] = jax.jit(step, donate_argnums=(0, 1)).lower(params, state, grads).compile()
+            reached[lib, waits] = jax.tree.map(jnp.copy, params), state
+            temporary[lib, waits] = run[lib, waits].memory_analysis().temp_size_in_bytes / count(shapes)
+
+    def advance(key: Any) -> Any:
+        reached[key] = run[key](*reached[key], grads)
+        return reached[key]
+
+    times = milliseconds({key: lambda _, key=key: partial(advance, key) for key in run}, reps)
+    shares = [times[lib, True] / times[lib, False] for lib in (optax, jadam)]
+    yield row(f"{work}: micro-step / step", "", *shares, goal, absolute=True)
+    yield row(f"{work}: micro-step, temporary memory", "B/param", *(temporary[lib, True] for lib in (optax, jadam)), 8, True)
+
+
 def traces(sizes: Sizes) -> Iterator[str]:
     """Time until the compiler starts. Each build has another width, so that JAX has seen none of its shapes."""
 
@@ -217,6 +238,8 @@ def rows(sizes: Sizes) -> Iterator[str]:
         for (name, shapes), goal in zip(trees.items(), goals, strict=True):
             work = f"{title}, {name} ({count(shapes) / 1e6:.3g} M in {len(shapes)})"
             yield from steps(work, shapes, recipe, sizes.reps, goal)
+    for recipe, title, goal in ((clipped, "clip + AdamW + cosine", 0.4), (alone, "AdamW", 0.5)):
+        yield from micro_steps(f"accumulate({title}), one leaf", trees["one leaf"], recipe, sizes.reps, goal)
     yield from traces(sizes)
     yield from states()
     yield from imports(sizes.imports)

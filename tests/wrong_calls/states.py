@@ -79,6 +79,15 @@ CALLS = {
     "hyperparams: a NoneType has no state of jadam inside; pass what tx.init or tx.update returned.": lambda: jadam.hyperparams(
         None
     ),
+    "has_updated: the state has no windows of micro-batches; it must be of one `accumulate`.": lambda: jadam.has_updated(
+        ADAM.init(PARAMS)
+    ),
+    "has_updated: the state has 2 windows of micro-batches; it must be of one `accumulate`.": lambda: jadam.has_updated(
+        jadam.accumulate(jadam.accumulate(ADAM, 2), 2).init(PARAMS)
+    ),
+    f"flush: {OTHER} adam, learning_rate, this one of accumulate, adam, learning_rate. {USE}": lambda: jadam.flush(
+        jadam.accumulate(ADAM, 2), ADAM.init(PARAMS), PARAMS
+    ),
     "current_loss_scale: the state has no loss scales; it must be of one `loss_scale`.": lambda: jadam.current_loss_scale(
         STATE
     ),

@@ -3,6 +3,17 @@
 import jadam
 from wrong_calls import ADAM, BIAS, ONES, PAIR, PARAMS, STATE, TX, Always
 
+
+def weigh(**extra):
+    tx = jadam.accumulate(TX, 2, weighted=True)
+    return tx.step(PARAMS, tx.init(PARAMS), PARAMS, **extra)
+
+
+def skipped(function):
+    tx = jadam.MultiSteps(TX, 2, should_skip_update_fn=function)
+    return tx.update(PARAMS, tx.init(PARAMS), PARAMS)
+
+
 CALLS = {
     # what is not a transformation
     "chain: argument 0 is a list; for several transformations in a row, write jadam.chain(*items).": lambda: jadam.chain(
@@ -210,6 +221,51 @@ CALLS = {
     "sam(adaptive='yes'): adaptive must be True or False.": lambda: jadam.sam(TX, adaptive="yes"),
     "sam(eta=None): eta must be a finite number >= 0.": lambda: jadam.sam(TX, eta=None),
     "sam: only tx may be given by position; write rho=0.05.": lambda: jadam.sam(TX, 0.05),
+    # accumulate, MultiSteps
+    "accumulate: tx is None, which is not a transformation; give one of jadam's, or an (init, update) pair.": lambda: (
+        jadam.accumulate(None, 2)
+    ),
+    "accumulate: tx is the function adam; call it: adam(...).": lambda: jadam.accumulate(jadam.adam, 2),
+    "accumulate: every must be given; it accepts tx, every, reduction, weighted, nonfinite, how.": lambda: jadam.accumulate(TX),
+    "accumulate(every=0): every must be an integer in [1, 2**24].": lambda: jadam.accumulate(TX, 0),
+    "accumulate(every=1.5): every must be an integer in [1, 2**24].": lambda: jadam.accumulate(TX, 1.5),
+    "accumulate(every=inf): every must be an integer in [1, 2**24].": lambda: jadam.accumulate(TX, float("inf")),
+    "accumulate(every=True): every must be a number or a schedule, not True.": lambda: jadam.accumulate(TX, True),
+    "accumulate(every='8'): every must be a number or a schedule, not '8'.": lambda: jadam.accumulate(TX, "8"),
+    "accumulate(every=Array([1., 1., 1.], dtype=float32)): every must be a scalar, not of shape (3,); for several values at "
+    "once, put `jax.vmap` around `init` and `update`, or use groups.": lambda: jadam.accumulate(TX, ONES),
+    "accumulate(reduction='average'): reduction must be 'mean' or 'sum'.": lambda: jadam.accumulate(TX, 2, reduction="average"),
+    "accumulate(weighted=1): weighted must be True or False.": lambda: jadam.accumulate(TX, 2, weighted=1),
+    "accumulate(nonfinite='skip'): nonfinite must be 'drop', 'drop_window' or 'keep'.": lambda: jadam.accumulate(
+        TX, 2, nonfinite="skip"
+    ),
+    "accumulate(how='select'): how must be 'loop' or 'cond'.": lambda: jadam.accumulate(TX, 2, how="select"),
+    "accumulate.init: the schedule of accumulate.every returned 0.5; it must be an integer in [1, 2**24].": lambda: (
+        jadam.accumulate(TX, lambda count: 0.5).init(PARAMS)
+    ),
+    "accumulate.step: weight is missing; call update(grads, state, params, weight=...), and step alike.": lambda: weigh(),
+    "accumulate.step(weight=-1.0): weight must be a finite number >= 0.": lambda: weigh(weight=-1.0),
+    "accumulate.step(weight=nan): weight must be a finite number >= 0.": lambda: weigh(weight=float("nan")),
+    "accumulate.step: weight must be a number, not an array of shape (3,).": lambda: weigh(weight=ONES),
+    "accumulate.step: weight must be a number, not True.": lambda: weigh(weight=True),
+    "accumulate.step: weight must be a number, not 'a'.": lambda: weigh(weight="a"),
+    "MultiSteps: opt is None, which is not a transformation; give one of jadam's, or an (init, update) pair.": lambda: (
+        jadam.MultiSteps(None, 2)
+    ),
+    "MultiSteps: every_k_schedule must be given; it accepts opt, every_k_schedule, use_grad_mean, "
+    "should_skip_update_fn.": lambda: jadam.MultiSteps(TX),
+    "MultiSteps(every_k_schedule=0): every_k_schedule must be an integer in [1, 2**24].": lambda: jadam.MultiSteps(TX, 0),
+    "MultiSteps(use_grad_mean=2): use_grad_mean must be True or False.": lambda: jadam.MultiSteps(TX, 2, use_grad_mean=2),
+    "MultiSteps(should_skip_update_fn=True): should_skip_update_fn must be a function.": lambda: jadam.MultiSteps(
+        TX, 2, should_skip_update_fn=True
+    ),
+    "MultiSteps.update: should_skip_update_fn must return a bool scalar array and a state, as optax.skip_not_finite "
+    "does.": lambda: skipped(lambda *_: True),
+    "flush: a NoneType is not a jadam transformation; write jadam.adam(...), or jadam.chain(...) around it.": lambda: (
+        jadam.flush(None, None, PARAMS)
+    ),
+    "flush: tx has no accumulate, whose window could end.": lambda: jadam.flush(TX, TX.init(PARAMS), PARAMS),
+    "flush: params must be given; it accepts tx, state, params.": lambda: jadam.flush(TX, TX.init(PARAMS)),
     # what is asked of a transformation or a state
     "describe: a NoneType is not a jadam transformation; write jadam.adam(...), or jadam.chain(...) around it.": lambda: (
         jadam.describe(None, PARAMS)
