@@ -79,7 +79,8 @@ class Place:
         key: its name in the state.
         part: the part.
         scope: its own after those of the wrappers around it.
-        counter: the name of the wrapper that keeps its step count; None where it is the state's.
+        counter: the name of the wrapper or group that keeps its step count; None where it is the state's.
+        group: the name of its group, if it is a rule of one, which keeps its step count.
         counts: whether it is a wrapper that keeps the step count of what is inside it.
         inner: the places inside it.
     """
@@ -88,6 +89,7 @@ class Place:
     part: Part
     scope: tuple[Scope, ...]
     counter: str | None
+    group: str | None
     counts: bool
     inner: tuple[Place, ...]
 
@@ -156,6 +158,7 @@ class Recipe:
     def named(self) -> tuple[tuple[Place, ...], tuple[str, ...]]:
         """The parts, and the storages of parameters, under their names in the state, numbered where several are alike."""
         taken: set[str] = set()
+        groups: dict[tuple[Scope, ...], str] = {}
 
         def name(rule: Any, scope: Sequence[Scope]) -> str:
             labelled = ".".join([*(one.label for one in scope if one.label), rule.key])
@@ -164,14 +167,28 @@ class Recipe:
             taken.update([free, *_stored(rule, free)])
             return free
 
+        def group_of(part: Part, around: tuple[Scope, ...]) -> str | None:
+            """Who counts for a rule in a group, which may join a run that has done many steps, and has its own beginning."""
+            labelled = [n for n, scope in enumerate(part.scope, 1) if scope.label]
+            if not labelled or not isinstance(part.rule, Rule) or (part.rule.keeps_zeros and not part.rule.hypers):
+                return None
+            scope = around + part.scope[: labelled[-1]]
+            if scope not in groups:
+                label = ".".join(one.label for one in scope if one.label)
+                groups[scope] = next(free for free in numbered(label) if free not in taken)
+                taken.add(groups[scope])
+            return groups[scope]
+
         def place(row: Sequence[Part], around: tuple[Scope, ...], counter: str | None) -> tuple[Place, ...]:
             places = []
             for part in row:
                 scope = around + part.scope
                 key = name(part.rule, scope)
                 # A row that is nothing but a wrapper has one count with its inside: `state.count` is updates done.
-                counts = isinstance(part.rule, Wrapper) and len(row) > 1
-                places.append(Place(key, part, scope, counter, counts, place(part.inner, scope, key if counts else counter)))
+                counts = isinstance(part.rule, Wrapper) and (len(row) > 1 or any(one.label for one in part.scope))
+                group = group_of(part, around)
+                inner = place(part.inner, scope, key if counts else counter)
+                places.append(Place(key, part, scope, group or counter, group, counts, inner))
             return tuple(places)
 
         row = place(self.parts, (), None)

@@ -51,6 +51,8 @@ def init(recipe: Recipe, params: PyTree) -> OptState:
             scalars["count"] = scalar(0, jnp.int32, sharding)
         if scalars:
             state.scalars[one.key] = scalars
+        if one.counter:
+            state.scalars[one.counter] = {"count": scalar(0, jnp.int32, sharding)}
     warn_of_lost(recipe, plan, values)
     state.slots.update(plan.residues({i: _residue(programs, plan, i, values[i]) for i in plan.landings}))
     return state

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -13,9 +13,10 @@ from jax import Array, lax
 from jadam._dtypes import decode, full_products
 from jadam._engine import returned
 from jadam._engine.placement import on_automatic_axes, slot_sharding
-from jadam._engine.plan import Plan
+from jadam._engine.plan import Placed, Plan
 from jadam._recipe import SlotFormats
 from jadam._rule import Block
+from jadam._state import GIVEN, OptState
 from jadam._storage.params import ParamStorage
 from jadam._storage.slots import Float32, SlotStorage, apart
 
@@ -76,3 +77,16 @@ def _stored(value: Array, codec: SlotStorage, dtype: Any, p: Array) -> Any:
     shapes = jax.eval_shape(encode, jax.ShapeDtypeStruct(value.shape, value.dtype))
     places = jax.tree.map(lambda x: slot_sharding(jax.typeof(p).sharding, p.shape, x.shape), shapes)
     return on_automatic_axes(encode, p, lambda: places)(lax.optimization_barrier(value))
+
+
+def part_of(state: OptState, row: Sequence[Placed]) -> OptState:
+    """The state of some parts."""
+    parts = [one for placed in row for one in placed]
+    keys, hypers = {name for one in parts for name in (one.key, one.counter)}, {key for one in parts for key, _ in one.hypers}
+    return OptState(
+        state.count,
+        {key: value for key, value in state.hyperparams.items() if key in hypers},
+        {key: value for key, value in state.slots.items() if key in keys},
+        {key: value for key, value in state.scalars.items() if key in keys},
+        {key: value for key, value in state.given.items() if key.removesuffix(GIVEN) in hypers},
+    )

@@ -17,6 +17,7 @@ from jax import Array
 
 from jadam._dtypes import cast, compute_dtype, decode, encode, full_dtype, full_products
 from jadam._engine import checks, returned
+from jadam._engine.kept import part_of
 from jadam._engine.leaf import Mode, NoCount, Operands, Program, encoded, needs_params
 from jadam._engine.placement import decoded, on_automatic_axes
 from jadam._engine.plan import Placed, Plan
@@ -73,8 +74,7 @@ class Row:
         self.step, self.plan, self.row, self.state = step, step.plan, row, state
         self.mode: Mode = mode
         self.given, self.updates, self.residues = updates, dict(updates), residues  # `given` stays raw
-        # The count saturates: one that wrapped would turn bias corrections negative.
-        self.t: Any = None if state.count is None else jnp.minimum(state.count, jnp.iinfo(jnp.int32).max - 1) + 1
+        self.t: Any = None if state.count is None else _following(state.count)
         self.new = OptState(self.t, {}, {}, {}, {})
         self.pending: list[_Ready] = []
 
@@ -106,13 +106,22 @@ class Row:
         values = {hyper: self.step.hyperparams[key][0] for key, hyper in placed.hypers}
         return {hyper.name: DecayRate(value) if hyper.allowed.complement else value for hyper, value in values.items()}
 
+    def _count(self, group: str | None) -> tuple[Any, Any]:
+        """The updates done, in a group or in the row, and the number of this one."""
+        if group is None or self.state.count is None:
+            return self.state.count, self.t
+        count = self.state.scalars[group]["count"]
+        if group not in self.new.scalars:
+            self.new.scalars[group] = {"count": _following(count)}
+        return count, self.new.scalars[group]["count"]
+
     def _prepare(self, placed: Placed, rule: Rule) -> None:
         """Computes the constants of a rule, and queues it."""
-        h, count, dtype = self._h(placed), self.state.count, self.plan.dtype
+        h, dtype, (count, number) = self._h(placed), self.plan.dtype, self._count(placed.counter)
         slots = checks.slots(self.plan, self.state, placed)
         ready = _Ready(placed, dict(zip(placed.at, placed.rules, strict=True)), slots, h)
         scalars = scalars_of(rule, self.state.scalars.get(placed.key, {}))
-        t: Any = NoCount(rule, dtype) if self.t is None else cast(self.t, dtype)
+        t: Any = NoCount(rule, dtype) if number is None else cast(number, dtype)
         # Once a step, and not for each kind of leaf: XLA writes scalars that vary by leaf into its kernels.
         context = Context(H(**h), t if count is None else count, t, scalars, extra(self.step.extra), self, ready)
         with full_products():
@@ -175,7 +184,7 @@ class Row:
         self._flush("between")  # a wrapper is a wall for fusion: it sees finished updates
         stored = checks.slots(plan, self.state, placed)
         names, own = self.state.slots.get(key, {}), self.state.scalars.get(key, {})
-        inner = _part_of(self.state, placed.inner)
+        inner = part_of(self.state, placed.inner)
         if placed.counts:
             inner = inner._replace(count=own["count"])
         residues = {i: self.residues[i] for i in at}
@@ -284,14 +293,6 @@ class Row:
         return [self._full(i, found[i]) for i in of.placed.at]
 
 
-def _part_of(state: OptState, row: Sequence[Placed]) -> OptState:
-    """The state of some parts."""
-    parts = [one for placed in row for one in placed]
-    keys, hypers = {one.key for one in parts}, {key for one in parts for key, _ in one.hypers}
-    return OptState(
-        state.count,
-        {key: value for key, value in state.hyperparams.items() if key in hypers},
-        {key: value for key, value in state.slots.items() if key in keys},
-        {key: value for key, value in state.scalars.items() if key in keys},
-        {key: value for key, value in state.given.items() if key.removesuffix(GIVEN) in hypers},
-    )
+def _following(count: Array) -> Array:
+    """The count after this update. It saturates: one that wrapped would turn bias corrections negative."""
+    return jnp.minimum(count, jnp.iinfo(jnp.int32).max - 1) + 1
