@@ -14,7 +14,7 @@ from jax import Array
 from jadam._checkpoint.flat import placed_like
 from jadam._checkpoint.report import Migration
 from jadam._checkpoint.stored import by_name
-from jadam._dtypes import cast, compute_dtype, decode
+from jadam._dtypes import cast, compute_dtype
 from jadam._engine import checks
 from jadam._engine.kept import Type
 from jadam._engine.leaf import encoded
@@ -87,7 +87,7 @@ class Moving:
 
     def _drop(self, sources: Sequence[str], remark: str) -> None:
         self.old.take(*sources)
-        self.dropped |= {self.old.was[source]: remark for source in sources}
+        self.dropped |= dict.fromkeys(sources, remark)
 
     def _part(self, one: Placed) -> None:
         for key, _ in one.hypers:
@@ -164,7 +164,7 @@ class Moving:
         low = p if p.dtype in other.dtypes else p.astype(jnp.bfloat16)
         full, new, remark = other.decode(low, residue), residue, ""
         if type(other) is not type(storage):
-            new = storage.keep(full, decode(low))
+            new = storage.keep(full, low)
             lost = float(jnp.max(jnp.abs(full - storage.decode(low, new))))
             if not new:
                 return self._drop(sources, f"without it, the parameter is off by up to {lost:.2g}")
@@ -201,10 +201,11 @@ class Moving:
                 at = counter.get(part, "")
                 count = int(self.arrays.get(at, self.names[at])) if at else 0
                 new[name] = f"beside a count of {count}" if count else ""
-        left = {self.old.was[name]: _by_hand(self.old, name) for name in self.old.left}
+        dropped = self.dropped | {name: _by_hand(self.old, name) for name in self.old.left}
+        dropped = {was: dropped[name] for name, was in self.old.was.items() if name in dropped}
         listed = [
             {name: remark for name, remark in entries.items() if not name.startswith("given/")}
-            for entries in ({name: self.remarks[name] for name in self.names if name in self.arrays}, new, self.dropped | left)
+            for entries in ({name: self.remarks[name] for name in self.names if name in self.arrays}, new, dropped)
         ]
         return Migration(*listed)
 
