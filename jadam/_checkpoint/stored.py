@@ -48,7 +48,7 @@ def read(stored: Mapping[str, Any]) -> dict[str, Any]:
         raise BadValue(f"this is format {version}, and this version of jadam reads {VERSION}; update jadam.")
     if checksums.shape != (len(found),):
         raise BadValue(
-            f"there are {len(found)} arrays, and checksums of shape {checksums.shape}: some are missing or too many."
+            f"there are {len(found)} arrays, and {checksums.size} checksums: some are missing or too many."
         )
     wrong = np.flatnonzero(checksums != _checksums(found))
     if wrong.size:
@@ -63,7 +63,7 @@ def read(stored: Mapping[str, Any]) -> dict[str, Any]:
 def _plain(name: str, x: Any) -> tuple[str, np.ndarray]:
     """An array in a dtype that numpy itself has, since `numpy.save` writes bfloat16 as bytes without a name."""
     if isinstance(x, Tracer):
-        raise BadType(f"{quoted(name)} is traced; call to_dict outside of jit.")
+        raise BadType(f"{name!r} is traced; call to_dict outside of jit.")
     if not isinstance(x, Array | np.ndarray | np.generic | int | float | complex):
         raise BadType(f"{quoted(name)} is {shown(x)}, which is not an array.")
     x = x if isinstance(x, Array | np.ndarray) else jnp.asarray(x)
