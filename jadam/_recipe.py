@@ -158,7 +158,7 @@ class Recipe:
     def named(self) -> tuple[tuple[Place, ...], tuple[str, ...]]:
         """The parts, and the storages of parameters, under their names in the state, numbered where several are alike."""
         taken: set[str] = set()
-        groups: dict[tuple[Scope, ...], str] = {}
+        groups: dict[Any, str] = {}
 
         def name(rule: Any, scope: Sequence[Scope]) -> str:
             labelled = ".".join([*(one.label for one in scope if one.label), rule.key])
@@ -170,14 +170,17 @@ class Recipe:
         def group_of(part: Part, around: tuple[Scope, ...]) -> str | None:
             """Who counts for a rule in a group, which may join a run that has done many steps, and has its own beginning."""
             labelled = [n for n, scope in enumerate(part.scope, 1) if scope.label]
-            if not labelled or not isinstance(part.rule, Rule) or (part.rule.keeps_zeros and not part.rule.hypers):
+            # Only `prepare` sees a count, and schedules do.
+            counted = isinstance(part.rule, Rule) and (part.rule.hypers or type(part.rule).prepare is not Rule.prepare)
+            if not labelled or not counted:
                 return None
             scope = around + part.scope[: labelled[-1]]
-            if scope not in groups:
+            group = tuple(map(id, scope)) if self._hash is None else scope
+            if group not in groups:
                 label = ".".join(one.label for one in scope if one.label)
-                groups[scope] = next(free for free in numbered(label) if free not in taken)
-                taken.add(groups[scope])
-            return groups[scope]
+                groups[group] = next(free for free in numbered(label) if free not in taken)
+                taken.add(groups[group])
+            return groups[group]
 
         def place(row: Sequence[Part], around: tuple[Scope, ...], counter: str | None) -> tuple[Place, ...]:
             places = []

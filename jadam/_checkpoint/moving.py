@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jadam._checkpoint.flat import placed_like
-from jadam._checkpoint.report import Migration
+from jadam._checkpoint.report import Migration, divided
 from jadam._checkpoint.stored import by_name
 from jadam._dtypes import cast, compute_dtype
 from jadam._engine import checks
@@ -82,8 +82,9 @@ class Moving:
 
     def _keep(self, name: str, x: Any, source: str, remark: str = "") -> None:
         was = self.old.was[source]
-        self.arrays[name] = x
-        self.remarks[name] = "; ".join(filter(None, [f"was {was}" if was != name else "", remark]))
+        (place, path), (old_place, old_path) = divided(name), divided(was)
+        moved = f"was {old_place if path == old_path else was}" if (place, path) != (old_place, old_path) else ""
+        self.arrays[name], self.remarks[name] = x, "; ".join(filter(None, [moved, remark]))
 
     def _drop(self, sources: Sequence[str], remark: str) -> None:
         self.old.take(*sources)

@@ -6,6 +6,13 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 
 
+def divided(name: str) -> tuple[str, str]:
+    """The name of an array: `slots/adam/mu` and the path of the parameter; else the field and what follows."""
+    parts = name.split("/")
+    at = 3 if parts[0] == "slots" else 1
+    return "/".join(parts[:at]), "/".join(parts[at:])
+
+
 @dataclass(frozen=True)
 class Migration:
     """What `migrate` did, for `print`: the arrays of the states by name, as in `to_dict`, each with a remark or "".
@@ -29,9 +36,8 @@ class Migration:
             lines.append(f"{title}:" if entries else f"{title}: nothing")
             groups: dict[tuple[str, str], list[str]] = defaultdict(list)
             for name, remark in entries.items():
-                parts = name.split("/")
-                above = "/".join(parts[: 3 if parts[0] == "slots" else 1])
-                groups[above, remark].append(name.removeprefix(above).removeprefix("/"))
+                above, below = divided(name)
+                groups[above, remark].append(below)
             for (above, remark), names in groups.items():
                 more = f" and {len(names) - 5} more" if len(names) > 5 else ""
                 listed = ", ".join(filter(None, names[:5])) + more

@@ -47,9 +47,7 @@ def read(stored: Mapping[str, Any]) -> dict[str, Any]:
     if version.shape == () and version.dtype.kind in "iu" and version > VERSION:
         raise BadValue(f"this is format {version}, and this version of jadam reads {VERSION}; update jadam.")
     if checksums.shape != (len(found),):
-        raise BadValue(
-            f"there are {len(found)} arrays, and {checksums.size} checksums: some are missing or too many."
-        )
+        raise BadValue(f"there are {len(found)} arrays, and {checksums.size} checksums: some are missing or too many.")
     wrong = np.flatnonzero(checksums != _checksums(found))
     if wrong.size:
         more = f" (and {wrong.size - 1} more)" if wrong.size > 1 else ""

@@ -55,8 +55,8 @@ CALLS = {
     ),
     "from_dict: there are 17 arrays, and 18 checksums: some are missing or too many.": lambda: from_dict(without("count")),
     f"from_dict: 'count' {DAMAGED}": lambda: from_dict(SAVED | {"count": SAVED["count"] + 1}),
-    "from_dict: the state is of another transformation or of other parameters: 'hyperparams/add_decayed_weights.weight_decay' is "
-    f"of another (2 names in all); {MIGRATE}": lambda: from_dict(SAVED, tx=ADAM),
+    "from_dict: the state is of another transformation or of other parameters: 'hyperparams/add_decayed_weights.weight_decay' "
+    f"is of another (2 names in all); {MIGRATE}": lambda: from_dict(SAVED, tx=ADAM),
     "from_dict: the state is of another transformation or of other parameters: 'slots/adam/mu/w' is missing and "
     f"'slots/adam/mu/dense/bias' is of another (6 names in all); {MIGRATE}": lambda: from_dict(SAVED, params={"w": ONES}),
     f"from_dict: 'slots/adam/mu/w' is float32[3], and this transformation keeps float32[2]; {MIGRATE}": lambda: from_dict(
@@ -72,8 +72,8 @@ CALLS = {
     "migrate: the state is traced; call migrate outside of jit.": lambda: jax.jit(
         lambda state: jadam.migrate(state, TX, PARAMS)[0]
     )(STATE),
-    "migrate: count of the state is int32[2], where init returns int32[]. For the states of many models, put jax.vmap around the "
-    "call.": lambda: jadam.migrate(STATE._replace(count=jnp.zeros(2, jnp.int32)), TX, PARAMS),
+    "migrate: count of the state is int32[2], where init returns int32[]. For the states of many models, put jax.vmap around "
+    "the call.": lambda: jadam.migrate(STATE._replace(count=jnp.zeros(2, jnp.int32)), TX, PARAMS),
     f"migrate: renamed has 'conv', and the old state has {PATHS}.": lambda: renamed({"conv": "dense"}),
     "migrate(renamed=3): renamed must be a dict of new paths by old ones, or a function.": lambda: renamed(3),
     "migrate: renamed returned None for 'dense/bias'; it must return a path.": lambda: renamed(lambda path: None),
@@ -97,9 +97,8 @@ CALLS = {
     "from_torch: names has nothing for w, which is trained.": lambda: from_torch(names=[]),
     "from_torch: the state_dict has nothing for 1, which is w here; it has 0.": lambda: from_torch(names={1: "w"}),
     "from_torch: the state_dict has no exp_avg for 0; it has step.": lambda: from_torch({"step": 5.0}),
-    "from_torch: exp_avg of 0 has shape (2,), the parameter at w (3,); if its axes are in another order, say so: ('w', axes).": (
-        lambda: from_torch(MOMENTS | {"exp_avg": np.ones(2)})
-    ),
+    "from_torch: exp_avg of 0 has shape (2,), the parameter at w (3,); if its axes are in another order, say so: "
+    "('w', axes).": lambda: from_torch(MOMENTS | {"exp_avg": np.ones(2)}),
     "from_torch: exp_avg of 0 has dtype <U4, which is not a number.": lambda: from_torch(MOMENTS | {"exp_avg": "lost"}),
     "from_torch(count=-1): count must be an integer in [0, 2**31).": lambda: from_torch(count=-1),
     "from_torch: the state_dict does not say how many updates were done; give count=.": lambda: from_torch(
@@ -108,12 +107,14 @@ CALLS = {
     "from_torch: scale_by_lion keeps mu; torch has the moments of adam, amsgrad, trace alone.": lambda: from_torch(
         tx=jadam.lion(0.1)
     ),
-    "from_torch: the parameters have done different numbers of updates, 5 of v and 6 of w, and one count here; put those with one "
-    "number into a group of a partition, which has a count of its own.": lambda: jadam.from_torch(
+    "from_torch: the parameters have done different numbers of updates, 5 of v and 6 of w, and one count here; put those with "
+    "one number into a group of a partition, which has a count of its own.": lambda: jadam.from_torch(
         ADAM, {"v": ONES, "w": ONES}, {"state": {0: MOMENTS, 1: MOMENTS | {"step": 6.0}}}, ["v", "w"]
     ),
     # to_torch
     f"to_torch: a NoneType {NOT_OURS}": lambda: jadam.to_torch(None, PARAMS, STATE, []),
     "to_torch: the third argument is a dict, " + RETURNED: lambda: jadam.to_torch(TX, PARAMS, PARAMS, []),
-    "to_torch: names has nothing for dense/bias, which is trained.": lambda: jadam.to_torch(TX, PARAMS, STATE, ["dense/kernel"]),
+    "to_torch: names has nothing for dense/bias, which is trained.": lambda: jadam.to_torch(
+        TX, PARAMS, STATE, ["dense/kernel"]
+    ),
 }
