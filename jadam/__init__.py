@@ -43,6 +43,7 @@ from jadam._learning_rate import scale as scale
 from jadam._learning_rate import scale_by_learning_rate as scale_by_learning_rate
 from jadam._learning_rate import scale_by_schedule as scale_by_schedule
 from jadam._learning_rate import hold_first as hold_first
+from jadam._reduce_on_plateau import reduce_on_plateau as reduce_on_plateau
 from jadam._weight_decay import add_decayed_weights as add_decayed_weights
 from jadam._weight_decay import decay_after_step as decay_after_step
 from jadam._chain import identity as identity
@@ -85,6 +86,9 @@ from jadam._masks import match as match
 from jadam._masks import ndim_at_least as ndim_at_least
 from jadam._precision import with_precision as with_precision
 from jadam._wrappers.loss_scale import loss_scale as loss_scale
+from jadam._wrappers.average import average as average
+from jadam._wrappers.lookahead import lookahead as lookahead
+from jadam._wrappers.sam import sam as sam
 from jadam._cautious import cautious as cautious
 from jadam._weight_decay import cautious_weight_decay as cautious_weight_decay
 from jadam._schedule_free import schedule_free as schedule_free
@@ -101,6 +105,7 @@ from jadam._averages import safe_int32_increment as safe_int32_increment
 from jadam._state import OptState as OptState
 from jadam._hyperparams import hyperparams as hyperparams
 from jadam._schedule_free import schedule_free_params as schedule_free_params
+from jadam._wrappers.average import averaged_params as averaged_params
 from jadam._wrappers.loss_scale import current_loss_scale as current_loss_scale
 from jadam._describe import describe as describe
 from jadam._precision import check_precision as check_precision

@@ -73,6 +73,22 @@ class Option:
         return value if type(value) is int and abs(value) < 2**31 else number  # JAX takes integers to be int32
 
 
+@dataclass(frozen=True)
+class _Either:
+    """What a note allows, such as a number, or the string of an option."""
+
+    options: tuple[Option, ...]
+    other: Note
+
+    def check(self, name: str, value: Any) -> Any:
+        if not isinstance(value, str):
+            return self.other.check(name, value)
+        return Option(" or ".join(["a number or a schedule", *(o.words for o in self.options)]), self._names).check(name, value)
+
+    def _names(self, value: str) -> bool:
+        return any(option.holds(value) for option in self.options)
+
+
 def _is_real(dtype: Any) -> bool:
     return jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)
 
@@ -148,7 +164,9 @@ def read(hint: Any) -> tuple[Note | None, bool]:
     if len(notes) > 1 and all(isinstance(note, Option) for note in notes):
         options = typing.cast(list[Option], notes)
         return Option(" or ".join(o.words for o in options), lambda x: any(o.holds(x) for o in options)), NoneType in choices
-    return next((note for note in notes if not isinstance(note, Option) or len(notes) == 1), None), NoneType in choices
+    other = next((note for note in notes if not isinstance(note, Option) or len(notes) == 1), None)
+    named = [note for note in notes if isinstance(note, Option) and note is not other]
+    return _Either(tuple(named), other) if named and other is not None else other, NoneType in choices
 
 
 def _of_one(hint: Any) -> Note | None:

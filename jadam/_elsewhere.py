@@ -31,7 +31,6 @@ INSTEAD = {
     "scale_by_distance_over_gradients": "jadam.prodigy finds the learning rate too; the block of optax works in jadam.chain",
     "lars": "jadam.lamb scales by the same ratio; optax.lars works in jadam.chain",
     "zero_nans": "jadam.loss_scale skips steps that are not finite; optax.zero_nans() works in jadam.chain",
-    "lookahead": "jadam.schedule_free averages too; optax.lookahead works around jadam's transformations",
     "snapshot": "optax.snapshot works in jadam.chain",
     "monitor": "optax.monitor works in jadam.chain",
     "measure_with_ema": "optax.measure_with_ema works with optax.monitor, which works in jadam.chain",
@@ -44,7 +43,10 @@ INSTEAD = {
     "skip_not_finite": "optax.skip_not_finite works beside jadam, as optax.MultiSteps does",
     "skip_large_updates": "optax.skip_large_updates works beside jadam, as optax.MultiSteps does",
     "tree_map_params": "optax.tree_map_params(tx, f, state) works with jadam's transformations and states",
+    "LookaheadParams": "jadam.lookahead takes the parameters alone: write params for params.fast, and "
+    "state.slots['lookahead']['slow'] for params.slow",
     # state classes
+    "LookaheadState": _STATE + ": write state.slots['lookahead']['slow']",
     "MultiStepsState": "it is the state of optax.MultiSteps, which works around jadam's transformations",
     "InjectHyperparamsState": _STATE + ", with state.hyperparams['learning_rate']",
     "InjectStatefulHyperparamsState": _STATE + ", with state.hyperparams['learning_rate']",
@@ -81,7 +83,8 @@ INSTEAD = {
     "losses": "jadam has no losses; optax.losses works beside jadam",
     "tree": "optax.tree works beside jadam: optax.tree.get, set and map_params read its states",
     "tree_utils": "optax.tree_utils works beside jadam: optax.tree_utils.tree_get and tree_set read its states",
-    "contrib": "jadam has muon, prodigy, ademamix, adopt, schedule_free and more itself; optax.contrib works in jadam.chain",
+    "contrib": "jadam has muon, prodigy, ademamix, adopt, schedule_free, sam, reduce_on_plateau and more itself; "
+    "optax.contrib works in jadam.chain",
     "transforms": "its transformations are names of jadam itself, or work in jadam.chain as optax.transforms has them",
 }
 """What to write for a name, where there is more to say than that optax's works."""
@@ -105,7 +108,7 @@ BESIDE = {
     "sigmoid_binary_cross_entropy", "sigmoid_focal_loss", "smooth_labels", "softmax_cross_entropy",
     "softmax_cross_entropy_with_integer_labels", "squared_error", "matrix_inverse_pth_root", "microbatch", "multi_normal",
     "nnls", "power_iteration", "safe_norm", "safe_root_mean_squares", "scale_gradient", "value_and_grad_from_state",
-    "LookaheadParams", "LookaheadState", "ZoomLinesearchInfo", "AddNoiseState", "ApplyEvery", "ConditionallyMaskState",
+    "ZoomLinesearchInfo", "AddNoiseState", "ApplyEvery", "ConditionallyMaskState",
     "ConditionallyTransformState", "MonitorState", "NonNegativeParamsState", "SnapshotState",
     "ScaleByBacktrackingLinesearchState", "ScaleByLBFGSState", "ScaleByNovogradState", "ScaleByRpropState",
     "ScaleBySM3State", "ScaleByZoomLinesearchState", "ZeroNansState",

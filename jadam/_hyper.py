@@ -69,10 +69,14 @@ def _no_scalar(value: Any) -> str:
 
 Count = Annotated[int, Option("an integer in [1, 2**31)", lambda x: is_integer(x) and 1 <= x < 2**31)]
 """A static number of steps, axes or blocks."""
+Steps = Annotated[int, Option("an integer in [0, 2**31)", lambda x: is_integer(x) and 0 <= x < 2**31)]
+"""The same, of which there may be none."""
 FixedNonNegative = Annotated[float, Option.of_number("a finite number >= 0", lambda x: 0 <= x < math.inf)]
 """A static number that is never negative: for what `init` needs, which sees no hyperparameters."""
 FixedPositive = Annotated[float, Option.of_number("a finite number > 0", lambda x: 0 < x < math.inf)]
 """A static number above zero."""
+BelowOne = Annotated[float, Option.of_number("in (0, 1)", lambda x: 0 < x < 1)]
+"""A static factor that makes less."""
 
 _Value = float | Array | Callable[[Array], Any]
 
@@ -86,6 +90,8 @@ Bound = Annotated[_Value, Range("a number > 0", lambda x: x > 0)]
 """A `Hyper` above zero; inf bounds nothing."""
 Negative = Annotated[_Value, Range("a finite number < 0", lambda x: -math.inf < x < 0)]
 """A `Hyper` below zero."""
+Share = Annotated[_Value, Range("in [0, 1]", lambda x: 0 <= x <= 1)]
+"""A `Hyper` from nothing to all."""
 Decay = Annotated[_Value, Range("in [0, 1)", lambda x: 0 <= x < 1, complement=True)]
 """The decay rate of an average. It travels as its complement: float32 holds 1e-5, but not 0.99999."""
 

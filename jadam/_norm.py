@@ -150,8 +150,10 @@ def scaled_norm(x: Array, axes: tuple[int, ...] | None = None, mean: bool = Fals
 def bounded(g: Array, squares: int = 16) -> Array:
     """Finite gradients so huge that a sum of so many squares would be inf are cut, by default to 2^61 (2^509 in float64).
 
-    NaN and inf pass: that a step went wrong must be seen.
+    NaN and inf pass: that a step went wrong must be seen. Where there are no squares, all pass.
     """
+    if isinstance(squares, int) and squares == 0:
+        return g
     # In lax, as all that is traced for every kind of leaf: jnp takes four times as long to trace.
     top = np.asarray(2.0 ** (jnp.finfo(g.dtype).maxexp // 2 - 1), g.dtype)
     if isinstance(squares, int):

@@ -278,7 +278,8 @@ class Rule(Block):
     def squares(self, shape: tuple[int, ...]) -> int:
         """How many squares of gradients it adds up: if it has slots, `update` sees gradients cut so that the sum is finite.
 
-        Sixteen are enough for rules that square elements, or up to four times them; what is below that counts as sixteen.
+        Sixteen are enough for rules that square elements, or up to four times them; what is below that counts as sixteen,
+        and by 0 it says that it squares none, and sees them as they are.
         """
         return 16
 

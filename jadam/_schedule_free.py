@@ -9,15 +9,14 @@ import jax.numpy as jnp
 from jax import Array
 
 from jadam._chain import TransformationLike, builder, chain
-from jadam._dtypes import encode
 from jadam._errors import BadValue, door
 from jadam._hyper import Decay, FixedNonNegative, NonNegative
 from jadam._masks import EVERYTHING, MaskLike
+from jadam._positions import in_place_of
 from jadam._rule import Context, Rule, Slots
 from jadam._state import states
-from jadam._storage.slots import decode_slot, together
 from jadam._transformation import GradientTransformation
-from jadam._tree import PyTree, flatten
+from jadam._tree import PyTree
 
 
 @dataclass(frozen=True)
@@ -125,13 +124,4 @@ def schedule_free_params(state: PyTree, params: PyTree) -> PyTree:
     ]
     if not found:
         raise BadValue("the state is not of a schedule-free optimizer.")
-    leaves = flatten(params)
-    for slots in found:
-        try:
-            columns = {name: leaves.treedef.flatten_up_to(tree) for name, tree in slots.items()}
-        except (ValueError, TypeError):
-            raise BadValue("the state has another structure than the parameters: it was made for other ones.") from None
-        for i, p in enumerate(leaves.values):
-            own = together({name: column[i] for name, column in columns.items() if column[i] is not None})
-            leaves.values[i] = encode(decode_slot(own["x"]), p.dtype) if "x" in own else p
-    return leaves.treedef.unflatten(leaves.values)
+    return in_place_of(params, [(slots, lambda x, p: x) for slots in found], "x")

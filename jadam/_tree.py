@@ -48,7 +48,7 @@ class Leaves:
 
 def flatten(tree: PyTree) -> Leaves:
     pairs, treedef = tree_flatten_with_path(tree)
-    names = tuple(map(_slashed, _unboxed(tree)))
+    names = tuple(map(_slashed, unboxed(tree)))
     return Leaves(tuple(path for path, _ in pairs), names, [value for _, value in pairs], treedef)
 
 
@@ -70,12 +70,12 @@ def _is_box(node: Any) -> bool:
     return any(base.__module__.startswith("flax.") and base.__name__ in boxes for base in type(node).__mro__)
 
 
-def _unboxed(tree: PyTree, above: KeyPath = ()) -> Iterator[KeyPath]:
+def unboxed(tree: PyTree, above: KeyPath = ()) -> Iterator[KeyPath]:
     """The path of each leaf, without the boxes around it."""
     for path, node in tree_flatten_with_path(tree, is_leaf=_is_box)[0]:
         if _is_box(node):
             for _, child in _children(node)[0]:
-                yield from _unboxed(child, above + path)
+                yield from unboxed(child, above + path)
         else:
             yield above + path
 

@@ -34,6 +34,7 @@ class Inside:
         run: runs the inside on such a list of updates, at most once a step; from the outcome `before`, if it is given: a loop
             that carries one must run from what it carries, or XLA copies the whole state.
         stay: leaves parameters and the state inside as they are.
+        restarted: an outcome in which the state inside is the initial one, of the parameters as they were before the step.
         reader: the engine, which reads and writes leaves for the wrapper `of`.
         of: the wrapper in its place.
     """
@@ -46,6 +47,7 @@ class Inside:
     extra: Mapping[str, Any]
     run: Callable[..., Outcome]
     stay: Callable[[], Outcome]
+    restarted: Callable[[Outcome], Outcome]
     reader: Any
     of: Any
 

@@ -170,7 +170,7 @@ NUMBERS = {
     **{"clipping_threshold": 1.0, "min_dim_size_to_factor": 128, "decay_offset": 0, "step_offset": 0, "count": 3, "order": 1},
     **{"multiply_by_parameter_scale": True, "factored": True, "nesterov": False, "debias": False, "every_k_schedule": 3},
     **{"boundaries_and_scales": {5: 0.5, 10: 0.1}, "boundaries": [5], "max_consecutive_errors": 5, "max_linesearch_steps": 10},
-    **{"l2_norm_clip": 1.0, "noise_multiplier": 0.1, "sync_period": 2},
+    **{"l2_norm_clip": 1.0, "noise_multiplier": 0.1, "sync_period": 2, "slow_step_size": 0.5},
 }
 OBJECTS: dict[str, Callable[[Any], Any]] = {
     "init": lambda lib: halve_init,
@@ -194,6 +194,7 @@ OBJECTS: dict[str, Callable[[Any], Any]] = {
     "nu": lambda lib: _tree(GRADS[1]),
     "ema": lambda lib: _tree(GRADS[0]),
     "optimizer": lambda lib: lib.adam(0.01),
+    "fast_optimizer": lambda lib: lib.adam(0.01),
     "adv_optimizer": lambda lib: lib.sgd(0.05),
     "weight_dimension_numbers": lambda lib: (
         lambda params: jax.tree.map(lambda _: lib.contrib.MuonDimensionNumbers(0, 1), params)
@@ -238,6 +239,8 @@ def _run(call: Call, function: Callable[..., Any], lib: Any, dtype: Any) -> Any:
         made = made(learning_rate=0.01)
     if call.name.endswith("scale_by_muon"):
         made = lib.masked(made, MASK)  # it is for matrices
+    if call.name.endswith("lookahead") and hasattr(lib, "LookaheadParams"):
+        made = _of_fast(made, lib.LookaheadParams)
     if hasattr(made, "init") and hasattr(made, "update"):
         if asked := [words for name, words in ASK_FOR_MORE.items() if name in call.name]:
             return _down_a_bowl(made, dtype, asked[0])
@@ -245,6 +248,17 @@ def _run(call: Call, function: Callable[..., Any], lib: Any, dtype: Any) -> Any:
     if callable(made) and not isinstance(made, type):
         return np.asarray([made(jnp.int32(count)) for count in COUNTS], np.float64)
     return made
+
+
+def _of_fast(tx: Any, both: Any) -> optax.GradientTransformation:
+    """A lookahead of optax's as a transformation of the fast parameters, which are those that jadam's has."""
+
+    def update(updates: Any, state: Any, params: Any) -> Any:
+        inner, slow = state
+        moved, inner = tx.update(updates, inner, both(params, slow))
+        return moved.fast, (inner, optax.apply_updates(slow, moved.slow))
+
+    return optax.GradientTransformation(lambda params: (tx.init(both.init_synced(params)), params), update)
 
 
 def _steps(tx: Any, dtype: Any, per_example: bool = False) -> Any:

@@ -41,6 +41,27 @@ def test_incremental_update_rounds_once(dtype):
     )
 
 
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_a_target_network_in_16_bits_arrives(dtype):
+    """Without a count it stands still in bfloat16, as optax's: nothing else tells one step from the next."""
+    new, old = (
+        {"w": jnp.ones(2**14, dtype), "b": jnp.ones(2**14, dtype)},
+        {"w": jnp.zeros(2**14, dtype), "b": jnp.zeros(2**14, dtype)},
+    )
+    follow = lambda with_count: jax.lax.fori_loop(  # noqa: E731
+        0, 1000, lambda n, x: jadam.incremental_update(new, x, 0.005, count=n if with_count else None), old
+    )
+    found = follow(True)
+    means = {name: np.mean(np.asarray(x, np.float64)) for name, x in found.items()}
+    np.testing.assert_allclose(list(means.values()), 1 - 0.995**1000, atol=2e-4)
+    assert np.std(np.asarray(found["w"], np.float64)) < 0.01
+    assert not bool((found["w"] == found["b"]).all())
+    still = np.asarray(follow(False)["w"], np.float64)
+    assert (still < 0.62).all() == (dtype == jnp.bfloat16)
+    wide, counted = (jadam.incremental_update(NEW, OLD, 0.3, count=n) for n in (None, 7))
+    chex.assert_trees_all_equal(wide, counted)
+
+
 def test_incremental_update_of_complex_numbers():
     new, old = jnp.asarray([1 + 2j]), jnp.asarray([3 - 1j])
     np.testing.assert_allclose(jadam.incremental_update(new, old, 0.25), [2.5 - 0.25j], rtol=1e-6)

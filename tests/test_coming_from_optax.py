@@ -64,6 +64,7 @@ KEEPING = (
         jadam.scale_by_factored_rms(min_dim_size_to_factor=2),
     ),
     jadam.partition([(True, jadam.adam(1.0), "body")]),
+    jadam.lookahead(jadam.sgd(1.0), 2, 0.5),
 )
 
 # Names

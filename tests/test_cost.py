@@ -102,6 +102,42 @@ def test_elementwise_optimizers_move_each_array_once(target, name):
     assert found.conditionals == 0
 
 
+AROUND = {
+    "average": jadam.average,
+    "uniform average": lambda tx: jadam.average(tx, "uniform", start=10, every=5),
+    "lookahead": lambda tx: jadam.lookahead(tx, 5, 0.5),
+    "lookahead with reset": lambda tx: jadam.lookahead(tx, 5, 0.5, reset_state=True),
+}
+
+
+@elsewhere
+@pytest.mark.parametrize("by", ["update", "step"])
+@pytest.mark.parametrize("name", AROUND)
+@pytest.mark.parametrize("target", ["h100", "v5e"])
+def test_positions_beside_the_parameters_are_read_and_written_with_them(target, name, by):
+    """28 bytes a parameter of AdamW, and 8 of the average or of the slow weights: no pass of their own."""
+    found = measured(target, AROUND[name](jadam.adamw(1e-3)), MATRIX, by=by)
+    assert found.moved <= 36.1
+    assert found.temporary <= 0.02
+    assert found.conditionals == 0
+
+
+@elsewhere
+@pytest.mark.parametrize("target", ["h100", "v5e"])
+def test_a_scale_that_falls_on_plateaus_costs_no_bytes(target):
+    tx = jadam.chain(jadam.adamw(1e-3), jadam.reduce_on_plateau())
+
+    def step(params, state, grads, value):
+        return tx.step(grads, state, params, value=value)
+
+    shapes = {"w": jax.ShapeDtypeStruct((SIDE, SIDE), "float32")}
+    found = cost(
+        target, step, shapes, jax.eval_shape(tx.init, shapes), shapes, jax.ShapeDtypeStruct((), "float32"), donate=(0, 1)
+    )
+    assert found.moved / SIDE**2 <= 28.1
+    assert found.temporary / SIDE**2 <= 0.02
+
+
 @elsewhere
 @pytest.mark.parametrize(
     ("target", "name", "bytes_"),

@@ -118,7 +118,8 @@ def test_none_is_taken_where_it_is_the_default_alone():
 
 def positional(build):
     """Arguments for what must be given."""
-    given = {"tx": jadam.adamw(0.1), "inner": jadam.adamw(0.1), "transforms": [(True, jadam.adamw(0.1))]}
+    given = dict.fromkeys(["tx", "inner", "fast_optimizer"], jadam.adamw(0.1)) | {"transforms": [(True, jadam.adamw(0.1))]}
+    given["sync_period"] = 5
     required = [name for name, p in inspect.signature(build).parameters.items() if p.default is p.empty]
     return [given.get(name, 0.1) for name in required if name not in ("transformations", "mask")]
 

@@ -9,8 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 
-from jadam._engine import returned
-from jadam._engine.kept import Type, kept, kept_of, new_residue, new_slots
+from jadam._engine.kept import Type, kept, new_parts, new_residue, new_slots
 from jadam._engine.lost import warn_of_lost
 from jadam._engine.numbers import initial
 from jadam._engine.placement import scalar, shared_sharding, slot_sharding
@@ -18,7 +17,7 @@ from jadam._engine.plan import Placed, Plan
 from jadam._engine.step import Programs
 from jadam._engine.symbolic import asking_no_symbols
 from jadam._errors import BadType, BadValue
-from jadam._recipe import Pair, Recipe
+from jadam._recipe import Recipe
 from jadam._state import OptState
 from jadam._tree import PyTree, is_trained, strong
 
@@ -33,26 +32,15 @@ def init(recipe: Recipe, params: PyTree) -> OptState:
         raise BadType(f"nothing in params is trained: its leaves are {found}, none real or complex floating point.")
     sharding = shared_sharding([values[i] for i in plan.trained])
     hyperparams, given = initial(recipe, plan, sharding)
-    state = OptState(scalar(0, jnp.int32, sharding), hyperparams, {}, {}, given)
     programs = Programs.of(recipe, plan)
-    for one in plan.all:
-        if isinstance(one.rule, Pair):
-            state.slots[one.key] = one.rule.init(plan.tree({i: values[i] for i in one.at}))
-            continue
-        own = {i: _slots(programs, plan, one, rule, i, values[i]) for i, rule in zip(one.at, one.rules, strict=True)}
-        if values or treedef.num_nodes == 0:
-            names = list(dict.fromkeys(slot for slots in own.values() for slot in slots))
-        else:  # a node that stands for parameters, as `optax.tree.map_params` passes one
-            names = list(kept_of(one.rule, one.formats))
-        if names:
-            state.slots[one.key] = plan.trees(own, names)
-        scalars = {name: scalar(value, plan.dtype, sharding) for name, value in returned.scalars(one.rule).items()}
-        if one.counts:
-            scalars["count"] = scalar(0, jnp.int32, sharding)
-        if scalars:
-            state.scalars[one.key] = scalars
-        if one.counter:
-            state.scalars[one.counter] = {"count": scalar(0, jnp.int32, sharding)}
+    slots, scalars = new_parts(
+        plan,
+        plan.all,
+        values,
+        lambda one, rule, i: _slots(programs, plan, one, rule, i, values[i]),
+        lambda value, dtype: scalar(value, dtype, sharding),
+    )
+    state = OptState(scalar(0, jnp.int32, sharding), hyperparams, slots, scalars, given)
     warn_of_lost(recipe, plan, values)
     state.slots.update(plan.residues({i: _residue(programs, plan, i, values[i]) for i in plan.landings}))
     return state

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +14,7 @@ from jadam._dtypes import decode, full_products
 from jadam._engine import returned
 from jadam._engine.placement import on_automatic_axes, slot_sharding
 from jadam._engine.plan import Placed, Plan
-from jadam._recipe import SlotFormats
+from jadam._recipe import Pair, SlotFormats
 from jadam._rule import Block
 from jadam._state import GIVEN, OptState
 from jadam._storage.params import ParamStorage
@@ -65,6 +65,51 @@ def new_slots(rule: Any, formats: SlotFormats, p: Array) -> dict[str, Array]:
     return apart({name: _stored(value, formats.codec(name), p.dtype, x) for name, value in slots.items()})
 
 
+def new_parts(
+    plan: Plan,
+    parts: Sequence[Placed],
+    values: list[Any],
+    slots_of: Callable[[Placed, Any, int], dict[str, Array]],
+    scalar: Callable[[Any, Any], Array],
+) -> tuple[dict[str, Any], dict[str, dict[str, Array]]]:
+    """The slots and scalars of parts at the beginning.
+
+    Args:
+        plan: of the tree.
+        parts: those inside wrappers too.
+        values: the parameters, of all leaves.
+        slots_of: makes the slots of a part, by its rule for a leaf, and of which.
+        scalar: makes one, of a number and a dtype.
+    """
+    kept: dict[str, Any] = {}
+    scalars: dict[str, dict[str, Array]] = {}
+    for one in parts:
+        if isinstance(one.rule, Pair):
+            kept[one.key] = one.rule.init(plan.tree({i: values[i] for i in one.at}))
+            continue
+        own = {i: slots_of(one, rule, i) for i, rule in zip(one.at, one.rules, strict=True)}
+        if values or plan.treedef.num_nodes == 0:
+            names = list(dict.fromkeys(slot for slots in own.values() for slot in slots))
+        else:  # a node that stands for parameters, as `optax.tree.map_params` passes one
+            names = list(kept_of(one.rule, one.formats))
+        if names:
+            kept[one.key] = plan.trees(own, names)
+        numbers = {name: scalar(value, plan.dtype) for name, value in returned.scalars(one.rule).items()}
+        if one.counts:
+            numbers["count"] = scalar(0, jnp.int32)
+        if numbers:
+            scalars[one.key] = numbers
+        if one.counter:
+            scalars[one.counter] = {"count": scalar(0, jnp.int32)}
+    return kept, scalars
+
+
+def made_anew(plan: Plan, row: Sequence[Placed], values: list[Any]) -> tuple[dict[str, Any], dict[str, dict[str, Array]]]:
+    """The slots and scalars of a row in the middle of a run, as at the beginning."""
+    parts = [one for placed in row for one in placed]
+    return new_parts(plan, parts, values, lambda one, rule, i: new_slots(rule, one.formats, values[i]), jnp.asarray)
+
+
 def new_residue(storage: ParamStorage, p: Array) -> dict[str, Array]:
     return storage.init(p)
 
@@ -90,3 +135,8 @@ def part_of(state: OptState, row: Sequence[Placed]) -> OptState:
         {key: value for key, value in state.scalars.items() if key in keys},
         {key: value for key, value in state.given.items() if key.removesuffix(GIVEN) in hypers},
     )
+
+
+def following(count: Array) -> Array:
+    """The count after this update. It saturates: one that wrapped would turn bias corrections negative."""
+    return jnp.minimum(count, jnp.iinfo(jnp.int32).max - 1) + 1

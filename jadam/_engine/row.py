@@ -17,7 +17,7 @@ from jax import Array
 
 from jadam._dtypes import cast, compute_dtype, decode, encode, full_dtype, full_products
 from jadam._engine import checks, returned
-from jadam._engine.kept import part_of
+from jadam._engine.kept import following, made_anew, part_of
 from jadam._engine.leaf import Mode, NoCount, Operands, Program, encoded, needs_params
 from jadam._engine.placement import decoded, on_automatic_axes
 from jadam._engine.plan import Placed, Plan
@@ -74,7 +74,7 @@ class Row:
         self.step, self.plan, self.row, self.state = step, step.plan, row, state
         self.mode: Mode = mode
         self.given, self.updates, self.residues = updates, dict(updates), residues  # `given` stays raw
-        self.t: Any = None if state.count is None else _following(state.count)
+        self.t: Any = None if state.count is None else following(state.count)
         self.new = OptState(self.t, {}, {}, {}, {})
         self.pending: list[_Ready] = []
 
@@ -110,10 +110,8 @@ class Row:
         """The updates done, in a group or in the row, and the number of this one."""
         if group is None or self.state.count is None:
             return self.state.count, self.t
-        count = self.state.scalars[group]["count"]
-        if group not in self.new.scalars:
-            self.new.scalars[group] = {"count": _following(count)}
-        return count, self.new.scalars[group]["count"]
+        own = self.new.scalars[group] = {"count": following(self.state.scalars[group]["count"])}
+        return self.state.scalars[group]["count"], own["count"]
 
     def _prepare(self, placed: Placed, rule: Rule) -> None:
         """Computes the constants of a rule, and queues it."""
@@ -199,6 +197,10 @@ class Row:
                 step = step._replace(params=[before.updates.get(i, p) for i, p in enumerate(step.params)])
             return Row(step, placed.inner, given, dict(before.residues), before.state, mode).run()
 
+        def restarted(done: Done) -> Done:
+            slots, scalars = made_anew(plan, placed.inner, self._given_params(wrapper))
+            return done._replace(state=done.state._replace(count=jnp.zeros_like(inner.count), slots=slots, scalars=scalars))
+
         columns = {name: [decoded(stored[i].get(name), plan.dtype_of(i)) for i in at] for name in together(names)}
         inside = Inside(
             h=H(**self._h(placed)),
@@ -209,6 +211,7 @@ class Row:
             extra=extra(self.step.extra),
             run=run,
             stay=lambda: still,
+            restarted=restarted,
             reader=self,
             of=_Ready(placed, {}, stored, {}),
         )
@@ -263,9 +266,13 @@ class Row:
         return bounded(u, of.placed.rule.squares(u.shape)) if of.placed.key in self.state.slots else u
 
     def params(self, of: _Ready) -> list[Array]:
+        stored = self._given_params(of.placed.rule)
+        return [self.plan.storage(i).decode(stored[i], self.residues[i]) for i in of.placed.at]
+
+    def _given_params(self, rule: Any) -> list[Any]:
         if self.step.params is None:
-            raise BadValue(needs_params(of.placed.rule))
-        return [self.plan.storage(i).decode(self.step.params[i], self.residues[i]) for i in of.placed.at]
+            raise BadValue(needs_params(rule))
+        return self.step.params
 
     def slot(self, of: _Ready, name: str) -> list[Array]:
         return [decoded(returned.slot(of.placed.rule, of.slots[i], name), self.plan.dtype_of(i)) for i in of.placed.at]
@@ -291,8 +298,3 @@ class Row:
     def as_updates(self, of: _Ready, tree: PyTree) -> list[Array]:
         found = checks.gradients(self.plan, tree)
         return [self._full(i, found[i]) for i in of.placed.at]
-
-
-def _following(count: Array) -> Array:
-    """The count after this update. It saturates: one that wrapped would turn bias corrections negative."""
-    return jnp.minimum(count, jnp.iinfo(jnp.int32).max - 1) + 1

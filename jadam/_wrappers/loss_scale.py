@@ -13,7 +13,7 @@ from jax import Array
 from jadam._annotations import Option
 from jadam._chain import TransformationLike, builder, wrap
 from jadam._errors import BadValue, door
-from jadam._hyper import Count, FixedPositive
+from jadam._hyper import BelowOne, Count, FixedPositive
 from jadam._rule import all_finite
 from jadam._state import states
 from jadam._transformation import GradientTransformation
@@ -21,7 +21,6 @@ from jadam._tree import PyTree
 from jadam._wrapper import Inside, Outcome, Wrapper
 
 AboveOne = Annotated[float, Option.of_number("a finite number > 1", lambda x: 1 < x < math.inf)]
-BelowOne = Annotated[float, Option.of_number("in (0, 1)", lambda x: 0 < x < 1)]
 
 
 @dataclass(frozen=True)

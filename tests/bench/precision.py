@@ -23,7 +23,7 @@ from training import LANDED, Digits, advance, draw, last, load, losses, runs, sp
 
 import jadam
 from jadam._storage.params import PARAM_STORAGE
-from jadam._storage.slots import decode_slot
+from jadam._storage.slots import decode_slot, together
 
 SHAPE = (64, 64)  # 4,096 elements: no slot is so small that it stays float32
 B2 = 0.999
@@ -54,7 +54,7 @@ def second_moment(tx: Any, gradient: Callable[[jax.Array], jax.Array], steps: in
         return tx.update(gradient(count), state, params)[1], None
 
     state = jax.jit(lambda: jax.lax.scan(step, tx.init(params), jnp.arange(steps))[0])()
-    return decode_slot(state.nu if isinstance(state, optax.ScaleByAdamState) else state.slots["adam"]["nu"])
+    return decode_slot(state.nu if isinstance(state, optax.ScaleByAdamState) else together(state.slots["adam"])["nu"])
 
 
 # An average whose target falls

@@ -85,7 +85,8 @@ def runs() -> dict[str, tuple[Any, Any, str]]:
     """A transformation, the dtype of the weights, and with which run it is compared, if it has a bar; in order."""
     adam, low, base = jadam.adam, "bfloat16 weights, lr 1e-4", "float32, lr 1e-4"
     found = {base: (adam(1e-4), jnp.float32, ""), f"{low}, optax": (optax.adam(1e-4), jnp.bfloat16, "")}
-    for kwargs in (*({"params": params} for params in ("nearest", *LANDED)), {"params": "stochastic", "state": "int8"}):
+    eight = {"params": "stochastic", "state": "int8"}
+    for kwargs in (*({"params": params} for params in ("nearest", *LANDED)), eight, eight | {"kernel": "pallas"}):
         tx = jadam.with_precision(adam(1e-4), **kwargs)
         found[f"{low}, {spelled(kwargs)}"] = tx, jnp.bfloat16, "" if kwargs["params"] == "nearest" else base
     found["float32, lr 1e-3"] = adam(1e-3), jnp.float32, ""

@@ -15,7 +15,7 @@ CALLS = {
         jadam.incremental_update(TREE, {}, 0.1)
     ),
     "incremental_update(step_size='a'): step_size must be a number.": lambda: jadam.incremental_update(TREE, TREE, "a"),
-    "incremental_update: step_size must be given; it accepts new_tensors, old_tensors, step_size.": lambda: (
+    "incremental_update: step_size must be given; it accepts new_tensors, old_tensors, step_size, count.": lambda: (
         jadam.incremental_update(TREE, TREE)
     ),
     "periodic_update(update_period=None): update_period must be a number.": lambda: jadam.periodic_update(TREE, TREE, 1, None),

@@ -26,6 +26,16 @@ CALLS = {
         jadam.clip_by_global_norm(clip_norm=1.0)
     ),
     "clip_by_block_rms: threshold must be given; it accepts threshold.": lambda: jadam.clip_by_block_rms(),
+    "reduce_on_plateau(factor=1.0): factor must be in (0, 1).": lambda: jadam.reduce_on_plateau(1.0),
+    "reduce_on_plateau(patience=0): patience must be an integer in [1, 2**31).": lambda: jadam.reduce_on_plateau(patience=0),
+    "reduce_on_plateau(rtol=1.0): rtol must be in [0, 1).": lambda: jadam.reduce_on_plateau(rtol=1.0),
+    "reduce_on_plateau(atol=-1.0): atol must be a finite number >= 0.": lambda: jadam.reduce_on_plateau(atol=-1.0),
+    "reduce_on_plateau: rtol or atol must be above 0: noise would be an improvement.": lambda: jadam.reduce_on_plateau(
+        rtol=0.0
+    ),
+    "reduce_on_plateau(min_scale=2.0): min_scale must be in [0, 1].": lambda: jadam.reduce_on_plateau(min_scale=2.0),
+    "reduce_on_plateau: there is no min_lr; write min_scale=1e-06. It accepts factor, patience, rtol, atol, cooldown, "
+    "accumulation_size, min_scale.": lambda: jadam.reduce_on_plateau(min_lr=1e-6),
     "identity: too many arguments; it accepts no arguments.": lambda: jadam.identity(TX),
     "set_to_zero: too many arguments; it accepts no arguments.": lambda: jadam.set_to_zero(0),
     "scale_by_trust_ratio: there is no eps; optax.scale_by_trust_ratio, which works in jadam.chain, has it. It accepts no "

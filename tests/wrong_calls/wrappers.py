@@ -1,7 +1,7 @@
 """Of chains and wrappers: what stands inside them, and their options."""
 
 import jadam
-from wrong_calls import ADAM, BIAS, ONES, PAIR, PARAMS, TX, Always
+from wrong_calls import ADAM, BIAS, ONES, PAIR, PARAMS, STATE, TX, Always
 
 CALLS = {
     # what is not a transformation
@@ -180,6 +180,36 @@ CALLS = {
         TX, weight_lr_power=-1.0
     ),
     "schedule_free: only tx may be given by position; write b1=0.9.": lambda: jadam.schedule_free(TX, 0.9),
+    # average, lookahead, sam
+    "average: tx is the function adam; call it: adam(...).": lambda: jadam.average(jadam.adam),
+    "average(decay=1.0): decay must be in [0, 1).": lambda: jadam.average(TX, 1.0),
+    "average(decay='mean'): decay must be a number or a schedule or 'uniform'.": lambda: jadam.average(TX, "mean"),
+    "average(start=-1): start must be an integer in [0, 2**31).": lambda: jadam.average(TX, start=-1),
+    "average(every=0): every must be an integer in [1, 2**31).": lambda: jadam.average(TX, every=0),
+    "average(debias=1): debias must be True or False.": lambda: jadam.average(TX, debias=1),
+    "average: only tx, decay may be given by position; write start=10.": lambda: jadam.average(TX, 0.9, 10),
+    "average: there is no update_every; write every=2. It accepts tx, decay, start, every, debias.": lambda: jadam.average(
+        TX, update_every=2
+    ),
+    "averaged_params: the state has no average; it must be of an `average`.": lambda: jadam.averaged_params(STATE, PARAMS),
+    "averaged_params: the state has another structure than the parameters: it was made for other ones.": lambda: (
+        jadam.averaged_params(jadam.average(TX).init(PARAMS), {"dense": PARAMS["dense"]["kernel"]})
+    ),
+    "averaged_params: the parameter at dense/bias has two averages; one must be inside no other.": lambda: (
+        jadam.averaged_params(jadam.average(jadam.average(TX)).init(PARAMS), PARAMS)
+    ),
+    "lookahead: fast_optimizer is the function adam; call it: adam(...).": lambda: jadam.lookahead(jadam.adam, 5, 0.5),
+    "lookahead: sync_period, slow_step_size must be given; it accepts fast_optimizer, sync_period, slow_step_size, "
+    "reset_state.": lambda: jadam.lookahead(TX),
+    "lookahead(sync_period=0): sync_period must be an integer in [1, 2**31).": lambda: jadam.lookahead(TX, 0, 0.5),
+    "lookahead(sync_period=2.5): sync_period must be an integer in [1, 2**31).": lambda: jadam.lookahead(TX, 2.5, 0.5),
+    "lookahead(slow_step_size=1.5): slow_step_size must be in [0, 1].": lambda: jadam.lookahead(TX, 5, 1.5),
+    "lookahead(reset_state=None): reset_state must be True or False.": lambda: jadam.lookahead(TX, 5, 0.5, None),
+    "sam: tx is the function adam; call it: adam(...).": lambda: jadam.sam(jadam.adam),
+    "sam(rho=-0.05): rho must be a finite number >= 0.": lambda: jadam.sam(TX, rho=-0.05),
+    "sam(adaptive='yes'): adaptive must be True or False.": lambda: jadam.sam(TX, adaptive="yes"),
+    "sam(eta=None): eta must be a finite number >= 0.": lambda: jadam.sam(TX, eta=None),
+    "sam: only tx may be given by position; write rho=0.05.": lambda: jadam.sam(TX, 0.05),
     # what is asked of a transformation or a state
     "describe: a NoneType is not a jadam transformation; write jadam.adam(...), or jadam.chain(...) around it.": lambda: (
         jadam.describe(None, PARAMS)
