@@ -203,6 +203,12 @@ class Recipe:
         return tuple(one for place in self.named[0] for one in place)
 
     @cached_property
+    def counters(self) -> dict[str, list[Place]]:
+        """The names of the groups and wrappers that keep a step count, with the places that they count for."""
+        names = [name for at in self.all for name in (at.group, at.key if at.counts else None) if name]
+        return {name: [at for at in self.all if at.counter == name] for name in dict.fromkeys(names)}
+
+    @cached_property
     def numbers(self) -> dict[str, float]:
         """The hyperparameters that are numbers, as the state has them."""
         return {key: hyper.store(value) for key, hyper, value, _ in self._hypers if not _drives(value)}

@@ -83,7 +83,7 @@ def migrate(
         raise BadValue(f"two parameters have the path {max(plan.names, key=plan.names.count)!r}; give each one of its own.")
     rename = _renaming(renamed, [path for path in map(_path, arrays) if path])
     taken = Old(arrays, lambda name: _with_path(name, rename), set(by_name(fresh)))
-    return Moving(taken, tx.recipe.all, plan, values, fresh).run()
+    return Moving(taken, tx.recipe, plan, values, fresh).run()
 
 
 def _path(name: str) -> str:

@@ -20,7 +20,7 @@ from jadam._engine.kept import Type
 from jadam._engine.leaf import encoded
 from jadam._engine.plan import Placed, Plan
 from jadam._errors import BadValue
-from jadam._recipe import Pair, Place
+from jadam._recipe import Pair, Place, Recipe
 from jadam._state import GIVEN, OptState
 from jadam._storage.blocks import Int8Blocks
 from jadam._storage.params import PARAM_STORAGE
@@ -60,8 +60,8 @@ class Old:
 class Moving:
     """A state of a plan in the making: what it takes from an old one, and the report."""
 
-    def __init__(self, old: Old, places: Sequence[Place], plan: Plan, values: Sequence[Any], fresh: OptState):
-        self.old, self.places, self.plan, self.values, self.fresh = old, places, plan, values, fresh
+    def __init__(self, old: Old, recipe: Recipe, plan: Plan, values: Sequence[Any], fresh: OptState):
+        self.old, self.recipe, self.plan, self.values, self.fresh = old, recipe, plan, values, fresh
         self.names = by_name(fresh)
         self.arrays: dict[str, Any] = {}
         self.remarks: dict[str, str] = {}
@@ -74,9 +74,8 @@ class Moving:
             self._part(one)
         for i in self.plan.trained:
             self._residue(i)
-        for place in self.places:
-            for counter in {place.group, place.key if place.counts else None} - {None}:
-                self._count(f"scalars/{counter}/count", [at for at in self.places if at.counter == counter])
+        for name, counted in self.recipe.counters.items():
+            self._count(f"scalars/{name}/count", counted)
         leaves = [placed_like(self.arrays.get(name, leaf), leaf) for name, leaf in self.names.items()]
         return jax.tree.structure(self.fresh).unflatten(leaves), self._report()
 
@@ -194,7 +193,7 @@ class Moving:
         return "/".join(filter(None, ("slots", key, slot, self.plan.names[i])))
 
     def _report(self) -> Migration:
-        counter = {place.key: f"scalars/{place.counter}/count" if place.counter else "count" for place in self.places}
+        counter = {place.key: f"scalars/{place.counter}/count" if place.counter else "count" for place in self.recipe.all}
         new = {}
         for name in self.names:
             part = name.split("/")[1] if name.startswith("slots/") else ""

@@ -107,11 +107,8 @@ def from_torch(
     total = max(done.values(), default=None) if count is None else count
     if total is None:
         raise BadValue("the state_dict does not say how many updates were done; give count=.")
-    scalars = {
-        key: own | ({"count": alike(own["count"], done.get(key, total))} if "count" in own else {})
-        for key, own in fresh.scalars.items()
-    }
-    state = fresh._replace(count=alike(fresh.count, done.get(None, total)), slots=slots, scalars=scalars)
+    counts = {key: fresh.scalars[key] | {"count": alike(fresh.count, done.get(key, total))} for key in tx.recipe.counters}
+    state = fresh._replace(count=alike(fresh.count, done.get(None, total)), slots=slots, scalars=fresh.scalars | counts)
     return jax.tree.map(placed_like, state, fresh)
 
 

@@ -101,5 +101,9 @@ def test_any_storage_and_what_is_around():
     assert (state.scalars["a"]["count"], state.scalars["b"]["count"], state.count) == (5, 9, 9)
     back = jadam.to_torch(groups, params, state, NAMES)["state"]
     assert (back[0]["step"], back[1]["step"]) == (5, 9)
+    plateau = jadam.chain(TXS["adam"], jadam.reduce_on_plateau())  # whose own scalar called `count` is not of steps
+    chex.assert_trees_all_equal(
+        jadam.from_torch(plateau, params, recorded("adam", "float32")[0], NAMES).scalars, plateau.init(params).scalars
+    )
     frozen = jadam.partition([(jadam.match("**/kernel"), TXS["adam"], "a"), (True, jadam.freeze(), "b")])
     assert jadam.from_torch(frozen, params, {"state": {0: state_dict["state"][0]}}, {0: NAMES[0]}).count == 5
