@@ -115,6 +115,12 @@ from jadam._describe import describe as describe
 from jadam._precision import check_precision as check_precision
 from jadam._engine.lost import PrecisionWarning as PrecisionWarning
 from jadam._sharding import state_shardings as state_shardings
+from jadam._checkpoint.flat import to_dict as to_dict
+from jadam._checkpoint.flat import from_dict as from_dict
+from jadam._checkpoint.migrate import migrate as migrate
+from jadam._checkpoint.report import Migration as Migration
+from jadam._checkpoint.torch import from_torch as from_torch
+from jadam._checkpoint.torch import to_torch as to_torch
 
 # Schedules
 from jadam._schedules.schedule import Schedule as Schedule

@@ -58,7 +58,8 @@ def partition(
     """Applies a different transformation to each group of parameters.
 
     A group's name stands before the names of what is in it, in the state, in `hyperparams` and in `set_hyperparams`:
-    `body.learning_rate`.
+    `body.learning_rate`. Each group counts its own steps, `state.scalars["body"]["count"]`: one that `migrate` adds to a run
+    has the schedule and the bias correction of its first step.
 
     Args:
         transforms: groups in order, of which the first whose mask matches a parameter gets it, the last mask often being

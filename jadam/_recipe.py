@@ -79,7 +79,8 @@ class Place:
         key: its name in the state.
         part: the part.
         scope: its own after those of the wrappers around it.
-        counter: the name of the wrapper that keeps its step count; None where it is the state's.
+        counter: the name of the wrapper or group that keeps its step count; None where it is the state's.
+        group: the name of its group, if it is a rule of one, which keeps its step count.
         counts: whether it is a wrapper that keeps the step count of what is inside it.
         inner: the places inside it.
     """
@@ -88,6 +89,7 @@ class Place:
     part: Part
     scope: tuple[Scope, ...]
     counter: str | None
+    group: str | None
     counts: bool
     inner: tuple[Place, ...]
 
@@ -156,6 +158,7 @@ class Recipe:
     def named(self) -> tuple[tuple[Place, ...], tuple[str, ...]]:
         """The parts, and the storages of parameters, under their names in the state, numbered where several are alike."""
         taken: set[str] = set()
+        groups: dict[Any, str] = {}
 
         def name(rule: Any, scope: Sequence[Scope]) -> str:
             labelled = ".".join([*(one.label for one in scope if one.label), rule.key])
@@ -164,14 +167,31 @@ class Recipe:
             taken.update([free, *_stored(rule, free)])
             return free
 
+        def group_of(part: Part, around: tuple[Scope, ...]) -> str | None:
+            """Who counts for a rule in a group, which may join a run that has done many steps, and has its own beginning."""
+            labelled = [n for n, scope in enumerate(part.scope, 1) if scope.label]
+            # Only `prepare` sees a count, and schedules do.
+            counted = isinstance(part.rule, Rule) and (part.rule.hypers or type(part.rule).prepare is not Rule.prepare)
+            if not labelled or not counted:
+                return None
+            scope = around + part.scope[: labelled[-1]]
+            group = tuple(map(id, scope)) if self._hash is None else scope
+            if group not in groups:
+                label = ".".join(one.label for one in scope if one.label)
+                groups[group] = next(free for free in numbered(label) if free not in taken)
+                taken.add(groups[group])
+            return groups[group]
+
         def place(row: Sequence[Part], around: tuple[Scope, ...], counter: str | None) -> tuple[Place, ...]:
             places = []
             for part in row:
                 scope = around + part.scope
                 key = name(part.rule, scope)
                 # A row that is nothing but a wrapper has one count with its inside: `state.count` is updates done.
-                counts = isinstance(part.rule, Wrapper) and len(row) > 1
-                places.append(Place(key, part, scope, counter, counts, place(part.inner, scope, key if counts else counter)))
+                counts = isinstance(part.rule, Wrapper) and (len(row) > 1 or any(one.label for one in part.scope))
+                group = group_of(part, around)
+                inner = place(part.inner, scope, key if counts else counter)
+                places.append(Place(key, part, scope, group or counter, group, counts, inner))
             return tuple(places)
 
         row = place(self.parts, (), None)
@@ -181,6 +201,12 @@ class Recipe:
     def all(self) -> tuple[Place, ...]:
         """Every part, also those inside wrappers."""
         return tuple(one for place in self.named[0] for one in place)
+
+    @cached_property
+    def counters(self) -> dict[str, list[Place]]:
+        """The names of the groups and wrappers that keep a step count, with the places that they count for."""
+        names = [name for at in self.all for name in (at.group, at.key if at.counts else None) if name]
+        return {name: [at for at in self.all if at.counter == name] for name in dict.fromkeys(names)}
 
     @cached_property
     def numbers(self) -> dict[str, float]:

@@ -31,7 +31,8 @@ class OptState(NamedTuple):
             last update used; what is assigned to one acts from the next update on, unless a schedule drives it.
         slots: by rule and slot, trees like the parameters, with None where the rule keeps nothing; the whole state of a
             transformation from elsewhere.
-        scalars: by rule, what it keeps for all parameters together.
+        scalars: by rule, what it keeps for all parameters together; and the step counts of groups, and of wrappers beside
+            others, which have their own beginning.
         given: by the names of `hyperparams` and `.given`, the numbers that the code gave. A hyperparameter that differs from
             it was set by hand and stays; one that does not follows the code, also when a run resumes with another number.
             `-inf` where `set_hyperparams` set it.

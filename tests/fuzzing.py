@@ -377,6 +377,9 @@ def reads(drawn: Drawn) -> None:
     for name, value in jadam.hyperparams(state).items():
         with contextlib.suppress(Misuse):  # a schedule drives it
             chex.assert_trees_all_equal_shapes_and_dtypes(tx.set_hyperparams(state, **{name: float(value)}), state)
+    for again in (jadam.from_dict(tx, params, jadam.to_dict(state)), jadam.migrate(state, tx, params)[0]):
+        chex.assert_trees_all_equal_shapes_and_dtypes(again, state)
+        chex.assert_trees_all_equal(again, state)
 
 
 @law

@@ -114,6 +114,8 @@ def test_a_run_resumes_from_a_pinned_state(name):
             if key.startswith("hyperparams/"):
                 rule = key.removeprefix("hyperparams/")
                 key = f"hyperparams/{rule}/learning_rate" if rule.endswith("learning_rate") else "/".join(key.rsplit(".", 1))
+            if key.endswith("/count"):  # of a group, which had none of its own
+                key = "count"
             stored = PINNED[f"{name}/{step}/{kind}/{key}"]
             assert stored.shape == x.shape
             return jnp.asarray(stored.view(jnp.bfloat16) if x.dtype == jnp.bfloat16 else stored.astype(x.dtype))
@@ -123,7 +125,8 @@ def test_a_run_resumes_from_a_pinned_state(name):
     params = {"w": jnp.zeros((4, 3), dtype), "b": jnp.zeros(3, dtype)}
     first = tx.init(params)
     known = {key for key in PINNED.files if key.startswith(f"{name}/5/state/")}
-    assert len(known) == len(jax.tree.leaves(first._replace(given={})))
+    own_counts = [scalars for scalars in first.scalars.values() if "count" in scalars]
+    assert len(known) == len(jax.tree.leaves(first._replace(given={}))) - len(own_counts)
     state = pinned(5, first._replace(given={}), "state")
     state, params = state._replace(given=first.given), pinned(5, params, "params")
     given = {key: state.hyperparams[key.removesuffix(".given")] for key in first.given}

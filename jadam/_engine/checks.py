@@ -72,7 +72,7 @@ def check_state(plan: Plan, state: OptState) -> None:
     expected = {key for one in plan.all for key, _ in one.hypers}
     owners = {one.key for one in plan.all} | set(plan.storages)
     pairs = {one.key for one in plan.all if isinstance(one.rule, Pair)}
-    scalars = kept_scalars(plan)
+    scalars = {} if state.count is None else kept_scalars(plan)  # a step without a state counts nothing
     # Slots of other rules would be dropped from the new state, and with them what they have learnt.
     fits = set(state.hyperparams) == expected and set(state.given) == {key + GIVEN for key in expected}
     fits &= pairs <= set(state.slots) <= owners and set(state.scalars) == set(scalars)
@@ -106,6 +106,8 @@ def kept_scalars(plan: Plan) -> dict[str, dict[str, Any]]:
         own = {} if isinstance(one.rule, Pair) else dict.fromkeys(one.rule.scalars(), plan.dtype)
         if own := own | ({"count": jnp.int32} if one.counts else {}):
             kept[one.key] = own
+        if one.counter:
+            kept[one.counter] = {"count": jnp.int32}
     return kept
 
 
@@ -116,7 +118,7 @@ def _scalars_of(plan: Plan, state: OptState) -> Iterator[tuple[str, Any, Any]]:
     for field in ("hyperparams", "given"):
         yield from ((f"{field}[{key!r}]", value, plan.dtype) for key, value in getattr(state, field).items())
     for key, names in kept_scalars(plan).items():
-        own = state.scalars[key]
+        own = state.scalars.get(key, {})
         yield from ((f"scalars[{key!r}][{name!r}]", own[name], dtype) for name, dtype in names.items() if name in own)
 
 

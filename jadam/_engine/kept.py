@@ -99,6 +99,8 @@ def new_parts(
             numbers["count"] = scalar(0, jnp.int32)
         if numbers:
             scalars[one.key] = numbers
+        if one.counter:
+            scalars[one.counter] = {"count": scalar(0, jnp.int32)}
     return kept, scalars
 
 
@@ -125,7 +127,7 @@ def _stored(value: Array, codec: SlotStorage, dtype: Any, p: Array) -> Any:
 def part_of(state: OptState, row: Sequence[Placed]) -> OptState:
     """The state of some parts."""
     parts = [one for placed in row for one in placed]
-    keys, hypers = {one.key for one in parts}, {key for one in parts for key, _ in one.hypers}
+    keys, hypers = {name for one in parts for name in (one.key, one.counter)}, {key for one in parts for key, _ in one.hypers}
     return OptState(
         state.count,
         {key: value for key, value in state.hyperparams.items() if key in hypers},
@@ -133,3 +135,8 @@ def part_of(state: OptState, row: Sequence[Placed]) -> OptState:
         {key: value for key, value in state.scalars.items() if key in keys},
         {key: value for key, value in state.given.items() if key.removesuffix(GIVEN) in hypers},
     )
+
+
+def following(count: Array) -> Array:
+    """The count after this update. It saturates: one that wrapped would turn bias corrections negative."""
+    return jnp.minimum(count, jnp.iinfo(jnp.int32).max - 1) + 1

@@ -51,6 +51,7 @@ class Placed:
         rules: for each of these the rule, with the options of the leaf.
         formats: of its slots.
         hypers: its hyperparameters by their keys in the state.
+        counter: the name of its group, if that keeps its step count.
         counts: whether it keeps the step count of what is inside it.
         inner: what it wraps.
         group: the groups it belongs to, in words.
@@ -62,6 +63,7 @@ class Placed:
     rules: tuple[Any, ...]
     formats: SlotFormats
     hypers: tuple[tuple[str, HyperField], ...]
+    counter: str | None
     counts: bool
     inner: tuple[Placed, ...]
     group: str = field(compare=False)  # for the eyes alone: programs do not depend on it
@@ -235,6 +237,7 @@ def _placed(row: Sequence[Place], leaves: Leaves, within: Sequence[int]) -> tupl
                     next((scope.kernel for scope in reversed(place.scope) if scope.kernel), ""),
                 ),
                 place.hypers,
+                place.group,
                 place.counts,
                 _placed(place.inner, leaves, at),
                 _group(place),

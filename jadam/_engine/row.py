@@ -18,7 +18,7 @@ from jax import Array
 
 from jadam._dtypes import cast, compute_dtype, decode, encode, full_dtype, full_products
 from jadam._engine import checks, returned
-from jadam._engine.kept import made_anew, part_of
+from jadam._engine.kept import following, made_anew, part_of
 from jadam._engine.leaf import Mode, NoCount, Operands, Program, encoded, needs_params
 from jadam._engine.placement import decoded, on_automatic_axes
 from jadam._engine.plan import Placed, Plan
@@ -75,8 +75,7 @@ class Row:
         self.step, self.plan, self.row, self.state = step, step.plan, row, state
         self.mode: Mode = mode
         self.given, self.updates, self.residues = updates, dict(updates), residues  # `given` stays raw
-        # The count saturates: one that wrapped would turn bias corrections negative.
-        self.t: Any = None if state.count is None else jnp.minimum(state.count, jnp.iinfo(jnp.int32).max - 1) + 1
+        self.t: Any = None if state.count is None else following(state.count)
         self.new = OptState(self.t, {}, {}, {}, {})
         self.pending: list[_Ready] = []
 
@@ -108,13 +107,20 @@ class Row:
         values = {hyper: self.step.hyperparams[key][0] for key, hyper in placed.hypers}
         return {hyper.name: DecayRate(value) if hyper.allowed.complement else value for hyper, value in values.items()}
 
+    def _count(self, group: str | None) -> tuple[Any, Any]:
+        """The updates done, in a group or in the row, and the number of this one."""
+        if group is None or self.state.count is None:
+            return self.state.count, self.t
+        own = self.new.scalars[group] = {"count": following(self.state.scalars[group]["count"])}
+        return self.state.scalars[group]["count"], own["count"]
+
     def _prepare(self, placed: Placed, rule: Rule) -> None:
         """Computes the constants of a rule, and queues it."""
-        h, count, dtype = self._h(placed), self.state.count, self.plan.dtype
+        h, dtype, (count, number) = self._h(placed), self.plan.dtype, self._count(placed.counter)
         slots = checks.slots(self.plan, self.state, placed)
         ready = _Ready(placed, dict(zip(placed.at, placed.rules, strict=True)), slots, h)
         scalars = scalars_of(rule, self.state.scalars.get(placed.key, {}))
-        t: Any = NoCount(rule, dtype) if self.t is None else cast(self.t, dtype)
+        t: Any = NoCount(rule, dtype) if number is None else cast(number, dtype)
         # Once a step, and not for each kind of leaf: XLA writes scalars that vary by leaf into its kernels.
         context = Context(H(**h), t if count is None else count, t, scalars, extra(self.step.extra), self, ready)
         with full_products():

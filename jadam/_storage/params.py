@@ -47,6 +47,10 @@ class ParamStorage(Storage, ABC):
         """The parameter in the dtype of the arithmetic."""
         return decode(p)
 
+    def keep(self, new: Array, landed: Array) -> Residue:
+        """The residue of a parameter that landed, where it should be `new`."""
+        return {}
+
     @abstractmethod
     def land(self, u: Array, p: Array, residue: Residue, noise: Noise | None) -> tuple[Array, Residue]:
         """The update in the dtype of the parameter, for the caller to add, and the new residue."""
@@ -71,14 +75,11 @@ NEAREST = Nearest()
 
 @dataclass(frozen=True)
 class _Landed(ParamStorage):
-    """Computes the new parameter itself: `round` returns it, `keep` its residue."""
+    """Computes the new parameter itself: `round` returns it, and `keep` its residue."""
 
     @abstractmethod
     def round(self, new: Array, dtype: DTypeLike, noise: Noise | None) -> Array:
         """The new parameter as it is stored."""
-
-    def keep(self, new: Array, landed: Array) -> Residue:
-        return {}
 
     def land(self, u: Array, p: Array, residue: Residue, noise: Noise | None) -> tuple[Array, Residue]:
         new = self.decode(p, residue) + u

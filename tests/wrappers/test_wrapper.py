@@ -52,7 +52,7 @@ def everything():
 def inner_state(state):
     """What belongs to the inside, of a state of a wrapper alone in its chain."""
     strip = lambda kept: {key: value for key, value in kept.items() if not key.startswith(("every_second", "sam"))}  # noqa: E731
-    return state._replace(hyperparams=strip(state.hyperparams), slots=strip(state.slots), scalars={}, given=strip(state.given))
+    return jadam.OptState(state.count, *(strip(field) for field in state[1:]))
 
 
 @pytest.mark.parametrize("how", HOW)
