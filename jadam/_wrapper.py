@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -32,7 +33,8 @@ class Inside:
         count: int32, how often the inside has run.
         extra: the keyword arguments of `tx.update`.
         run: runs the inside on such a list of updates, at most once a step; from the outcome `before`, if it is given: a loop
-            that carries one must run from what it carries, or XLA copies the whole state.
+            that carries one must run from what it carries, or XLA copies the whole state; with the learning rates inside
+            times `rate`, if that is given.
         stay: leaves parameters and the state inside as they are.
         reader: the engine, which reads and writes leaves for the wrapper `of`.
         of: the wrapper in its place.
@@ -48,6 +50,25 @@ class Inside:
     stay: Callable[[], Outcome]
     reader: Any
     of: Any
+
+    @property
+    def norm(self) -> Array:
+        """The global norm of `updates`. Whoever asks for it inside, of the same updates, causes no second reduction."""
+        return self.reader.norm(self.of)
+
+    @property
+    def norms(self) -> list[Array]:
+        """The norm of each leaf of `updates`, from the same reduction."""
+        return self.reader.norms_of(self.of)
+
+    @property
+    def finite(self) -> Array:
+        """Whether there is neither NaN nor inf in `updates`, from the same reduction."""
+        return self.reader.squares(self.of).finite
+
+    def scaled(self, factor: Array) -> list[Array]:
+        """The updates times a factor, to run the inside on; their norm needs no reduction if that of `updates` is known."""
+        return self.reader.scaled(self.of, self.updates, factor)
 
     @property
     def params(self) -> list[Array]:
@@ -66,7 +87,13 @@ class Inside:
         """The wrapper's leaves of a tree of gradients that such a function returned."""
         return self.reader.as_updates(self.of, tree)
 
-    def when(self, condition: Array, updates: list[Array], how: Literal["cond", "loop", "select"] = "cond") -> Outcome:
+    def when(
+        self,
+        condition: Array,
+        updates: list[Array],
+        how: Literal["cond", "loop", "select"] = "cond",
+        rate: Array | None = None,
+    ) -> Outcome:
         """Runs the inside on these updates if the condition is true, and otherwise leaves everything as it is.
 
         Args:
@@ -76,17 +103,19 @@ class Inside:
                 copies the state around them. "loop" is a `lax.while_loop` of zero or one pass, which costs nothing while it
                 waits, on GPU as well; it cannot be differentiated in reverse. "select" always runs the inside, and then
                 chooses: for what nearly always runs, since it is fused into the loops that write the state.
+            rate: for `run`.
         """
+        run = self.run if rate is None else functools.partial(self.run, rate=rate)
         if how not in ("cond", "loop", "select"):
             raise BadValue("{name} must be 'cond', 'loop' or 'select'.", how=how)
         if not isinstance(condition, Tracer) and how != "select":
-            return self.run(updates) if bool(condition) else self.stay()  # outside `jit`, Python chooses
+            return run(updates) if bool(condition) else self.stay()  # outside `jit`, Python chooses
         if how == "select":
-            return jax.tree.map(lambda new, old: lax.select(condition, new, old), self.run(updates), self.stay())
+            return jax.tree.map(lambda new, old: lax.select(condition, new, old), run(updates), self.stay())
         if how == "cond":
-            return lax.cond(condition, self.run, lambda _, before: before, updates, self.stay())
+            return lax.cond(condition, run, lambda _, before: before, updates, self.stay())
         start = condition, self.stay()
-        return lax.while_loop(lambda carry: carry[0], lambda carry: (carry[0] & False, self.run(updates, carry[1])), start)[1]
+        return lax.while_loop(lambda carry: carry[0], lambda carry: (carry[0] & False, run(updates, carry[1])), start)[1]
 
 
 @dataclass(frozen=True)
