@@ -202,6 +202,10 @@ class Block(ABC):  # noqa: B024 (what is built are rules and wrappers)
         """How it is called in the state: `adam` for `ScaleByAdam`."""
         return self.name.removeprefix("scale_by_")
 
+    def measuring(self: Self) -> Self:
+        """The same, but keeping scalars for `metrics`, if it has something to show: `watch` puts that inside."""
+        return self
+
     def arguments(self) -> str:
         """All hyperparameters, and the options that are not the defaults, as one would write them."""
         hypers = {hyper.name for hyper in self.hypers}

@@ -34,8 +34,9 @@ class Inside:
         extra: the keyword arguments of `tx.update`.
         run: runs the inside on such a list of updates, at most once a step; from the outcome `before`, if it is given: a loop
             that carries one must run from what it carries, or XLA copies the whole state; with the learning rates inside
-            times `rate`, if that is given.
+            times `rate`, if that is given; and with `measured`, if the outcome is for `moved`, which costs less then.
         stay: leaves parameters and the state inside as they are.
+        moved: of an outcome, leaf by leaf, two sums of squares: of what is added to the parameter, and of the parameter.
         reader: the engine, which reads and writes leaves for the wrapper `of`.
         of: the wrapper in its place.
     """
@@ -48,6 +49,7 @@ class Inside:
     extra: Mapping[str, Any]
     run: Callable[..., Outcome]
     stay: Callable[[], Outcome]
+    moved: Callable[[Outcome], list[tuple[Array, Array]]]
     reader: Any
     of: Any
 
@@ -102,20 +104,34 @@ class Inside:
             how: "cond" is `lax.cond`: on CPU and TPU nothing is computed in vain, but XLA on GPU runs both branches, or
                 copies the state around them. "loop" is a `lax.while_loop` of zero or one pass, which costs nothing while it
                 waits, on GPU as well; it cannot be differentiated in reverse. "select" always runs the inside, and then
-                chooses: for what nearly always runs, since it is fused into the loops that write the state.
+                chooses: for what nearly always runs, since it is fused into the loops that write the state. XLA for CPU
+                would keep a copy of the state for it, so that it is "cond" there.
             rate: for `run`.
         """
-        run = self.run if rate is None else functools.partial(self.run, rate=rate)
         if how not in ("cond", "loop", "select"):
             raise BadValue("{name} must be 'cond', 'loop' or 'select'.", how=how)
+        # The updates are closed over: as operands of a branch they would be other arrays, of which no norm is known.
+        run = functools.partial(self.run, updates, rate=rate)
         if not isinstance(condition, Tracer) and how != "select":
-            return run(updates) if bool(condition) else self.stay()  # outside `jit`, Python chooses
-        if how == "select":
-            return jax.tree.map(lambda new, old: lax.select(condition, new, old), run(updates), self.stay())
-        if how == "cond":
-            return lax.cond(condition, run, lambda _, before: before, updates, self.stay())
-        start = condition, self.stay()
-        return lax.while_loop(lambda carry: carry[0], lambda carry: (carry[0] & False, run(updates, carry[1])), start)[1]
+            return run() if bool(condition) else self.stay()  # outside `jit`, Python chooses
+        ways = {"cond": _cond, "loop": _loop, "select": _select}
+        if how == "select" and isinstance(condition, Tracer):
+            ways = {name: functools.partial(way, run) for name, way in ways.items()}
+            return lax.platform_dependent(condition, self.stay(), cpu=ways["cond"], default=ways["select"])
+        return ways[how](run, condition, self.stay())
+
+
+def _cond(run: Callable[[Outcome], Outcome], condition: Array, before: Outcome) -> Outcome:
+    return lax.cond(condition, run, lambda before: before, before)
+
+
+def _loop(run: Callable[[Outcome], Outcome], condition: Array, before: Outcome) -> Outcome:
+    start = condition, before
+    return lax.while_loop(lambda carry: carry[0], lambda carry: (carry[0] & False, run(carry[1])), start)[1]
+
+
+def _select(run: Callable[[Outcome], Outcome], condition: Array, before: Outcome) -> Outcome:
+    return jax.tree.map(lambda new, old: lax.select(condition, new, old), run(before), before)
 
 
 @dataclass(frozen=True)
@@ -129,6 +145,9 @@ class Wrapper(Block):
 
     outermost: ClassVar[bool] = False
     """Whether nothing may stand around it or beside it."""
+
+    elementwise: ClassVar[bool] = True
+    """Whether its slots have the shapes of the parameters. Only then can it act on complex ones."""
 
     @abstractmethod
     def around(self, inside: Inside) -> tuple[Outcome, dict[str, list[Array]], dict[str, Array]]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 from jadam._dtypes import compute_dtype
 from jadam._norm import Squares, squares_of
@@ -41,3 +42,19 @@ class Norms:
         if (known := self._known.get(tuple(map(id, old)))) is not None:
             squares = known[1]
             self._known[tuple(map(id, new))] = new, squares._replace(scale=squares.scale / factor.astype(squares.scale.dtype))
+
+
+@jax.jit
+def sums_of_squares(x: Array, y: Array) -> tuple[Array, Array]:
+    """Of two arrays of a leaf, on all its axes, so written that XLA computes them where the arrays are computed."""
+    axes = tuple(range(x.ndim))
+
+    def apart(x: Array, y: Array) -> tuple[Array, Array]:
+        return lax.reduce_sum(x * x, axes), lax.reduce_sum(y * y, axes)
+
+    def together(x: Array, y: Array) -> tuple[Array, Array]:
+        # XLA for GPU puts one reduction into the kernel of a leaf, and no second one.
+        zero = jnp.zeros((), x.dtype)
+        return lax.reduce((x * x, y * y), (zero, zero), lambda a, b: (a[0] + b[0], a[1] + b[1]), axes)
+
+    return lax.platform_dependent(x, y, cpu=apart, tpu=apart, default=together)

@@ -30,6 +30,7 @@ class Step(NamedTuple):
     hyperparams: dict[str, tuple[Array, Array]]
     run_rules: Callable[[Program, Operands], Any]  # under `jit`
     rate: Array | None = None  # by which wrappers around a row multiply its learning rates
+    measured: bool = False  # whether a wrapper around a row sums over its results
 
 
 class Ready(NamedTuple):

@@ -18,7 +18,7 @@ from jax import Array
 from jadam._dtypes import cast, encode, full_dtype, full_products
 from jadam._engine import checks, returned
 from jadam._engine.leaf import Mode, NoCount, Operands, Program, encoded
-from jadam._engine.norms import Norms
+from jadam._engine.norms import Norms, sums_of_squares
 from jadam._engine.placement import decoded, on_automatic_axes
 from jadam._engine.plan import Placed
 from jadam._engine.reader import Reader, Ready, Step
@@ -131,7 +131,8 @@ class Row(Reader):
                 [one.h for one in ready],
                 (self.key, number_key(i)) if any(name for *_, name in rules) or plan.storage(i).draws else None,
             )
-            program = Program(rules, plan.storage(i), mode, any(one.placed.formats.kernel == "pallas" for one in ready))
+            in_kernel = any(one.placed.formats.kernel == "pallas" for one in ready)
+            program = Program(rules, plan.storage(i), mode, in_kernel, self.step.measured)
             self.updates[i], slots, self.residues[i] = self.step.run_rules(program, operands)
             for one, new in zip(ready, slots, strict=True):
                 one.slots[i] = new
@@ -163,14 +164,15 @@ class Row(Reader):
             inner = inner._replace(count=own["count"])
         residues = {i: self.residues[i] for i in at}
 
+        of = Ready(placed, {}, stored, {})
         still = Done({i: self._still(i, mode) for i in at}, residues, inner)
         full = [self.full(i, self.updates[i]) for i in at]
 
-        def run(updates: list[Array], before: Done = still, rate: Array | None = None) -> Done:
+        def run(updates: list[Array], before: Done = still, rate: Array | None = None, measured: bool = False) -> Done:
             own = zip(at, returned.updates(wrapper, updates, len(at)), full, strict=True)
             # What is handed on unchanged stays as it is stored: its norm is known, and no cast of it is written to memory.
             given = {i: self.updates[i] if u is x else encode(u, full_dtype(plan.dtype_of(i))) for i, u, x in own}
-            step = self.step
+            step = self.step._replace(measured=measured or self.step.measured)
             if mode == "step" and step.params is not None:
                 step = step._replace(params=[before.updates.get(i, p) for i, p in enumerate(step.params)])
             if rate is not None:
@@ -183,6 +185,9 @@ class Row(Reader):
                 updates={i: encode(self.full(i, u), full_dtype(plan.dtype_of(i))) for i, u in done.updates.items()}
             )
 
+        def moved(done: Done) -> list[tuple[Array, Array]]:
+            return [sums_of_squares(self._moved(i, done, p, mode), p) for i, p in zip(at, self.params(of), strict=True)]
+
         columns = {name: [decoded(stored[i].get(name), plan.dtype_of(i)) for i in at] for name in together(names)}
         inside = Inside(
             h=H(**self._h(placed)),
@@ -193,8 +198,9 @@ class Row(Reader):
             extra=extra(self.step.extra),
             run=run,
             stay=lambda: still,
+            moved=moved,
             reader=self,
-            of=Ready(placed, {}, stored, {}),
+            of=of,
         )
         done, slots, scalars = returned.around(wrapper, wrapper.around(inside), Done, columns if at else {})
         self.updates |= done.updates
@@ -216,6 +222,14 @@ class Row(Reader):
         """The updates that reach a rule, as they are stored."""
         self._flush("between")
         return [self.updates[i] for i in of.placed.at]
+
+    def _moved(self, i: int, done: Done, p: Array, mode: Mode) -> Array:
+        """What a row adds to a parameter, with what is stored beside it."""
+        u, residue = done.updates[i], done.residues[i]
+        if mode == "between" or (mode == "update" and not residue):
+            return self.full(i, u)
+        new = u if mode == "step" else self.step.params[i] + u  # pyright: ignore[reportOptionalSubscript] (p is one of them)
+        return self.plan.storage(i).decode(new, residue) - p
 
     def _encoded(self, placed: Placed, i: int, slots: dict[str, Any], before: dict[str, Any]) -> dict[str, Array]:
         """The slots of a wrapper for a leaf as the state keeps them, placed as they were before."""
