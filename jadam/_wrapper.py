@@ -37,6 +37,8 @@ class Inside:
             times `rate`, if that is given; and with `measured`, if the outcome is for `moved`, which costs less then.
         stay: leaves parameters and the state inside as they are.
         moved: of an outcome, leaf by leaf, two sums of squares: of what is added to the parameter, and of the parameter.
+        kept: of an outcome, the slots of rules inside: `kept(outcome, ["mu", "nu"])` is a list of pairs of arrays, for every
+            leaf of every rule that has both.
         reader: the engine, which reads and writes leaves for the wrapper `of`.
         of: the wrapper in its place.
     """
@@ -50,6 +52,7 @@ class Inside:
     run: Callable[..., Outcome]
     stay: Callable[[], Outcome]
     moved: Callable[[Outcome], list[tuple[Array, Array]]]
+    kept: Callable[[Outcome, list[str]], list[tuple[Array, ...]]]
     reader: Any
     of: Any
 

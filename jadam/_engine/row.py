@@ -199,6 +199,7 @@ class Row(Reader):
             run=run,
             stay=lambda: still,
             moved=moved,
+            kept=functools.partial(self._kept, placed),
             reader=self,
             of=of,
         )
@@ -222,6 +223,15 @@ class Row(Reader):
         """The updates that reach a rule, as they are stored."""
         self._flush("between")
         return [self.updates[i] for i in of.placed.at]
+
+    def _kept(self, placed: Placed, done: Done, names: Sequence[str]) -> list[tuple[Array, ...]]:
+        """Slots of the rules inside a wrapper that have all these, a tuple for each leaf of each."""
+        found = []
+        for one in (one for inner in placed.inner for one in inner if not isinstance(one.rule, Pair)):
+            slots = checks.slots(self.plan, done.state, one)
+            leaves = [(i, slots[i]) for i in one.at if set(names) <= set(slots[i])]
+            found += [tuple(decoded(own[name], self.plan.dtype_of(i)) for name in names) for i, own in leaves]
+        return found
 
     def _moved(self, i: int, done: Done, p: Array, mode: Mode) -> Array:
         """What a row adds to a parameter, with what is stored beside it."""

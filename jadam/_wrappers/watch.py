@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jadam._chain import TransformationLike, builder, recipe_of, wrap
+from jadam._errors import BadValue
 from jadam._recipe import Pair, Part
 from jadam._rule import Slots, zeros
 from jadam._transformation import GradientTransformation
@@ -21,6 +22,7 @@ class Watch(Wrapper):
     """Keeps the norms of a step."""
 
     by_leaf: bool = False
+    signal_to_noise: bool = False
 
     positions: ClassVar[tuple[str, ...]] = ("grad_norm", "update_norm", "param_norm")
 
@@ -32,7 +34,7 @@ class Watch(Wrapper):
         return {name: jnp.zeros((), zeros(p).dtype) for name in self.positions} if self.by_leaf else {}
 
     def scalars(self) -> dict[str, Any]:
-        return dict.fromkeys((*self.positions, "update_ratio"), 0.0)
+        return dict.fromkeys((*self.positions, "update_ratio", *["signal_to_noise"] * self.signal_to_noise), 0.0)
 
     def around(self, inside: Inside) -> tuple[Outcome, dict[str, list[Array]], dict[str, Array]]:
         norm, norms = inside.norm, inside.norms if self.by_leaf else []
@@ -46,6 +48,8 @@ class Watch(Wrapper):
             "param_norm": param_norm,
             "update_ratio": jnp.where(param_norm > 0, update_norm / jnp.where(param_norm > 0, param_norm, 1), 0),
         }
+        if self.signal_to_noise:
+            scalars["signal_to_noise"] = _signal_to_noise(inside.kept(outcome, ["mu", "nu"]), norm)
         by_leaf = {"grad_norm": norms, "update_norm": list(map(jnp.sqrt, updates)), "param_norm": list(map(jnp.sqrt, params))}
         return outcome, by_leaf if self.by_leaf else {}, scalars
 
@@ -59,8 +63,16 @@ def _norm(sums: list[Array], like: Array) -> Array:
     return jnp.sqrt(functools.reduce(lax.add, [x.astype(like.dtype) for x in sums], jnp.zeros_like(like)))
 
 
+def _signal_to_noise(moments: list[tuple[Array, ...]], like: Array) -> Array:
+    """The mean of `|mu| / sqrt(nu)` over all elements; 0 where nothing has come yet."""
+    ratios = [jnp.where(nu > 0, jnp.abs(mu) * lax.rsqrt(jnp.where(nu > 0, nu, 1)), 0) for mu, nu in moments]
+    if not ratios:
+        raise BadValue("no rule inside keeps both mu and nu, whose ratio signal_to_noise is.")
+    return sum((jnp.sum(x).astype(like.dtype) for x in ratios), jnp.zeros_like(like)) / sum(x.size for x in ratios)
+
+
 @builder
-def watch(tx: TransformationLike, *, by_leaf: bool = False) -> GradientTransformation:
+def watch(tx: TransformationLike, *, by_leaf: bool = False, signal_to_noise: bool = False) -> GradientTransformation:
     """Keeps in the state what a run is watched by: `metrics(state)` shows it. The steps are those of `tx`, to the bit.
 
     | name | what it is, at the last step |
@@ -84,9 +96,12 @@ def watch(tx: TransformationLike, *, by_leaf: bool = False) -> GradientTransform
     Args:
         tx: a transformation, or any `(init, update)` pair.
         by_leaf: whether the norms of every parameter are kept too: `grad_norm/dense/kernel`. Not of complex ones.
+        signal_to_noise: whether `signal_to_noise` is kept too: the mean of `|mu| / sqrt(nu)` over all parameters of rules that
+            have both slots, such as Adam's. They are taken as they are kept, without the correction of their bias. It costs
+            a pass over them.
 
     Raises:
-        ValueError: `tx.update` is called without the parameters.
+        ValueError: `tx.update` is called without the parameters; there are no moments for `signal_to_noise`.
 
     Example:
         >>> import jadam, jax.numpy as jnp
@@ -97,4 +112,5 @@ def watch(tx: TransformationLike, *, by_leaf: bool = False) -> GradientTransform
         {'clip_by_global_norm.clipped_norm': 1.0, 'clip_by_global_norm.clipped_share': 1.0, 'grad_norm': 5.0,
          'learning_rate': 0.1, 'param_norm': 5.0, 'update_norm': 0.1, 'update_ratio': 0.02}
     """
-    return wrap(Watch(by_leaf=by_leaf), GradientTransformation.of(recipe_of("tx", tx).map(_measuring)))
+    inside = GradientTransformation.of(recipe_of("tx", tx).map(_measuring))
+    return wrap(Watch(by_leaf=by_leaf, signal_to_noise=signal_to_noise), inside)

@@ -1,7 +1,6 @@
 """What GPUs and TPUs run where it is not what CPUs run, run on the CPU."""
 
 import contextlib
-import functools
 
 import chex
 import jax

@@ -142,3 +142,19 @@ def test_in_the_boxes_of_flax():
     assert seen["grad_norm/kernel"] == pytest.approx(np.sqrt(6))
     assert seen["grad_norm"] == pytest.approx(3)
     assert not jadam.has_diverged(optimizer.opt_state)
+
+
+@pytest.mark.parametrize("storage", ["float32", "int8"])
+def test_signal_to_noise(storage):
+    """Of gradients that do not change it is one, but for the bias; of signs that change, small."""
+    tx = jadam.watch(jadam.with_precision(jadam.adam(1e-3), storage, min_size=0), signal_to_noise=True)
+    state = tx.init(PARAMS)
+    for _ in range(3):
+        _, state = tx.step(GRADS, state, PARAMS)
+    bias = (1 - 0.9**3) / np.sqrt(1 - 0.999**3)
+    assert jadam.metrics(state)["signal_to_noise"] == pytest.approx(bias, rel=1e-5 if storage == "float32" else 0.05)
+    _, state = tx.step(jax.tree.map(jnp.negative, GRADS), state, PARAMS)
+    assert jadam.metrics(state)["signal_to_noise"] < 0.75 * bias
+    tx = jadam.watch(jadam.lion(1e-3), signal_to_noise=True)
+    with pytest.raises(ValueError, match="no rule inside keeps both mu and nu, whose ratio signal_to_noise is"):
+        tx.step(GRADS, tx.init(PARAMS), PARAMS)
