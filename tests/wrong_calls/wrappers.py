@@ -172,8 +172,8 @@ CALLS = {
     ),
     "guard: tx is the function adam; call it: adam(...).": lambda: jadam.guard(jadam.adam),
     "guard: only tx may be given by position; write sigma_factor=3.0.": lambda: jadam.guard(TX, 3.0),
-    "guard: there is no max_skips; it accepts tx, sigma_factor, window, warmup_steps, max_consecutive_skips, "
-    "backoff_factor, recovery_steps.": lambda: jadam.guard(TX, max_skips=3),
+    "guard: there is no max_skips; write max_consecutive_skips=3. It accepts tx, sigma_factor, window, warmup_steps, "
+    "max_consecutive_skips, backoff_factor, recovery_steps.": lambda: jadam.guard(TX, max_skips=3),
     "guard(sigma_factor=-1): sigma_factor must be a number > 0.": lambda: jadam.guard(TX, sigma_factor=-1),
     "guard(sigma_factor=None): sigma_factor must be a number or a schedule, not None.": lambda: jadam.guard(
         TX, sigma_factor=None
@@ -196,7 +196,7 @@ CALLS = {
     "watch(by_leaf=1): by_leaf must be True or False.": lambda: jadam.watch(TX, by_leaf=1),
     "watch: only tx may be given by position; write by_leaf=True.": lambda: jadam.watch(TX, True),
     "watch.update: watch needs the parameters; call update(grads, state, params), not update(grads, state).": lambda: (
-        jadam.watch(TX).update(PARAMS, jadam.watch(TX).init(PARAMS))
+        jadam.watch(jadam.sgd(0.1)).update(PARAMS, jadam.watch(jadam.sgd(0.1)).init(PARAMS))
     ),
     "metrics: a dict has no state of jadam inside; pass what tx.init or tx.update returned.": lambda: jadam.metrics(PARAMS),
     "metrics: a NoneType has no state of jadam inside; pass what tx.init or tx.update returned.": lambda: jadam.metrics(None),
