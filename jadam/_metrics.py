@@ -52,7 +52,7 @@ def metrics(state: PyTree) -> dict[str, Any]:
     found = dict(sorted(found.items()))  # as `jit` returns it
     if any(isinstance(value, Tracer) for value in found.values()):
         return found
-    return {name: value.item() if np.ndim(value) == 0 else value for name, value in jax.device_get(found).items()}
+    return {name: float(value) if np.ndim(value) == 0 else value for name, value in jax.device_get(found).items()}
 
 
 def _of(state: OptState) -> Iterator[tuple[str, Array]]:

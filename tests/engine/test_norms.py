@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import EverySecond, run
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from support import EverySecond, compilations, eight_devices, run
 
 import jadam
 from jadam._engine.norms import Norms
@@ -69,9 +70,9 @@ def test_what_would_be_counted():
 
 @pytest.mark.skipif(bool(compilers.MISSING), reason="the compilers are not installed: pip install -e '.[accelerators]'")
 @pytest.mark.parametrize("name", SHARED)
-@pytest.mark.parametrize("target", ["h100", "v5e"])
-def test_on_accelerators_too(name, target):
-    assert reductions(SHARED[name], target=target) == reductions(jadam.chain(CLIP, ADAM), target=target) > 0
+def test_on_a_tpu_too(name):
+    """An H100 sums so small arrays twice rather than keep the sum; that it reads large ones once is seen in test_cost.py."""
+    assert reductions(SHARED[name], target="v5e") == 3
 
 
 @pytest.mark.parametrize("by", ["step", "update"])
@@ -131,6 +132,21 @@ def test_a_norm_is_differentiable_where_it_is_shared():
     for scale in (0.1, 100.0):
         assert jax.grad(moved)(scale, guarded) == pytest.approx(float(jax.grad(moved)(scale, plain)), rel=1e-5)
     assert abs(jax.grad(moved)(0.1, plain)) > 1e-3
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=str)
+def test_on_a_mesh_the_state_stays_where_it_is(kind):
+    """An array that all leaves share moved to another sharding with explicit axes, and the second step compiled again."""
+    placed = NamedSharding(eight_devices(kind), PartitionSpec("data", "model"))
+    params = {"w": jax.device_put(jnp.ones((8, 4)), placed)}
+    inside = jadam.chain(jadam.zclip(), jadam.percentile_clip(), ADAM)
+    tx = jadam.watch(jadam.guard(inside), by_leaf=True, signal_to_noise=True)
+    step, state = jax.jit(tx.step), tx.init(params)
+    params, state = step(params, state, params)
+    assert compilations(lambda: step(params, state, params)) == 0
+    places = jax.tree.map(lambda new, old: new.sharding == old.sharding, state, tx.init(params))
+    assert all(jax.tree.leaves(places))
+    assert jadam.metrics(state)["grad_norm"] == pytest.approx(np.sqrt(32), rel=0.01)
 
 
 def test_the_inside_of_a_loop_has_norms_of_its_own():

@@ -44,7 +44,13 @@ def kept(state, name):
 
 
 @pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize("storage", [{}, {"state": "int8", "params": "kahan", "min_size": 0}], ids=["float32", "8 bits"])
+@pytest.mark.parametrize(
+    "storage",
+    [
+        pytest.param({}, id="float32"),
+        pytest.param({"state": "int8", "params": "kahan", "min_size": 0}, id="8 bits", marks=pytest.mark.slow),
+    ],
+)
 def test_on_clean_data_it_is_the_identity(optimizer, storage):
     """Parameters and state to the bit, and so with a watch on top."""
     tx = jadam.with_precision(optimizer(0.01), **storage)
