@@ -71,7 +71,8 @@ class GlobalNormClip(Rule):
         if self.measured:
             share = context.scalars["clipped_share"]
             clipped = (norm > limit).astype(norm.dtype)
-            kept |= {"clipped_norm": jnp.minimum(norm, limit), "clipped_share": share + (clipped - share) / context.t}
+            reached = jnp.minimum(jnp.minimum(norm, limit), float(jnp.finfo(norm.dtype).max))
+            kept |= {"clipped_norm": reached, "clipped_share": share + (clipped - share) / context.t}
         return {"root": jnp.where(context.finite, root, jnp.nan), **kept}
 
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:

@@ -38,6 +38,7 @@ class Watch(Wrapper):
 
     def around(self, inside: Inside) -> tuple[Outcome, dict[str, list[Array]], dict[str, Array]]:
         norm, norms = inside.norm, inside.norms if self.by_leaf else []
+        norm = jnp.where(inside.finite, _representable(norm), norm)
         outcome = inside.run(inside.updates, measured=True)
         moved = inside.moved(outcome)
         updates, params = ([sums[of] for sums in moved] for of in (0, 1))
@@ -51,6 +52,7 @@ class Watch(Wrapper):
         if self.signal_to_noise:
             scalars["signal_to_noise"] = _signal_to_noise(inside.kept(outcome, ["mu", "nu"]), norm)
         by_leaf = {"grad_norm": norms, "update_norm": list(map(jnp.sqrt, updates)), "param_norm": list(map(jnp.sqrt, params))}
+        by_leaf = {name: list(map(_representable, column)) for name, column in by_leaf.items()}
         return outcome, by_leaf if self.by_leaf else {}, scalars
 
 
@@ -60,7 +62,12 @@ def _measuring(part: Part) -> Part:
 
 def _norm(sums: list[Array], like: Array) -> Array:
     """The norm of all leaves by the sums of each."""
-    return jnp.sqrt(functools.reduce(lax.add, [x.astype(like.dtype) for x in sums], jnp.zeros_like(like)))
+    return _representable(jnp.sqrt(functools.reduce(lax.add, [x.astype(like.dtype) for x in sums], jnp.zeros_like(like))))
+
+
+def _representable(norm: Array) -> Array:
+    """A norm of numbers so large that it has no number itself counts as the largest: a state stays finite if gradients are."""
+    return jnp.minimum(norm, float(jnp.finfo(norm.dtype).max))
 
 
 def _signal_to_noise(moments: list[tuple[Array, ...]], like: Array) -> Array:
@@ -91,7 +98,8 @@ def watch(tx: TransformationLike, *, by_leaf: bool = False, signal_to_noise: boo
     summed in the kernels that write the parameters. On CPU they cost a pass of their own over old and new parameters, 20 bytes
     a parameter beside the 44 of AdamW with a clip.
 
-    Squares are summed in float32: numbers below 1e-19 are lost in the norms of updates and parameters.
+    Squares are summed in float32: numbers below 1e-19 are lost in the norms of updates and parameters, and a norm above 1e19
+    counts as the largest number there is.
 
     Args:
         tx: a transformation, or any `(init, update)` pair.
