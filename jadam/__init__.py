@@ -37,6 +37,8 @@ from jadam._clipping import adaptive_grad_clip as adaptive_grad_clip
 from jadam._clipping import clip as clip
 from jadam._clipping import clip_by_block_rms as clip_by_block_rms
 from jadam._clipping import clip_by_global_norm as clip_by_global_norm
+from jadam._adaptive_clipping import zclip as zclip
+from jadam._adaptive_clipping import percentile_clip as percentile_clip
 from jadam._norm import global_norm as global_norm
 from jadam._groups import set_to_zero as set_to_zero
 from jadam._learning_rate import scale as scale
@@ -91,6 +93,8 @@ from jadam._wrappers.loss_scale import loss_scale as loss_scale
 from jadam._wrappers.average import average as average
 from jadam._wrappers.lookahead import lookahead as lookahead
 from jadam._wrappers.sam import sam as sam
+from jadam._wrappers.guard import guard as guard
+from jadam._wrappers.monitor import monitor as monitor
 from jadam._cautious import cautious as cautious
 from jadam._weight_decay import cautious_weight_decay as cautious_weight_decay
 from jadam._schedule_free import schedule_free as schedule_free
@@ -111,6 +115,8 @@ from jadam._wrappers.average import averaged_params as averaged_params
 from jadam._wrappers.accumulate import has_updated as has_updated
 from jadam._wrappers.accumulate import flush as flush
 from jadam._wrappers.loss_scale import current_loss_scale as current_loss_scale
+from jadam._wrappers.guard import has_diverged as has_diverged
+from jadam._metrics import metrics as metrics
 from jadam._describe import describe as describe
 from jadam._precision import check_precision as check_precision
 from jadam._engine.lost import PrecisionWarning as PrecisionWarning

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from abc import abstractmethod
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar
 
 import jax.numpy as jnp
@@ -39,12 +40,56 @@ class Clip(Rule):
 
 
 @dataclass(frozen=True)
-class ClipByGlobalNorm(Rule):
+class GlobalNormClip(Rule):
+    """Scales all updates by one factor, so that their global norm is at most what `limit` says.
+
+    If one of them is NaN or inf, all become NaN: that a step went wrong is seen in every parameter.
+    """
+
+    measured: bool = field(default=False, kw_only=True)
+    keeps_zeros: ClassVar[bool] = True
+
+    @abstractmethod
+    def limit(self, context: Context, norm: Array) -> tuple[Array, dict[str, Array]]:
+        """The largest norm at this step, and what is kept for the next one."""
+
+    def compared(self, norm: Array) -> Array:
+        """What is compared with the limit."""
+        return norm
+
+    def measuring(self) -> GlobalNormClip:
+        return replace(self, measured=True)
+
+    def scalars(self) -> dict[str, Any]:
+        return {"clipped_norm": 0.0, "clipped_share": 0.0} if self.measured else {}
+
+    def prepare(self, context: Context) -> dict[str, Array]:
+        norm = context.norm
+        limit, kept = self.limit(context, norm)
+        # A factor to multiply by: XLA would write a divided gradient to memory and read it back three times.
+        root = _root_of_factor(limit, self.compared(norm))
+        if self.measured:
+            share = context.scalars["clipped_share"]
+            clipped = (norm > limit).astype(norm.dtype)
+            reached = jnp.minimum(jnp.minimum(norm, limit), float(jnp.finfo(norm.dtype).max))
+            kept |= {"clipped_norm": reached, "clipped_share": share + (clipped - share) / context.t}
+        return {"root": jnp.where(context.finite, root, jnp.nan), **kept}
+
+    def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
+        return g * h.root * h.root, slots
+
+
+@dataclass(frozen=True)
+class ClipByGlobalNorm(GlobalNormClip):
     """Scales all updates by one factor so that their global norm is at most `max_norm`: `u = min(1, max_norm/(norm + eps)) g`.
+
+    If one of them is NaN or inf, all become NaN, as a factor of NaN makes them: that a step went wrong is seen in every
+    parameter. `guard` skips such a step.
 
     Args:
         max_norm: the largest norm, > 0; inf for any.
         eps: added to the norm, >= 0; 1e-6 gives torch's `clip_grad_norm_`.
+        measured: whether `metrics` shows the norm after clipping and the share of clipped steps; `monitor` sees to it.
 
     Reference:
         Pascanu et al. 2013, Algorithm 1, arXiv:1211.5063.
@@ -52,14 +97,12 @@ class ClipByGlobalNorm(Rule):
 
     max_norm: Bound
     eps: FixedNonNegative = 0.0
-    keeps_zeros: ClassVar[bool] = True
 
-    def prepare(self, context: Context) -> dict[str, Array]:
-        # A factor to multiply by: XLA would write a divided gradient to memory and read it back three times.
-        return {"root": _root_of_factor(context.h.max_norm, context.norm + self.eps)}
+    def limit(self, context: Context, norm: Array) -> tuple[Array, dict[str, Array]]:
+        return context.h.max_norm, {}
 
-    def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
-        return g * h.root * h.root, slots
+    def compared(self, norm: Array) -> Array:
+        return norm + self.eps
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -40,52 +41,109 @@ def global_norm(updates: PyTree) -> Array:
     return _norm(jnp.float64 if wide else jnp.float32, leaves)
 
 
-# Compiled: outside `jit`, branches of new functions are compiled anew at every call. A loop has no derivative in reverse.
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+# Compiled: outside `jit`, branches of new functions are compiled anew at every call.
 @functools.partial(jax.jit, static_argnums=0)
 def _norm(dtype: Any, leaves: list[Array]) -> Array:
-    if not leaves:
-        return jnp.zeros((), dtype)
-    ways = (functools.partial(way, dtype=dtype) for way in (_in_two_passes, _in_one_pass))
-    return lax.platform_dependent(leaves, cpu=next(ways), default=next(ways))
+    return norm_of(leaves, squares_of(dtype, leaves))
 
 
-@_norm.defjvp
-def _(dtype: Any, primals: tuple[list[Array]], tangents: tuple[list[Array]]) -> tuple[Array, Array]:
-    y = _norm(dtype, *primals)
+class Squares(NamedTuple):
+    """The squares of some leaves, summed: all that a norm needs to read.
+
+    Attributes:
+        sums: of each leaf, of its numbers times `scale`.
+        scale: a power of two, as long as no other factor was multiplied in.
+    """
+
+    sums: list[Array]
+    scale: Array
+
+    @property
+    def total(self) -> Array:
+        """The sum over all leaves."""
+        return functools.reduce(lax.add, self.sums) if self.sums else jnp.zeros_like(self.scale)
+
+    @property
+    def finite(self) -> Array:
+        """Whether the leaves have neither NaN nor inf: of finite numbers, however huge, the sums are finite."""
+        return lax.is_finite(self.total)
+
+    def at(self, places: Sequence[int]) -> Squares:
+        """Those of some of the leaves."""
+        return Squares([self.sums[i] for i in places], self.scale)
+
+
+@jax.custom_jvp
+def norm_of(leaves: list[Array], squares: Squares) -> Array:
+    """The Euclidean norm of leaves by their squares, of which only their derivative reads the leaves again."""
+    return lax.sqrt(squares.total) / squares.scale
+
+
+@norm_of.defjvp
+def _(primals: tuple[list[Array], Squares], tangents: tuple[list[Array], Squares]) -> tuple[Array, Array]:
+    y, dtype = norm_of(*primals), primals[1].scale.dtype
     unit = jnp.where(y > 0, y, 1)
-    pairs = zip(*primals, *tangents, strict=True)
+    pairs = zip(primals[0], tangents[0], strict=True)
     return y, sum((jnp.sum(cast(decode(x), dtype) / unit * cast(decode(t), dtype)) for x, t in pairs), jnp.zeros((), dtype))
 
 
-def _in_one_pass(leaves: list[Array], dtype: Any) -> Array:
+# A loop has no derivative in reverse; that of the norm is `norm_of`'s.
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+@functools.partial(jax.jit, static_argnums=0)
+def squares_of(dtype: Any, leaves: list[Array], known: Squares | None = None) -> Squares:
+    """The squares of leaves, summed in a dtype.
+
+    Args:
+        dtype: float32 or float64.
+        leaves: real or complex arrays.
+        known: their squares as they are known from a pass over more leaves, whose scale may not be right for these.
+    """
+    if not leaves:
+        return Squares([], jnp.ones((), dtype))
+    ways = (functools.partial(way, dtype=dtype) for way in (_in_two_passes, _in_one_pass))
+    return lax.platform_dependent(leaves, known, cpu=next(ways), default=next(ways))
+
+
+@squares_of.defjvp
+def _(dtype: Any, primals: tuple[list[Array], Any], tangents: Any) -> tuple[Squares, Squares]:
+    squares = squares_of(dtype, *primals)
+    return squares, jax.tree.map(jnp.zeros_like, squares)
+
+
+def _in_one_pass(leaves: list[Array], known: Squares | None, dtype: Any) -> Squares:
     # XLA for GPU makes a select of a branch: the second pass would run at every step.
+    if known is not None:
+        return known
     count = sum(x.size for x in leaves)
-    squares = [cast(_sum_of_bounded_squares(x, count), dtype) for x in leaves]
-    return root(functools.reduce(lax.add, squares)) * UNIT
+    return Squares([cast(_sum_of_bounded_squares(x, count), dtype) for x in leaves], jnp.asarray(1 / UNIT, dtype))
 
 
-def _in_two_passes(leaves: list[Array], dtype: Any) -> Array:
+def _in_two_passes(leaves: list[Array], known: Squares | None, dtype: Any) -> Squares:
     # XLA for CPU fuses squares into their sum, and little else: bounds would cost ten times as much. The first pass of the
     # loop is the plain sum: a branch for the second would have all sums in the program once more, to be compiled.
     limits = jnp.finfo(dtype)
     least = sum(x.size for x in leaves) * float(limits.tiny) / float(limits.eps)  # a larger sum lost no square that counts
     one, up, down = (np.asarray(2.0**power, dtype) for power in (0, 2 * limits.maxexp // 3, -2 * limits.maxexp // 3))
 
-    def again(carry: tuple[list[Any], Any, Any]) -> Array:
-        _, scale, total = carry
+    def again(carry: tuple[list[Any], Any, Any, list[Any]]) -> Array:
+        _, scale, total, _ = carry
         exact = (total <= float(limits.max)) & (total > least)
         return (scale == 0) | ((scale == 1) & ~exact)
 
-    def sum_of_squares(carry: tuple[list[Any], Any, Any]) -> tuple[list[Any], Any, Array]:
+    def sum_of_squares(carry: tuple[list[Any], Any, Any, list[Any]]) -> tuple[list[Any], Any, Array, list[Array]]:
         scales = carry[0]
-        total = functools.reduce(lax.add, [_sum_of_squares(x, scale) for x, scale in zip(leaves, scales, strict=True)])
-        return [lax.select(total > 1, down, up)] * len(leaves), scales[0], total
+        sums = [_sum_of_squares(x, scale) for x, scale in zip(leaves, scales, strict=True)]
+        total = functools.reduce(lax.add, sums)
+        return [lax.select(total > 1, down, up)] * len(leaves), scales[0], total, sums
 
-    # A scale for each leaf, though all are equal: XLA would write one for all out in the shape of the leaves.
     zero = jnp.zeros((), dtype)
-    _, scale, total = lax.while_loop(again, sum_of_squares, ([jnp.asarray(one)] * len(leaves), zero, zero))
-    return lax.sqrt(total) / scale
+    start = Squares([zero] * len(leaves), zero)
+    if known is not None:  # the plain sums, mostly: no pass is needed
+        start = Squares(known.sums, jnp.where(known.scale == 1, one, zero))
+    # A scale for each leaf, though all are equal: XLA would write one for all out in the shape of the leaves.
+    carry = [jnp.asarray(one)] * len(leaves), start.scale, start.total, start.sums
+    _, scale, _, sums = lax.while_loop(again, sum_of_squares, carry)
+    return Squares(sums, scale)
 
 
 # What runs for every leaf is written in lax: it is traced for every kind of leaf, and jnp takes four times as long.

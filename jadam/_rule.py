@@ -15,14 +15,13 @@ from typing import Any, ClassVar, TypeVar
 
 import jax
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 from jax.core import Tracer
 
 from jadam._derivatives import complement_of_power
 from jadam._dtypes import cast, compute_dtype, decode
 from jadam._errors import BadType, BadValue, door, naming, shown
 from jadam._hyper import Declared, HyperField
-from jadam._norm import global_norm
 
 Slots = dict[str, Array]
 Self = TypeVar("Self", bound="Block")
@@ -127,7 +126,7 @@ class Context:
     @property
     def finite(self) -> Array:
         """Whether there is neither NaN nor inf in the updates that reach this rule."""
-        return all_finite(self.reader.read(self.of))
+        return self.reader.squares(self.of).finite
 
     @property
     def params(self) -> list[Array]:
@@ -145,15 +144,7 @@ class Context:
     @property
     def norm(self) -> Array:
         """The global norm of `updates`."""
-        # Of the updates as they are stored: XLA would write a cast of bfloat16 to memory first.
-        return cast(global_norm(self.reader.read(self.of)), self.t.dtype)
-
-
-def all_finite(updates: list[Array]) -> Array:
-    """Whether there is neither NaN nor inf in any of them."""
-    # Zero times these is NaN. XLA for CPU sums three times as fast as it combines bools, and XLA for TPU fuses a sum of floats
-    # into what else reads the array.
-    return functools.reduce(lax.bitwise_and, [jnp.sum(u * 0) == 0 for u in updates], jnp.asarray(True))
+        return cast(self.reader.norm(self.of), self.t.dtype)
 
 
 @dataclass(frozen=True)
@@ -175,8 +166,8 @@ class Block(ABC):  # noqa: B024 (what is built are rules and wrappers)
         """Slots of one parameter `p`, arrays by name."""
         return {}
 
-    def scalars(self) -> dict[str, float]:
-        """Scalars that stay from step to step, with their initial values."""
+    def scalars(self) -> dict[str, Any]:
+        """What stays from step to step for all parameters together, with its initial values: numbers, or arrays of numbers."""
         return {}
 
     def asks(self) -> dict[str, Any]:
@@ -214,6 +205,10 @@ class Block(ABC):  # noqa: B024 (what is built are rules and wrappers)
     def key(self) -> str:
         """How it is called in the state: `adam` for `ScaleByAdam`."""
         return self.name.removeprefix("scale_by_")
+
+    def measuring(self: Self) -> Self:
+        """The same, but keeping scalars for `metrics`, if it has something to show: `monitor` puts that inside."""
+        return self
 
     def arguments(self) -> str:
         """All hyperparameters, and the options that are not the defaults, as one would write them."""

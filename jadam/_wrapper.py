@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -33,9 +34,13 @@ class Inside:
         extra: the keyword arguments of `tx.update`.
         run: runs the inside on such a list of updates, at most once a step; from the outcome `before`, if it is given: a loop
             that carries one must run from what it carries, or XLA copies the whole state. `extra` takes the place of keyword
-            arguments of `tx.update`.
+            arguments of `tx.update`; the learning rates inside are multiplied by `rate`, if that is given; `measured` says that
+            the outcome is for `moved`, which costs less then.
         stay: leaves parameters and the state inside as they are.
         restarted: an outcome in which the state inside is the initial one, of the parameters as they were before the step.
+        moved: of an outcome, leaf by leaf, two sums of squares: of what is added to the parameter, and of the parameter.
+        kept: of an outcome, the slots of rules inside: `kept(outcome, ["mu", "nu"])` is a list of pairs of arrays, for every
+            leaf of every rule that has both.
         reader: the engine, which reads and writes leaves for the wrapper `of`.
         of: the wrapper in its place.
     """
@@ -49,8 +54,29 @@ class Inside:
     run: Callable[..., Outcome]
     stay: Callable[[], Outcome]
     restarted: Callable[[Outcome], Outcome]
+    moved: Callable[[Outcome], list[tuple[Array, Array]]]
+    kept: Callable[[Outcome, list[str]], list[tuple[Array, ...]]]
     reader: Any
     of: Any
+
+    @property
+    def norm(self) -> Array:
+        """The global norm of `updates`. Whoever asks for it inside, of the same updates, causes no second reduction."""
+        return self.reader.norm(self.of)
+
+    @property
+    def norms(self) -> list[Array]:
+        """The norm of each leaf of `updates`, from the same reduction."""
+        return self.reader.norms_of(self.of)
+
+    @property
+    def finite(self) -> Array:
+        """Whether there is neither NaN nor inf in `updates`, from the same reduction."""
+        return self.reader.squares(self.of).finite
+
+    def scaled(self, factor: Array) -> list[Array]:
+        """The updates times a factor, to run the inside on; their norm needs no reduction if that of `updates` is known."""
+        return self.reader.scaled(self.of, self.updates, factor)
 
     @property
     def params(self) -> list[Array]:
@@ -80,6 +106,7 @@ class Inside:
         updates: list[Array] | Callable[[], list[Array]],
         how: Literal["cond", "loop", "select"] = "cond",
         extra: Mapping[str, Any] | None = None,
+        rate: Array | None = None,
     ) -> Outcome:
         """Runs the inside on these updates if the condition is true, and otherwise leaves everything as it is.
 
@@ -90,23 +117,38 @@ class Inside:
             how: "cond" is `lax.cond`: on CPU and TPU nothing is computed in vain, but XLA on GPU runs both branches, or
                 copies the state around them. "loop" is a `lax.while_loop` of zero or one pass, which costs nothing while it
                 waits, on GPU as well; it cannot be differentiated in reverse. "select" always runs the inside, and then
-                chooses: for what nearly always runs, since it is fused into the loops that write the state.
+                chooses: for what nearly always runs, since it is fused into the loops that write the state. XLA for CPU
+                would keep a copy of the state for it, so that it is "cond" there.
             extra: for `run`.
+            rate: for `run`.
         """
         if how not in ("cond", "loop", "select"):
             raise BadValue("{name} must be 'cond', 'loop' or 'select'.", how=how)
 
+        # The updates are closed over: as operands of a branch they would be other arrays, of which no norm is known.
         def run(before: Outcome) -> Outcome:
-            return self.run(updates() if callable(updates) else updates, before, extra or {})
+            return self.run(updates() if callable(updates) else updates, before, extra or {}, rate)
 
         still = self.stay()
         if not isinstance(condition, Tracer) and how != "select":
             return run(still) if bool(condition) else still  # outside `jit`, Python chooses
-        if how == "select":
-            return jax.tree.map(lambda new, old: lax.select(condition, new, old), run(still), still)
-        if how == "cond":
-            return lax.cond(condition, run, lambda before: before, still)
-        return lax.while_loop(lambda carry: carry[0], lambda carry: (carry[0] & False, run(carry[1])), (condition, still))[1]
+        ways = {name: functools.partial(way, run) for name, way in (("cond", _cond), ("loop", _loop), ("select", _select))}
+        if how == "select" and isinstance(condition, Tracer):
+            return lax.platform_dependent(condition, still, cpu=ways["cond"], default=ways["select"])
+        return ways[how](condition, still)
+
+
+def _cond(run: Callable[[Outcome], Outcome], condition: Array, before: Outcome) -> Outcome:
+    return lax.cond(condition, run, lambda before: before, before)
+
+
+def _loop(run: Callable[[Outcome], Outcome], condition: Array, before: Outcome) -> Outcome:
+    start = condition, before
+    return lax.while_loop(lambda carry: carry[0], lambda carry: (carry[0] & False, run(carry[1])), start)[1]
+
+
+def _select(run: Callable[[Outcome], Outcome], condition: Array, before: Outcome) -> Outcome:
+    return jax.tree.map(lambda new, old: lax.select(condition, new, old), run(before), before)
 
 
 @dataclass(frozen=True)
@@ -120,6 +162,9 @@ class Wrapper(Block):
 
     outermost: ClassVar[bool] = False
     """Whether nothing may stand around it or beside it."""
+
+    elementwise: ClassVar[bool] = True
+    """Whether its slots have the shapes of the parameters. Only then can it act on complex ones."""
 
     @abstractmethod
     def around(self, inside: Inside) -> tuple[Outcome, dict[str, list[Array]], dict[str, Array]]:

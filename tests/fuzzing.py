@@ -27,7 +27,7 @@ import jadam
 from jadam import GradientTransformation
 from jadam._dtypes import encode
 from jadam._engine import leaf as engine_leaf
-from jadam._engine import row as engine_row
+from jadam._engine import reader as engine_reader
 from jadam._errors import Misuse
 from jadam._hyper import Option, Range
 from jadam._masks import MaskLike
@@ -511,7 +511,7 @@ def _wide_vectors(self: Any, u: Any, p: Any, *_: Any) -> Any:
 
 FAULTS: dict[str, Callable[[], Any]] = {
     "gradients are not bounded": lambda: _planted(
-        *((owner, "bounded", lambda g, *_: g) for owner in (engine_leaf, engine_row))
+        *((owner, "bounded", lambda g, *_: g) for owner in (engine_leaf, engine_reader))
     ),
     "steps are 1.3 times too long": lambda: _planted((Nearest, "step", _too_long)),
     "updates of vectors are float32": lambda: _planted((Nearest, "land", _wide_vectors)),

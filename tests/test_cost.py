@@ -72,6 +72,40 @@ def test_a_clipped_step_reads_gradients_twice_and_has_no_branch(target, shapes):
         assert ours.kernels <= theirs.kernels + 13
 
 
+@elsewhere
+@pytest.mark.parametrize("shapes", [MATRIX, GPT2], ids=["a matrix", "GPT-2"])
+@pytest.mark.parametrize("target", ["h100", "v5e"])
+def test_a_guarded_and_watched_step_moves_no_more(target, shapes):
+    """A skip is chosen in the loops that write the state, and updates and parameters are summed up there.
+
+    Of the sums, an H100 has 4,096 or fewer partial ones of each matrix to add up in a small kernel of its own.
+    """
+    tx = clipped_adamw(jadam)
+    clipped, guarded, watched = (
+        measured(target, x, shapes, by="step") for x in (tx, jadam.guard(tx), jadam.monitor(jadam.guard(tx)))
+    )
+    for found in (guarded, watched):
+        assert found.moved <= 32.1
+        assert found.moved <= clipped.moved + 0.03
+        assert found.conditionals == 0
+        assert found.temporary <= clipped.temporary + 0.03
+
+
+@elsewhere
+@pytest.mark.parametrize("shapes", [MATRIX, GPT2], ids=["a matrix", "GPT-2"])
+def test_a_watched_update_on_an_h100(shapes):
+    """A TPU writes the update for it: 40 to 44 bytes, where a watched `step` moves 32."""
+    assert measured("h100", jadam.monitor(clipped_adamw(jadam)), shapes).moved <= 32.1
+
+
+@pytest.mark.skipif(jax.__version_info__ < (0, 10), reason="before, XLA for CPU wrote out the squares of any norm")
+def test_a_guarded_step_on_cpu_is_a_branch():
+    """A select kept a copy of the state: 64 bytes, and 2.6 times the time."""
+    found = measured("cpu", jadam.guard(clipped_adamw(jadam)), MATRIX, by="step")
+    assert found.conditionals == 1
+    assert found.temporary <= 0.02
+
+
 @pytest.mark.skipif(jax.__version_info__ < (0, 10), reason="before, XLA for CPU wrote out the squares of any norm")
 def test_a_clipped_step_on_cpu_is_a_smaller_program_than_that_of_optax():
     """A rescaled norm in a branch of its own made it half as large again, and as much longer to compile."""

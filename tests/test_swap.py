@@ -172,7 +172,7 @@ THROUGH_JADAM_OPTAX = {
     "inject_hyperparams": (lambda: jadam.inject_hyperparams, "hyperparameters are always in the state"),
     "multi_transform": (lambda: jadam.multi_transform, "jadam.partition"),
     "MultiStepsState": (lambda: jadam.MultiStepsState, "jadam.has_updated(state)"),
-    "apply_if_finite": (lambda: jadam.apply_if_finite, "jadam.loss_scale"),
+    "apply_if_finite": (lambda: jadam.apply_if_finite, "jadam.guard"),
     "named_chain": (lambda: jadam.named_chain, "keyed by rule"),
     "with_extra_args_support": (lambda: jadam.with_extra_args_support, "accepts keyword arguments"),
     "losses": (lambda: jadam.softmax_cross_entropy_with_integer_labels, "optax.softmax_cross_entropy_with_integer_labels"),

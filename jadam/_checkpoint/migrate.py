@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax.numpy as jnp
 from jax.core import Tracer
 
 from jadam._chain import not_ours
 from jadam._checkpoint.moving import Moving, Old
 from jadam._checkpoint.report import Migration
 from jadam._checkpoint.stored import FORMAT, by_name, read
-from jadam._engine.checks import check_scalar
+from jadam._engine.checks import COUNT, check_scalar
 from jadam._engine.plan import Plan
 from jadam._errors import BadType, BadValue, door, shown
 from jadam._state import OptState, as_state
@@ -76,7 +75,7 @@ def migrate(
     arrays = read(old) if isinstance(old, Mapping) and FORMAT in old else by_name(as_state("first", old))
     if any(isinstance(x, Tracer) for x in arrays.values()):
         raise BadType("the state is traced; call migrate outside of jit.")
-    check_scalar("count", arrays["count"], jnp.int32)
+    check_scalar("count", arrays["count"], COUNT)
     params, values, treedef = strong("params", params, passing=True)
     fresh, plan = tx.init(params), Plan.of(tx.recipe, values, treedef)
     if len(set(plan.names)) < len(plan.names):

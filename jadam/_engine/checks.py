@@ -82,8 +82,8 @@ def check_state(plan: Plan, state: OptState) -> None:
             f"the state belongs to another transformation: it is of {', '.join(of) or 'no rules'}, this one of "
             f"{', '.join(one.key for one in plan.all) or 'no rules'}. Use the state that this transformation's init returned."
         )
-    for name, value, dtype in _scalars_of(plan, state):
-        check_scalar(name, value, dtype)
+    for name, value, expected in _scalars_of(plan, state):
+        check_scalar(name, value, expected)
     for key, names in scalars.items():
         if set(state.scalars[key]) != set(names):
             raise BadValue(
@@ -91,35 +91,41 @@ def check_state(plan: Plan, state: OptState) -> None:
             )
 
 
-def check_scalar(name: str, value: Any, dtype: Any) -> None:
-    """Whether a part of the state is a scalar of this dtype."""
-    if not isinstance(value, Array | np.ndarray | np.generic) or (value.shape, value.dtype) != ((), dtype):
+COUNT = Type((), jnp.dtype(jnp.int32))
+
+
+def check_scalar(name: str, value: Any, expected: Type) -> None:
+    """Whether a part of the state that all leaves share is of this type."""
+    if not isinstance(value, Array | np.ndarray | np.generic) or (value.shape, value.dtype) != expected:
         found = Type(value.shape, value.dtype) if hasattr(value, "dtype") else repr(value)
-        vmapped = " For the states of many models, put jax.vmap around the call." if np.ndim(value) else ""
-        raise BadValue(f"{name} of the state is {found}, where init returns {Type((), dtype)}.{vmapped}")
+        several = np.ndim(value) > len(expected.shape)
+        vmapped = " For the states of many models, put jax.vmap around the call." if several else ""
+        raise BadValue(f"{name} of the state is {found}, where init returns {expected}.{vmapped}")
 
 
-def kept_scalars(plan: Plan) -> dict[str, dict[str, Any]]:
-    """The dtypes of the scalars in a state, by part and name."""
+def kept_scalars(plan: Plan) -> dict[str, dict[str, Type]]:
+    """The types of the scalars in a state, by part and name."""
     kept = {}
     for one in plan.all:
-        own = {} if isinstance(one.rule, Pair) else dict.fromkeys(one.rule.scalars(), plan.dtype)
-        if own := own | ({"count": jnp.int32} if one.counts else {}):
+        values = {} if isinstance(one.rule, Pair) else one.rule.scalars()
+        own = {name: Type(np.shape(value), jnp.dtype(plan.dtype)) for name, value in values.items()}
+        if own := own | ({"count": COUNT} if one.counts else {}):
             kept[one.key] = own
         if one.counter:
-            kept[one.counter] = {"count": jnp.int32}
+            kept[one.counter] = {"count": COUNT}
     return kept
 
 
-def _scalars_of(plan: Plan, state: OptState) -> Iterator[tuple[str, Any, Any]]:
-    """What every leaf shares in a state: where it stands, the value, and the dtype that it must have."""
+def _scalars_of(plan: Plan, state: OptState) -> Iterator[tuple[str, Any, Type]]:
+    """What every leaf shares in a state: where it stands, the value, and the type that it must have."""
     if state.count is not None:  # as in a step without a state
-        yield "count", state.count, jnp.int32
+        yield "count", state.count, COUNT
+    number = Type((), jnp.dtype(plan.dtype))
     for field in ("hyperparams", "given"):
-        yield from ((f"{field}[{key!r}]", value, plan.dtype) for key, value in getattr(state, field).items())
+        yield from ((f"{field}[{key!r}]", value, number) for key, value in getattr(state, field).items())
     for key, names in kept_scalars(plan).items():
         own = state.scalars.get(key, {})
-        yield from ((f"scalars[{key!r}][{name!r}]", own[name], dtype) for name, dtype in names.items() if name in own)
+        yield from ((f"scalars[{key!r}][{name!r}]", own[name], kind) for name, kind in names.items() if name in own)
 
 
 def slots(plan: Plan, state: OptState, placed: Placed) -> dict[int, dict[str, Any]]:

@@ -36,6 +36,7 @@ class Program(NamedTuple):
     landing: ParamStorage
     mode: Mode
     kernel: bool = False
+    measured: bool = False  # whether a wrapper sums over the result
 
     @property
     def elementwise(self) -> bool:
@@ -99,6 +100,8 @@ def run(program: Program, operands: Operands, scales: list[dict[str, Array]] | N
         old = jax.tree.leaves(operands.slots)
         changed = [x for x in jax.tree.leaves(new_slots) if not any(x is one for one in old)]
         out = _in_one_fusion(out, [*changed, *residue.values()], operands.hs)
+        if program.measured:
+            new_slots = _in_the_fusion_of(out, new_slots, operands.hs)
     return out, new_slots, residue
 
 
@@ -154,6 +157,21 @@ def _in_one_fusion(out: Array, others: list[Array], hs: Any) -> Array:
         return functools.reduce(lambda found, x: lax.select(never, cast(x, found.dtype), found), alike, out)
 
     return lax.platform_dependent(never, out, *alike, tpu=dependent, default=lambda never, out, *_: out)
+
+
+def _in_the_fusion_of(out: Array, slots: list[dict[str, Any]], hs: Any) -> list[dict[str, Any]]:
+    """The new slots, so that XLA on GPU computes them together with a sum over the result, and does not write it to memory
+    first.
+    """
+    never = _never(hs)
+    if never is None:
+        return slots
+
+    def dependent(never: Array, out: Array, slots: Any) -> Any:
+        return jax.tree.map(lambda x: lax.select(never, cast(out, x.dtype), x) if x.shape == out.shape else x, slots)
+
+    alone = lambda never, out, slots: slots  # noqa: E731
+    return lax.platform_dependent(never, out, slots, cpu=alone, tpu=alone, default=dependent)
 
 
 def encoded(

@@ -13,7 +13,7 @@ from jax.core import Tracer
 
 from jadam._annotations import check_in_dtype
 from jadam._dtypes import cast
-from jadam._engine.checks import check_scalar
+from jadam._engine.checks import COUNT, check_scalar
 from jadam._engine.placement import scalar
 from jadam._engine.plan import Plan
 from jadam._errors import BadType, BadValue
@@ -41,7 +41,7 @@ def said(recipe: Recipe, plan: Plan, state: OptState) -> Said:
     for key, hyper, driver, counter in recipe.drivers:
         if key in state.hyperparams and (counter is None or counter in state.scalars):  # else `check_state` refuses it
             count = state.count if counter is None else state.scalars[counter].get("count")
-            check_scalar("count" if counter is None else f"scalars[{counter!r}]['count']", count, jnp.int32)
+            check_scalar("count" if counter is None else f"scalars[{counter!r}]['count']", count, COUNT)
             driven[key] = _asked(key, hyper, driver, count, plan.dtype)
     return Said(_operand(recipe, plan, state.count), driven)
 

@@ -34,9 +34,11 @@ def shared_sharding(leaves: Sequence[Any]) -> Any:
 
 
 def scalar(value: Any, dtype: Any, sharding: Any) -> Array:
-    """A scalar array, placed as `shared_sharding` says."""
+    """A scalar, or an array that all leaves share, placed as `shared_sharding` says."""
     if sharding is None or isinstance(value, Tracer):
         return jnp.asarray(value, dtype)
+    if isinstance(sharding, NamedSharding) and AxisType.Explicit in sharding.mesh.axis_types:  # whose specs name every axis
+        sharding = NamedSharding(sharding.mesh, PartitionSpec(*(None,) * np.ndim(value)))
     return jax.device_put(np.asarray(value, dtype), sharding)
 
 

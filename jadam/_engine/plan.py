@@ -21,7 +21,6 @@ from jadam._errors import BadType
 from jadam._frozen import SetToZero, frozen
 from jadam._hyper import Declared, HyperField
 from jadam._recipe import Landing, Pair, Place, Recipe, SlotFormats
-from jadam._rule import Rule
 from jadam._scope import mask_of
 from jadam._storage.params import NEAREST, ParamStorage
 from jadam._tree import Leaves, PyTree, flatten, is_function, is_trained, quoted
@@ -220,7 +219,7 @@ def _placed(row: Sequence[Place], leaves: Leaves, within: Sequence[int]) -> tupl
         rule = place.part.rule
         selected = mask_of(place.scope).by_leaf(leaves)
         at = tuple(i for i in within if selected[i])
-        if isinstance(rule, Rule) and not rule.elementwise:
+        if not isinstance(rule, Pair) and not rule.elementwise:
             _refuse_complex(rule, at, leaves)
         rules: tuple[Any, ...] = ()
         if not isinstance(rule, Pair):
@@ -265,7 +264,7 @@ def without_numbers(rule: Any) -> Any:
     return rule.bound(numbers | {name: None for name, value in vars(rule).items() if isinstance(value, ByLeaf)})
 
 
-def _refuse_complex(rule: Rule, at: Sequence[int], leaves: Leaves) -> None:
+def _refuse_complex(rule: Any, at: Sequence[int], leaves: Leaves) -> None:
     for i in at:
         if is_complex(leaves.values[i].dtype):
             raise BadType(

@@ -9,7 +9,8 @@ import jax
 import numpy as np
 from jax import Array
 
-from jadam._engine.checks import check_scalar, kept_scalars
+from jadam._engine.checks import COUNT, check_scalar, kept_scalars
+from jadam._engine.kept import Type
 from jadam._engine.numbers import alike
 from jadam._engine.plan import Plan
 from jadam._errors import BadType, BadValue
@@ -27,7 +28,7 @@ def restored(plan: Plan, state: OptState) -> OptState:
         if not isinstance(getattr(state, field), Mapping):
             raise BadValue(f"the {field} of the state are {getattr(state, field)!r}, and not a dict.")
     if state.count is None:
-        check_scalar("count", state.count, np.int32)
+        check_scalar("count", state.count, COUNT)
     if _comes_from_a_step(plan, state):
         return state
     given = {key: _number(value, plan.dtype) for key, value in state.given.items()}
@@ -44,11 +45,11 @@ def restored(plan: Plan, state: OptState) -> OptState:
     for name, leaf in zip(leaves.names, leaves.values, strict=True):
         if not is_array(leaf):
             raise BadType(f"{quoted(name)} of the state is {leaf!r}, which is not an array.")
-    dtypes = kept_scalars(plan)
+    types, number = kept_scalars(plan), Type((), plan.dtype)
     return state._replace(
         count=_number(state.count, np.int32),
         scalars={
-            key: {name: _number(value, dtypes.get(key, {}).get(name, plan.dtype)) for name, value in own.items()}
+            key: {name: _number(value, types.get(key, {}).get(name, number).dtype) for name, value in own.items()}
             for key, own in state.scalars.items()
         },
         given=given,

@@ -33,10 +33,10 @@ def slot(rule: Any, kept: Mapping[str, Any], name: str) -> Any:
 
 
 def scalars(block: Any) -> dict[str, Any]:
-    """The scalars that a rule or wrapper keeps, with their initial values."""
+    """What a rule or wrapper keeps for all parameters together, with its initial values."""
     found = block.scalars()
-    if not isinstance(found, dict) or not all(is_array(value) and np.ndim(value) == 0 for value in found.values()):
-        raise BadType(f"{_class(block)}.scalars must return a dictionary of numbers by name, not {shown(found)}.")
+    if not isinstance(found, dict) or not all(map(is_array, found.values())):
+        raise BadType(f"{_class(block)}.scalars must return a dictionary of numbers or arrays by name, not {shown(found)}.")
     return found
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -16,31 +16,21 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jadam._dtypes import cast, compute_dtype, decode, encode, full_dtype, full_products
+from jadam._dtypes import cast, encode, full_dtype, full_products
 from jadam._engine import checks, returned
 from jadam._engine.kept import following, made_anew, part_of
-from jadam._engine.leaf import Mode, NoCount, Operands, Program, encoded, needs_params
+from jadam._engine.leaf import Mode, NoCount, Operands, Program, encoded
+from jadam._engine.norms import Norms, sums_of_squares
 from jadam._engine.placement import decoded, on_automatic_axes
-from jadam._engine.plan import Placed, Plan
+from jadam._engine.plan import Placed
+from jadam._engine.reader import Reader, Ready, Step
 from jadam._errors import BadValue
-from jadam._norm import bounded
 from jadam._recipe import Pair
 from jadam._rule import Context, DecayRate, H, Rule, extra, scalars_of
 from jadam._state import GIVEN, OptState
 from jadam._storage.rounding import number_key, step_key
 from jadam._storage.slots import apart, together
-from jadam._tree import PyTree
 from jadam._wrapper import Inside, Wrapper
-
-
-class Step(NamedTuple):
-    """What all rows of a step share."""
-
-    plan: Plan
-    params: list[Any] | None
-    extra: dict[str, Any]
-    hyperparams: dict[str, tuple[Array, Array]]
-    run_rules: Callable[[Program, Operands], Any]  # under `jit`
 
 
 class Done(NamedTuple):
@@ -51,16 +41,7 @@ class Done(NamedTuple):
     state: OptState
 
 
-class _Ready(NamedTuple):
-    """A rule whose `prepare` has run, waiting for the leaves."""
-
-    placed: Placed
-    rules: dict[int, Any]  # by leaf, as the slots
-    slots: dict[int, dict[str, Any]]
-    h: dict[str, Any]
-
-
-class Row:
+class Row(Reader):
     """Parts in a row at one step: rules are queued in `pending` and run, fused, when a later part needs their updates."""
 
     def __init__(
@@ -71,13 +52,15 @@ class Row:
         residues: dict[int, dict[str, Array]],
         state: OptState,
         mode: Mode,
+        around: Norms | None = None,
     ):
-        self.step, self.plan, self.row, self.state = step, step.plan, row, state
+        super().__init__(step, state, residues, Norms(around))
+        self.row = row
         self.mode: Mode = mode
-        self.given, self.updates, self.residues = updates, dict(updates), residues  # `given` stays raw
+        self.given, self.updates = updates, dict(updates)  # `given` stays raw
         self.t: Any = None if state.count is None else following(state.count)
         self.new = OptState(self.t, {}, {}, {}, {})
-        self.pending: list[_Ready] = []
+        self.pending: list[Ready] = []
 
     @functools.cached_property  # traced only where something is rounded by chance
     def key(self) -> Array:
@@ -104,7 +87,7 @@ class Row:
 
     def _h(self, placed: Placed) -> dict[str, Any]:
         """Hyperparameters as a rule reads them in `h`."""
-        values = {hyper: self.step.hyperparams[key][0] for key, hyper in placed.hypers}
+        values = {hyper: self.acting(key, hyper) for key, hyper in placed.hypers}
         return {hyper.name: DecayRate(value) if hyper.allowed.complement else value for hyper, value in values.items()}
 
     def _count(self, group: str | None) -> tuple[Any, Any]:
@@ -118,7 +101,7 @@ class Row:
         """Computes the constants of a rule, and queues it."""
         h, dtype, (count, number) = self._h(placed), self.plan.dtype, self._count(placed.counter)
         slots = checks.slots(self.plan, self.state, placed)
-        ready = _Ready(placed, dict(zip(placed.at, placed.rules, strict=True)), slots, h)
+        ready = Ready(placed, dict(zip(placed.at, placed.rules, strict=True)), slots, h)
         scalars = scalars_of(rule, self.state.scalars.get(placed.key, {}))
         t: Any = NoCount(rule, dtype) if number is None else cast(number, dtype)
         # Once a step, and not for each kind of leaf: XLA writes scalars that vary by leaf into its kernels.
@@ -135,7 +118,7 @@ class Row:
     def _flush(self, mode: Mode, landed: set[int] | frozenset[int] = frozenset()) -> None:
         """Runs the queued rules on every leaf."""
         plan, params = self.plan, self.step.params
-        queued: dict[int, list[_Ready]] = {}
+        queued: dict[int, list[Ready]] = {}
         for one in self.pending:
             for i in one.slots:
                 queued.setdefault(i, []).append(one)
@@ -156,7 +139,8 @@ class Row:
                 [one.h for one in ready],
                 (self.key, number_key(i)) if any(name for *_, name in rules) or plan.storage(i).draws else None,
             )
-            program = Program(rules, plan.storage(i), mode, any(one.placed.formats.kernel == "pallas" for one in ready))
+            in_kernel = any(one.placed.formats.kernel == "pallas" for one in ready)
+            program = Program(rules, plan.storage(i), mode, in_kernel, self.step.measured)
             self.updates[i], slots, self.residues[i] = self.step.run_rules(program, operands)
             for one, new in zip(ready, slots, strict=True):
                 one.slots[i] = new
@@ -170,12 +154,12 @@ class Row:
         plan, params = self.plan, self.step.params
         self._flush("between")
         own = None if params is None else plan.tree({i: params[i] for i in placed.at})
-        updates = plan.tree({i: encode(self._full(i, self.updates[i]), plan.dtype_of(i)) for i in placed.at})
+        updates = plan.tree({i: encode(self.full(i, self.updates[i]), plan.dtype_of(i)) for i in placed.at})
         extra = pair.accepted(self.step.extra)
         found = pair.update(updates, self.state.slots[placed.key], own, **extra)
         shapes = {i: plan.shapes[i][0] for i in placed.at}
         new, self.new.slots[placed.key] = returned.of_pair(pair, found, plan.treedef, shapes)
-        self.updates |= {i: encode(self._full(i, u), full_dtype(plan.dtype_of(i))) for i, u in new.items()}
+        self.updates |= {i: encode(self.full(i, u), full_dtype(plan.dtype_of(i))) for i, u in new.items()}
 
     def _wrap(self, placed: Placed, wrapper: Wrapper, mode: Mode) -> None:
         """Lets a wrapper run what is inside it."""
@@ -188,24 +172,44 @@ class Row:
             inner = inner._replace(count=own["count"])
         residues = {i: self.residues[i] for i in at}
 
+        of = Ready(placed, {}, stored, {})
         still = Done({i: self._still(i, mode) for i in at}, residues, inner)
+        full = [self.full(i, self.updates[i]) for i in at]
 
-        def run(updates: list[Array], before: Done = still, extra: Mapping[str, Any] = MappingProxyType({})) -> Done:
-            own = zip(at, returned.updates(wrapper, updates, len(at)), strict=True)
-            given = {i: encode(u, full_dtype(plan.dtype_of(i))) for i, u in own}
-            step = self.step._replace(extra={**self.step.extra, **extra})
+        def run(
+            updates: list[Array],
+            before: Done = still,
+            extra: Mapping[str, Any] = MappingProxyType({}),
+            rate: Array | None = None,
+            measured: bool = False,
+        ) -> Done:
+            own = zip(at, returned.updates(wrapper, updates, len(at)), full, strict=True)
+            # What is handed on unchanged stays as it is stored: its norm is known, and no cast of it is written to memory.
+            given = {i: self.updates[i] if u is x else encode(u, full_dtype(plan.dtype_of(i))) for i, u, x in own}
+            step = self.step._replace(extra={**self.step.extra, **extra}, measured=measured or self.step.measured)
             if mode == "step" and step.params is not None:
                 step = step._replace(params=[before.updates.get(i, p) for i, p in enumerate(step.params)])
-            return Row(step, placed.inner, given, dict(before.residues), before.state, mode).run()
+            if rate is not None:
+                _refuse_no_rate(placed)
+                step = step._replace(rate=rate if step.rate is None else rate * step.rate)
+            done = Row(step, placed.inner, given, dict(before.residues), before.state, mode, self.norms).run()
+            if mode != "between":
+                return done
+            return done._replace(
+                updates={i: encode(self.full(i, u), full_dtype(plan.dtype_of(i))) for i, u in done.updates.items()}
+            )
 
         def restarted(done: Done) -> Done:
-            slots, scalars = made_anew(plan, placed.inner, self._given_params(wrapper))
+            slots, scalars = made_anew(plan, placed.inner, self.given_params(wrapper))
             return done._replace(state=done.state._replace(count=jnp.zeros_like(inner.count), slots=slots, scalars=scalars))
+
+        def moved(done: Done) -> list[tuple[Array, Array]]:
+            return [sums_of_squares(self._moved(i, done, p, mode), p) for i, p in zip(at, self.params(of), strict=True)]
 
         columns = {name: [decoded(stored[i].get(name), plan.dtype_of(i)) for i in at] for name in together(names)}
         inside = Inside(
             h=H(**self._h(placed)),
-            updates=[self._full(i, self.updates[i]) for i in at],
+            updates=full,
             slots=defaultdict(list, columns),
             scalars=scalars_of(wrapper, own),
             count=inner.count,
@@ -213,8 +217,10 @@ class Row:
             run=run,
             stay=lambda: still,
             restarted=restarted,
+            moved=moved,
+            kept=functools.partial(self._kept, placed),
             reader=self,
-            of=_Ready(placed, {}, stored, {}),
+            of=of,
         )
         done, slots, scalars = returned.around(wrapper, wrapper.around(inside), Done, columns if at else {})
         self.updates |= done.updates
@@ -232,6 +238,28 @@ class Row:
         if scalars:
             self.new.scalars[key] = scalars
 
+    def read(self, of: Ready) -> list[Array]:
+        """The updates that reach a rule, as they are stored."""
+        self._flush("between")
+        return [self.updates[i] for i in of.placed.at]
+
+    def _kept(self, placed: Placed, done: Done, names: Sequence[str]) -> list[tuple[Array, ...]]:
+        """Slots of the rules inside a wrapper that have all these, a tuple for each leaf of each."""
+        found = []
+        for one in (one for inner in placed.inner for one in inner if not isinstance(one.rule, Pair)):
+            slots = checks.slots(self.plan, done.state, one)
+            leaves = [(i, slots[i]) for i in one.at if set(names) <= set(slots[i])]
+            found += [tuple(decoded(own[name], self.plan.dtype_of(i)) for name in names) for i, own in leaves]
+        return found
+
+    def _moved(self, i: int, done: Done, p: Array, mode: Mode) -> Array:
+        """What a row adds to a parameter, with what is stored beside it."""
+        u, residue = done.updates[i], done.residues[i]
+        if mode == "between" or (mode == "update" and not residue):
+            return self.full(i, u)
+        new = u if mode == "step" else self.step.params[i] + u  # pyright: ignore[reportOptionalSubscript] (p is one of them)
+        return self.plan.storage(i).decode(new, residue) - p
+
     def _encoded(self, placed: Placed, i: int, slots: dict[str, Any], before: dict[str, Any]) -> dict[str, Array]:
         """The slots of a wrapper for a leaf as the state keeps them, placed as they were before."""
         key = self.key ^ number_key(i) if placed.formats.draws else None
@@ -245,9 +273,6 @@ class Row:
                 new[name] = on_automatic_axes(encode_, x, place)(x)
         return apart(new)
 
-    def _full(self, i: int, u: Any) -> Array:
-        return cast(decode(u), compute_dtype(self.plan.dtype_of(i)))
-
     def _still(self, i: int, mode: Mode) -> Array:
         """What leaves a parameter where it is."""
         if mode == "step" and self.step.params is not None:
@@ -255,47 +280,9 @@ class Row:
         dtype = self.plan.dtype_of(i)
         return jnp.zeros_like(self.updates[i], dtype=full_dtype(dtype) if mode == "between" else dtype)
 
-    # What `Context` and `Inside` read.
 
-    def read(self, of: _Ready) -> list[Array]:
-        """The updates that reach a rule, as they are stored."""
-        self._flush("between")
-        return [self.updates[i] for i in of.placed.at]
-
-    def bound(self, of: _Ready, u: Array) -> Array:
-        """An update as the rule's `update` sees it."""
-        return bounded(u, of.placed.rule.squares(u.shape)) if of.placed.key in self.state.slots else u
-
-    def params(self, of: _Ready) -> list[Array]:
-        stored = self._given_params(of.placed.rule)
-        return [self.plan.storage(i).decode(stored[i], self.residues[i]) for i in of.placed.at]
-
-    def _given_params(self, rule: Any) -> list[Any]:
-        if self.step.params is None:
-            raise BadValue(needs_params(rule))
-        return self.step.params
-
-    def slot(self, of: _Ready, name: str) -> list[Array]:
-        return [decoded(returned.slot(of.placed.rule, of.slots[i], name), self.plan.dtype_of(i)) for i in of.placed.at]
-
-    def learning_rate(self, of: _Ready) -> Array:
-        """The learning rate that scales what a rule does to its leaves: the next one in the chain, else the last before."""
-        placed, everything = of.placed, self.plan.all
-        at = everything.index(placed)
-        for other in (*everything[at:], *reversed(everything[:at])):
-            rate = next((key for key, hyper in other.hypers if hyper.name == "learning_rate"), None)
-            if rate is not None and set(placed.at) <= set(other.at):
-                return self.step.hyperparams[rate][0]
+def _refuse_no_rate(placed: Placed) -> None:
+    if not any(hyper.name == "learning_rate" for one in placed.inner for part in one for _, hyper in part.hypers):
         raise BadValue(
-            f"{placed.rule.name} needs the learning rate, and the chain has none that acts on all its parameters; add "
-            f"scale_by_learning_rate(...), or put {placed.rule.name} into each group of a partition."
+            f"{placed.rule.name} lowers the learning rate, and there is none inside it; add scale_by_learning_rate(...) there."
         )
-
-    def as_params(self, of: _Ready, values: list[Array]) -> PyTree:
-        dtypes = [self.plan.dtype_of(i) for i in of.placed.at]
-        new = {i: encode(x, dtype) for i, x, dtype in zip(of.placed.at, values, dtypes, strict=True)}
-        return self.plan.tree(new, self.step.params)
-
-    def as_updates(self, of: _Ready, tree: PyTree) -> list[Array]:
-        found = checks.gradients(self.plan, tree)
-        return [self._full(i, found[i]) for i in of.placed.at]

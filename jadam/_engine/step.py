@@ -16,8 +16,9 @@ from jadam._engine.leaf import Mode, Operands, Program
 from jadam._engine.numbers import Said, acting, said, without_state
 from jadam._engine.passes import run_rules
 from jadam._engine.plan import Plan
+from jadam._engine.reader import Step
 from jadam._engine.restored import restored
-from jadam._engine.row import Row, Step
+from jadam._engine.row import Row
 from jadam._engine.symbolic import asking_no_symbols
 from jadam._errors import BadValue
 from jadam._recipe import Recipe

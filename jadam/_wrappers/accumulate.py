@@ -14,7 +14,7 @@ from jadam._engine.plan import Placed, Plan
 from jadam._errors import BadValue, door
 from jadam._hyper import NonNegative, Range
 from jadam._recipe import Pair, Part
-from jadam._rule import Block, Slots, all_finite, zeros
+from jadam._rule import Block, Slots, zeros
 from jadam._schedules.fields import not_a_number
 from jadam._state import OptState, scalars_of_one
 from jadam._transformation import GradientTransformation
@@ -62,7 +62,9 @@ class Accumulate(Wrapper):
 
         good = (weight >= 0) & (weight < jnp.inf)
         if self.nonfinite != "keep":
-            good &= all_finite(given)
+            good &= inside.finite
+            for number in value:
+                good &= jnp.isfinite(number)
         before = jnp.where(old["seen"] == 0, 0, old["weight"])
         total = before + jnp.where(good, weight, jnp.nan if self.nonfinite == "drop_window" else 0)
         share = jnp.where(before + weight > 0, weight / (before + weight), 0)

@@ -13,7 +13,6 @@ from jadam._annotations import Option
 from jadam._chain import TransformationLike, builder, wrap
 from jadam._errors import BadValue, door
 from jadam._hyper import BelowOne, Count, FixedPositive
-from jadam._rule import all_finite
 from jadam._state import scalars_of_one
 from jadam._transformation import GradientTransformation
 from jadam._tree import PyTree
@@ -47,7 +46,7 @@ class LossScale(Wrapper):
 
     def around(self, inside: Inside) -> tuple[Outcome, dict[str, list[Array]], dict[str, Array]]:
         old, scale = inside.scalars, inside.scalars["scale"]
-        finite = all_finite(inside.updates)
+        finite = inside.finite
         good = jnp.where(finite, old["good_steps"] + 1, 0)
         grows = good >= self.growth_interval
         grown = jnp.where(grows, jnp.minimum(scale * self.growth_factor, self.max_scale), scale)
@@ -56,9 +55,8 @@ class LossScale(Wrapper):
             "good_steps": jnp.where(grows, 0, good),
             "skipped": old["skipped"] + jnp.where(finite, 0, 1),
         }
-        unscale = 1 / scale
         # A select, since nearly every step counts: it is fused into the loops that write the state, which read the old one.
-        return inside.when(finite, [u * unscale.astype(u.dtype) for u in inside.updates], how="select"), {}, scalars
+        return inside.when(finite, inside.scaled(1 / scale), how="select"), {}, scalars
 
 
 @builder

@@ -184,6 +184,25 @@ def micro_steps(work: str, shapes: Shapes, recipe: Recipe, reps: int, goal: floa
     yield row(f"{work}: micro-step, temporary memory", "B/param", *(temporary[lib, True] for lib in (optax, jadam)), 8, True)
 
 
+def watched(shapes: Shapes, reps: int) -> Iterator[str]:
+    """Time of a guarded and of a watched step; in the place of optax stands the same step without."""
+    own = clipped(jadam)
+    forms = {"": own, "guard": jadam.guard(own), "monitor": jadam.monitor(own)}
+    grads, run, reached = normal(shapes, 1.0, seed=1), {}, {}
+    for form, tx in forms.items():
+        params = normal(shapes, 0.02, seed=0)
+        run[form] = jax.jit(lambda params, state, grads, tx=tx: tx.step(grads, state, params), donate_argnums=(0, 1))
+        reached[form] = params, tx.init(params)
+
+    def advance(form: str) -> Any:
+        reached[form] = run[form](*reached[form], grads)
+        return reached[form]
+
+    times = milliseconds({form: lambda rep, form=form: partial(advance, form) for form in forms}, reps)
+    for form, goal in (("guard", 1.1), ("monitor", 1.05)):
+        yield row(f"`{form}` around clip + AdamW + cosine, beside the same without: step", "ms", times[""], times[form], goal)
+
+
 def traces(sizes: Sizes) -> Iterator[str]:
     """Time until the compiler starts. Each build has another width, so that JAX has seen none of its shapes."""
 
@@ -240,6 +259,7 @@ def rows(sizes: Sizes) -> Iterator[str]:
             yield from steps(work, shapes, recipe, sizes.reps, goal)
     for recipe, title, goal in ((clipped, "clip + AdamW + cosine", 0.4), (alone, "AdamW", 0.5)):
         yield from micro_steps(f"accumulate({title}), one leaf", trees["one leaf"], recipe, sizes.reps, goal)
+    yield from watched({"w": sizes.one_leaf}, sizes.reps)
     yield from traces(sizes)
     yield from states()
     yield from imports(sizes.imports)

@@ -1,7 +1,6 @@
 """What GPUs and TPUs run where it is not what CPUs run, run on the CPU."""
 
 import contextlib
-import functools
 
 import chex
 import jax
@@ -12,7 +11,7 @@ from jax import lax
 from support import run
 
 import jadam
-from jadam._norm import _in_one_pass, norm, scaled_norm
+from jadam._norm import _in_one_pass, norm, norm_of, scaled_norm
 
 RNG = np.random.default_rng(0)
 TREE = {"a": jnp.asarray(RNG.standard_normal((40, 5)), jnp.float32), "b": jnp.asarray(RNG.standard_normal(3), jnp.float32)}
@@ -35,17 +34,22 @@ def elsewhere(platform):
     jax.clear_caches()
 
 
+def one_pass(leaves):
+    return norm_of(leaves, _in_one_pass(leaves, None, jnp.float32))
+
+
 @pytest.mark.parametrize("size", [1e-18, 1e-12, 1.0, 1e12, 1e17])
 def test_norms_in_one_pass(size):
     tree = jax.tree.map(lambda x: jnp.sign(x) * jnp.maximum(jnp.abs(x), 1) * size, TREE)
     exact = np.sqrt(sum(np.sum(np.asarray(x, np.float64) ** 2) for x in jax.tree.leaves(tree)))
-    assert float(_in_one_pass(jax.tree.leaves(tree), jnp.float32)) == pytest.approx(exact, rel=1e-6)
+    assert float(one_pass(jax.tree.leaves(tree))) == pytest.approx(exact, rel=1e-6)
 
 
 def test_norms_in_one_pass_are_finite_where_numbers_are():
-    one_pass = functools.partial(_in_one_pass, dtype=jnp.float32)
     for size in (1e-45, 1e-30, 1e25, 3e38):
-        assert jnp.isfinite(one_pass([jnp.full(1000, size, jnp.float32), jnp.ones(3)]))
+        huge = [jnp.full(1000, size, jnp.float32), jnp.ones(3)]
+        assert jnp.isfinite(one_pass(huge))
+        assert _in_one_pass(huge, None, jnp.float32).finite
     assert one_pass([jnp.array(jnp.inf), jnp.ones(2)]) == jnp.inf
     assert jnp.isnan(one_pass([jnp.array(jnp.nan), jnp.ones(2)]))
     assert one_pass([jnp.zeros(3)]) == 0
@@ -88,3 +92,17 @@ def test_steps_are_those_of_a_cpu(name):
     for platform in PLATFORMS:
         with elsewhere(platform):
             chex.assert_trees_all_close(steps(name), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("platform", PLATFORMS)
+@pytest.mark.parametrize("by", ["step", "update"])
+def test_guarded_and_watched_steps(platform, by):
+    """On CPU a branch, elsewhere a select, whose sums depend on the slots or the slots on them."""
+    tx = jadam.monitor(jadam.guard(jadam.chain(jadam.clip_by_global_norm(1.0), jadam.adamw(0.1))), by_leaf=True)
+    bad = jax.tree.map(lambda x: x.at[0].set(jnp.nan), TREE)
+    expected, here = run(tx, TREE, [TREE, bad, TREE], by)
+    with elsewhere(platform):
+        found, there = run(tx, TREE, [TREE, bad, TREE], by)
+    chex.assert_trees_all_close(found, expected, rtol=1e-6)
+    chex.assert_trees_all_close(there, here, rtol=1e-5)
+    assert there.scalars["guard"]["skipped"] == 1

@@ -426,7 +426,9 @@ def test_has_updated_of_a_tree_and_of_what_has_none():
 
 
 @pytest.mark.usefixtures("lenient")
-@pytest.mark.parametrize("options", [{}, {"use_grad_mean": False}, {"should_skip_update_fn": optax.skip_not_finite}], ids=" ".join)
+@pytest.mark.parametrize(
+    "options", [{}, {"use_grad_mean": False}, {"should_skip_update_fn": optax.skip_not_finite}], ids=" ".join
+)
 def test_multi_steps_has_the_numbers_of_optax(options):
     class Run(NamedTuple):
         updates: Any

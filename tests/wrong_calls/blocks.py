@@ -22,7 +22,7 @@ CALLS = {
     "clip: max_delta must be given; it accepts max_delta.": lambda: jadam.clip(),
     "clip: too many arguments; it accepts max_delta.": lambda: jadam.clip(1.0, 2.0),
     "clip: there is no max_norm; it accepts max_delta.": lambda: jadam.clip(max_norm=1.0),
-    "clip_by_global_norm: there is no clip_norm; write max_norm=1.0. It accepts max_norm, eps.": lambda: (
+    "clip_by_global_norm: there is no clip_norm; write max_norm=1.0. It accepts max_norm, eps, measured.": lambda: (
         jadam.clip_by_global_norm(clip_norm=1.0)
     ),
     "clip_by_block_rms: threshold must be given; it accepts threshold.": lambda: jadam.clip_by_block_rms(),
@@ -121,6 +121,19 @@ CALLS = {
     "hold_first(steps=0): steps must be an integer in [1, 2**31).": lambda: jadam.hold_first(0),
     "hold_first(steps=True): steps must be an integer in [1, 2**31).": lambda: jadam.hold_first(True),
     "hold_first(steps=1.5): steps must be an integer in [1, 2**31).": lambda: jadam.hold_first(1.5),
+    "clip_by_global_norm(measured=1): measured must be True or False.": lambda: jadam.clip_by_global_norm(1.0, measured=1),
+    "zclip(z_thresh=0): z_thresh must be a finite number > 0.": lambda: jadam.zclip(z_thresh=0),
+    "zclip(z_thresh='2'): z_thresh must be a number or a schedule, not '2'.": lambda: jadam.zclip(z_thresh="2"),
+    "zclip(alpha=1.0): alpha must be in [0, 1).": lambda: jadam.zclip(alpha=1.0),
+    "zclip(warmup_steps=0): warmup_steps must be an integer in [1, 2**31).": lambda: jadam.zclip(warmup_steps=0),
+    "zclip(eps=None): eps must be a finite number >= 0.": lambda: jadam.zclip(eps=None),
+    "percentile_clip(percentile=100): percentile must be an integer in [0, 100).": lambda: jadam.percentile_clip(
+        percentile=100
+    ),
+    "percentile_clip(percentile=0.5): percentile must be an integer in [0, 100).": lambda: jadam.percentile_clip(
+        percentile=0.5
+    ),
+    "percentile_clip(history=0): history must be an integer in [1, 2**31).": lambda: jadam.percentile_clip(history=0),
     "clip_by_global_norm(eps=-1): eps must be a finite number >= 0.": lambda: jadam.clip_by_global_norm(1.0, eps=-1),
     "clip_by_global_norm(eps='a'): eps must be a finite number >= 0.": lambda: jadam.clip_by_global_norm(1.0, eps="a"),
     "scale_by_learning_rate(flip_sign='no'): flip_sign must be True or False.": lambda: jadam.scale_by_learning_rate(

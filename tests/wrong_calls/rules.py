@@ -73,10 +73,10 @@ CALLS = {
     ),
     "chain.init: Own.init must return a dictionary of arrays by name, such as {'mu': jadam.zeros(p)}; 'mu' is a "
     "float.": lambda: traced(rule(init=lambda self, p: {"mu": 0.0})),
-    "chain.init: Own.scalars must return a dictionary of numbers by name, not ['age'].": lambda: traced(
+    "chain.init: Own.scalars must return a dictionary of numbers or arrays by name, not ['age'].": lambda: traced(
         rule(scalars=lambda self: ["age"])
     ),
-    "chain.init: Own.scalars must return a dictionary of numbers by name, not {'age': 'old'}.": lambda: traced(
+    "chain.init: Own.scalars must return a dictionary of numbers or arrays by name, not {'age': 'old'}.": lambda: traced(
         rule(scalars=lambda self: {"age": "old"})
     ),
     "chain.update: Own.prepare must return a dictionary of constants by name, not None.": lambda: traced(

@@ -177,6 +177,42 @@ CALLS = {
     "loss_scale(max_scale=Array([1., 1., 1.], dtype=float32)): max_scale must be a finite number > 0.": lambda: (
         jadam.loss_scale(TX, max_scale=ONES)
     ),
+    # guard, monitor, metrics
+    "guard: tx is None, which is not a transformation; give one of jadam's, or an (init, update) pair.": lambda: jadam.guard(
+        None
+    ),
+    "guard: tx is the function adam; call it: adam(...).": lambda: jadam.guard(jadam.adam),
+    "guard: only tx may be given by position; write sigma_factor=3.0.": lambda: jadam.guard(TX, 3.0),
+    "guard: there is no max_skips; write max_consecutive_skips=3. It accepts tx, sigma_factor, window, warmup_steps, "
+    "max_consecutive_skips, backoff_factor, recovery_steps.": lambda: jadam.guard(TX, max_skips=3),
+    "guard(sigma_factor=-1): sigma_factor must be a number > 0.": lambda: jadam.guard(TX, sigma_factor=-1),
+    "guard(sigma_factor=None): sigma_factor must be a number or a schedule, not None.": lambda: jadam.guard(
+        TX, sigma_factor=None
+    ),
+    "guard(window=0): window must be an integer in [1, 2**31).": lambda: jadam.guard(TX, window=0),
+    "guard(warmup_steps=True): warmup_steps must be an integer in [1, 2**31).": lambda: jadam.guard(TX, warmup_steps=True),
+    "guard(max_consecutive_skips=2.5): max_consecutive_skips must be an integer in [1, 2**31).": lambda: jadam.guard(
+        TX, max_consecutive_skips=2.5
+    ),
+    "guard(backoff_factor=2): backoff_factor must be in (0, 1].": lambda: jadam.guard(TX, backoff_factor=2),
+    "guard(backoff_factor='half'): backoff_factor must be in (0, 1].": lambda: jadam.guard(TX, backoff_factor="half"),
+    "guard(recovery_steps=0): recovery_steps must be an integer in [1, 2**31).": lambda: jadam.guard(TX, recovery_steps=0),
+    "guard.update: value must be the loss, a real scalar; it is float32[3].": lambda: jadam.guard(TX).update(
+        PARAMS, jadam.guard(TX).init(PARAMS), PARAMS, value=ONES
+    ),
+    "has_diverged: the state is of no guard; build the transformation with jadam.guard(tx).": lambda: jadam.has_diverged(
+        TX.init(PARAMS)
+    ),
+    "monitor: tx is 5, which is not a transformation; give one of jadam's, or an (init, update) pair.": lambda: jadam.monitor(
+        5
+    ),
+    "monitor(by_leaf=1): by_leaf must be True or False.": lambda: jadam.monitor(TX, by_leaf=1),
+    "monitor: only tx may be given by position; write by_leaf=True.": lambda: jadam.monitor(TX, True),
+    "monitor.update: monitor needs the parameters; call update(grads, state, params), not update(grads, state).": lambda: (
+        jadam.monitor(jadam.sgd(0.1)).update(PARAMS, jadam.monitor(jadam.sgd(0.1)).init(PARAMS))
+    ),
+    "metrics: a dict has no state of jadam inside; pass what tx.init or tx.update returned.": lambda: jadam.metrics(PARAMS),
+    "metrics: a NoneType has no state of jadam inside; pass what tx.init or tx.update returned.": lambda: jadam.metrics(None),
     "schedule_free: tx is None, which is not a transformation; give one of jadam's, or an (init, update) pair.": lambda: (
         jadam.schedule_free(None)
     ),

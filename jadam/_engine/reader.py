@@ -1,0 +1,125 @@
+"""What rules and wrappers read of a step: updates and their norms, parameters, slots, the learning rate."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from jax import Array
+
+from jadam._dtypes import cast, compute_dtype, decode, encode
+from jadam._engine import checks, returned
+from jadam._engine.leaf import Operands, Program, needs_params
+from jadam._engine.norms import Norms
+from jadam._engine.placement import decoded
+from jadam._engine.plan import Placed, Plan
+from jadam._errors import BadValue
+from jadam._hyper import HyperField
+from jadam._norm import Squares, bounded, norm_of
+from jadam._state import OptState
+from jadam._tree import PyTree
+
+
+class Step(NamedTuple):
+    """What all rows of a step share."""
+
+    plan: Plan
+    params: list[Any] | None
+    extra: dict[str, Any]
+    hyperparams: dict[str, tuple[Array, Array]]
+    run_rules: Callable[[Program, Operands], Any]  # under `jit`
+    rate: Array | None = None  # by which wrappers around a row multiply its learning rates
+    measured: bool = False  # whether a wrapper around a row sums over its results
+
+
+class Ready(NamedTuple):
+    """A rule whose `prepare` has run, waiting for the leaves."""
+
+    placed: Placed
+    rules: dict[int, Any]  # by leaf, as the slots
+    slots: dict[int, dict[str, Any]]
+    h: dict[str, Any]
+
+
+class Reader(ABC):
+    """A row as `Context` and `Inside` see it: everything is read when it is asked for.
+
+    Attributes:
+        step: what all rows of the step share.
+        plan: of the tree.
+        state: of the parts of the row.
+        residues: what is stored beside parameters, by leaf.
+        norms: what is known of norms.
+    """
+
+    def __init__(self, step: Step, state: OptState, residues: dict[int, dict[str, Array]], norms: Norms):
+        self.step, self.plan, self.state, self.residues, self.norms = step, step.plan, state, residues, norms
+
+    @abstractmethod
+    def read(self, of: Ready) -> list[Array]:
+        """The updates that reach a rule or wrapper, as they are stored."""
+
+    def squares(self, of: Ready) -> Squares:
+        """The squares of the updates that reach a rule or wrapper, as they are stored: XLA would write a cast of bfloat16 to
+        memory first.
+        """
+        return self.norms.squares(self.read(of))
+
+    def norm(self, of: Ready) -> Array:
+        return norm_of(self.read(of), self.squares(of))
+
+    def norms_of(self, of: Ready) -> list[Array]:
+        leaves, squares = self.read(of), self.squares(of)
+        return [norm_of([x], squares.at([n])) for n, x in enumerate(leaves)]
+
+    def scaled(self, of: Ready, updates: list[Array], factor: Array) -> list[Array]:
+        new = [u * factor.astype(u.dtype) for u in updates]
+        self.norms.scaled(self.read(of), new, factor)
+        return new
+
+    def bound(self, of: Ready, u: Array) -> Array:
+        """An update as the rule's `update` sees it."""
+        return bounded(u, of.placed.rule.squares(u.shape)) if of.placed.key in self.state.slots else u
+
+    def params(self, of: Ready) -> list[Array]:
+        stored = self.given_params(of.placed.rule)
+        return [self.plan.storage(i).decode(stored[i], self.residues[i]) for i in of.placed.at]
+
+    def given_params(self, rule: Any) -> list[Any]:
+        if self.step.params is None:
+            raise BadValue(needs_params(rule))
+        return self.step.params
+
+    def slot(self, of: Ready, name: str) -> list[Array]:
+        return [decoded(returned.slot(of.placed.rule, of.slots[i], name), self.plan.dtype_of(i)) for i in of.placed.at]
+
+    def learning_rate(self, of: Ready) -> Array:
+        """The learning rate that scales what a rule does to its leaves: the next one in the chain, else the last before."""
+        placed, everything = of.placed, self.plan.all
+        at = everything.index(placed)
+        for other in (*everything[at:], *reversed(everything[:at])):
+            rate = next((one for one in other.hypers if one[1].name == "learning_rate"), None)
+            if rate is not None and set(placed.at) <= set(other.at):
+                return self.acting(*rate)
+        raise BadValue(
+            f"{placed.rule.name} needs the learning rate, and the chain has none that acts on all its parameters; add "
+            f"scale_by_learning_rate(...), or put {placed.rule.name} into each group of a partition."
+        )
+
+    def as_params(self, of: Ready, values: list[Array]) -> PyTree:
+        dtypes = [self.plan.dtype_of(i) for i in of.placed.at]
+        new = {i: encode(x, dtype) for i, x, dtype in zip(of.placed.at, values, dtypes, strict=True)}
+        return self.plan.tree(new, self.step.params)
+
+    def as_updates(self, of: Ready, tree: PyTree) -> list[Array]:
+        found = checks.gradients(self.plan, tree)
+        return [self.full(i, found[i]) for i in of.placed.at]
+
+    def acting(self, key: str, hyper: HyperField) -> Array:
+        """A hyperparameter as it acts; the state keeps the learning rate without what a wrapper multiplies it by."""
+        value = self.step.hyperparams[key][0]
+        return value if self.step.rate is None or hyper.name != "learning_rate" else value * self.step.rate
+
+    def full(self, i: int, u: Any) -> Array:
+        return cast(decode(u), compute_dtype(self.plan.dtype_of(i)))

@@ -1,0 +1,126 @@
+"""Clips whose limit adapts, against their algorithms in plain Python, in the doubles of numpy."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jadam
+
+RNG = np.random.default_rng(0)
+
+
+def norms(steps=120):
+    found = np.exp(0.2 * RNG.standard_normal(steps))
+    found[[40, 41, 60, 90]] *= [5, 50, 3, 1e6]
+    return found
+
+
+def clipped(tx, sizes, params=None):
+    """The norms after the clip, and the last state."""
+    params = jnp.ones(2) if params is None else params
+    step = jax.jit(tx.update)
+    state, found = tx.init(params), []
+    for size in sizes:
+        updates, state = step(jnp.asarray([0.6, 0.8], params.dtype) * jnp.asarray(size, params.dtype), state, params)
+        found.append(float(jadam.global_norm(updates)))
+    return np.asarray(found), state
+
+
+def zclip(sizes, z_thresh=2.5, alpha=0.97, warmup_steps=25, eps=1e-6):
+    """Algorithm 1 of Kumar et al. 2025, with the reciprocal of z, as the authors' code has it."""
+    found, mean, var = list(sizes[:warmup_steps]), np.mean(sizes[:warmup_steps]), np.var(sizes[:warmup_steps])
+    for norm in sizes[warmup_steps:]:
+        z = (norm - mean) / (np.sqrt(var) + eps)
+        if z > z_thresh:
+            norm = mean + z_thresh * np.sqrt(var) / (z / z_thresh)
+        mean = alpha * mean + (1 - alpha) * norm
+        var = alpha * var + (1 - alpha) * (norm - mean) ** 2
+        found.append(norm)
+    return np.asarray(found)
+
+
+def percentile_clip(sizes, percentile=5, history=100):
+    """As bitsandbytes: the first norm fills the history, the current one is in it, and the sorted one has its place."""
+    kept, found = np.full(history, sizes[0]), []
+    for step, norm in enumerate(sizes):
+        kept[step % history] = norm
+        found.append(min(norm, np.sort(kept)[percentile * history // 100]))
+    return np.asarray(found)
+
+
+@pytest.mark.parametrize("options", [{}, {"z_thresh": 1.0, "alpha": 0.5, "warmup_steps": 3}, {"warmup_steps": 1}], ids=str)
+def test_zclip_is_the_authors_algorithm(options):
+    sizes = norms()
+    expected = zclip(sizes, **options)
+    np.testing.assert_allclose(clipped(jadam.zclip(**options), sizes)[0], expected, rtol=3e-4)
+    if not options:
+        assert 3 <= (expected < 0.999 * sizes).sum() < 30
+
+
+@pytest.mark.usefixtures("x64")
+def test_zclip_in_float64():
+    sizes = norms()
+    np.testing.assert_allclose(clipped(jadam.zclip(), sizes, jnp.ones(2, jnp.float64))[0], zclip(sizes), rtol=1e-10)
+
+
+@pytest.mark.parametrize("options", [{}, {"percentile": 50, "history": 7}, {"percentile": 0}, {"percentile": 99, "history": 1}])
+def test_percentile_clip_is_that_of_bitsandbytes(options):
+    sizes = norms(320)  # beyond two turns of the history
+    expected = percentile_clip(sizes, **options)
+    found, state = clipped(jadam.percentile_clip(**options), sizes)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert state.scalars["percentile_clip"]["norms"].shape == (options.get("history", 100),)
+    assert float(state.scalars["percentile_clip"]["norms_seen"]) <= 2 * options.get("history", 100)
+
+
+@pytest.mark.parametrize("make", [jadam.zclip, jadam.percentile_clip, lambda: jadam.clip_by_global_norm(1.0)])
+@pytest.mark.parametrize("bad", [jnp.nan, jnp.inf, -jnp.inf])
+def test_what_is_not_finite_is_seen_everywhere_and_does_not_count(make, bad):
+    """An inf made zeros of all other updates, which hid that the step went wrong."""
+    params, tx = {"a": jnp.ones(2), "b": jnp.ones(3, jnp.bfloat16)}, make()
+    good = jax.tree.map(lambda p: 3 * p, params)
+    _, state = tx.update(good, tx.init(params), params)
+    updates, after = tx.update(good | {"a": jnp.asarray([1.0, bad])}, state, params)
+    assert all(jnp.isnan(u).all() for u in jax.tree.leaves(updates))
+    chex.assert_trees_all_equal(after.scalars, state.scalars)
+    chex.assert_tree_all_finite(tx.update(good, after, params)[0])
+
+
+@pytest.mark.parametrize("make", [jadam.zclip, jadam.percentile_clip])
+@pytest.mark.parametrize("size", [0.0, 1e-30, 1e20, 1e37])
+def test_at_every_size(make, size):
+    """A norm whose square is inf in float32 is a norm all the same."""
+    sizes = [1.0, 2.0, size, 1.5, 1.0]
+    found, state = clipped(make(), sizes)
+    assert np.isfinite(found).all()
+    assert np.isfinite(jax.tree.leaves(state)[0]).all()
+    assert (found <= np.float32(sizes) * (1 + 1e-6)).all()
+
+
+def test_in_a_group_and_in_a_chain():
+    """Of a group, the norm of the group; beside a constant limit, as in the authors' code."""
+    params = {"a": jnp.ones(2), "b": jnp.ones(2)}
+    tx = jadam.partition({"a": jadam.percentile_clip(history=4), "b": jadam.identity()}, {"a": "a", "b": "b"})
+    updates, state = tx.update(params, tx.init(params), params)
+    np.testing.assert_allclose(state.scalars["a.percentile_clip"]["norms"], np.sqrt(2) * np.ones(4), rtol=1e-6)
+    chex.assert_trees_all_close(updates, params, rtol=1e-6)
+    both = jadam.chain(jadam.zclip(), jadam.clip_by_global_norm(1.0))
+    assert float(jadam.global_norm(both.update(params, both.init(params), params)[0])) == pytest.approx(1.0, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: jadam.zclip(z_thresh=0.0), r"zclip\(z_thresh=0.0\): z_thresh must be a finite number > 0"),
+        (lambda: jadam.zclip(alpha=1.0), r"alpha must be in \[0, 1\)"),
+        (lambda: jadam.zclip(warmup_steps=0), r"warmup_steps must be an integer"),
+        (lambda: jadam.percentile_clip(percentile=100), r"percentile must be an integer in \[0, 100\)"),
+        (lambda: jadam.percentile_clip(percentile=2.5), r"percentile must be an integer in \[0, 100\)"),
+        (lambda: jadam.percentile_clip(history=0), r"history must be an integer"),
+    ],
+)
+def test_options_out_of_range(make, words):
+    with pytest.raises(ValueError, match=words):
+        make()
