@@ -41,7 +41,7 @@ FIELDS = {
 
 
 def optimizer(steps):
-    """From inside to outside: clipped AdamW, whose bad steps are skipped; monitored, averaged, and of four micro-batches a step."""
+    """From inside to outside: clipped AdamW, whose bad steps are skipped; monitored, averaged, four micro-batches a step."""
     schedule = jadam.warmup_cosine_decay_schedule(0.0, 2e-3, warmup_steps=steps // 20, decay_steps=steps)
     adamw = jadam.adamw(schedule, weight_decay=0.05, mask=~jadam.match("**/bias"))
     guarded = jadam.guard(jadam.chain(jadam.clip_by_global_norm(1.0), adamw))
