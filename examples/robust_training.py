@@ -4,9 +4,9 @@
     python examples/robust_training.py --data mnist.npz    # MNIST as Keras stores it
 
 The weights are bfloat16, and four micro-batches make a step. One micro-batch in a hundred has NaN in its images: it is
-dropped from its step. One in a hundred has a loss that is a thousand times too large: its step is skipped. The run is a
-process of its own, which is killed twice (SIGKILL), in the middle of a window of micro-batches, and started again from its
-checkpoint. A run that is not killed ends with the same weights, bit for bit.
+dropped from its step. One in a hundred has a loss that is a thousand times too large: most of these steps are skipped, and
+a clip shortens the rest. The run is a process of its own, which is killed twice (SIGKILL), in the middle of a window of
+micro-batches, and started again from its checkpoint. A run that is not killed ends with the same weights, bit for bit.
 
 It prints how many micro-batches were dropped and steps skipped, and the test accuracy (0.97 or so for digits) of the weights
 and of their average. What was monitored goes to a CSV file and a figure.
@@ -132,7 +132,7 @@ def plot(log, kills, path):
         for number, name in enumerate(names):
             axis.plot(steps, np.where(spoiled, np.nan, table[name]), color=f"C{number}", lw=1, label=name)
             if name in ("loss", "gradient norm"):
-                shown = {"color": "C3", "marker": "x", "ls": "", "ms": 5, "label": "skipped: 1000 times too large"}
+                shown = {"color": "C3", "marker": "x", "ls": "", "ms": 5, "label": "skipped"}
                 axis.plot(steps[spoiled], table[name][spoiled], **shown)
         for kill in kills:
             axis.axvline(kill / EVERY, color="0.5", ls=":", label="killed, and resumed" if kill == kills[0] else None)
@@ -142,7 +142,7 @@ def plot(log, kills, path):
     axes[1].set(yscale="log", ylabel="norm")
     axes[2].set(xlabel="step", ylabel="learning rate")
     for axis in axes[:2]:
-        axis.legend(fontsize=8, loc="center right")
+        axis.legend(fontsize=8, loc="lower left")
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
@@ -178,10 +178,10 @@ def main(arguments=None):
 
     _, _, x_test, y_test = data
     found = {"equal": equal}
-    for name, weights in (("weights", params), ("their average", jadam.averaged_params(state, params))):
+    for name, weights in (("the weights", params), ("their average", jadam.averaged_params(state, params))):
         logits = predict(weights, jnp.asarray(x_test, jnp.bfloat16))
         found[name] = float(jnp.mean(jnp.argmax(logits, axis=1) == y_test))
-        print(f"test accuracy of the {name}: {found[name]:.4f}")
+        print(f"test accuracy of {name}: {found[name]:.4f}")
     metrics = jadam.metrics(state)
     found |= {"dropped": int(metrics["accumulate.dropped"]), "skipped": int(metrics["guard.skipped"])}
     print(f"micro-batches dropped: {found['dropped']}; steps skipped: {found['skipped']}")

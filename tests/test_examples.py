@@ -56,8 +56,25 @@ def test_four_programs_before_and_after_the_swap(capsys):
         assert re.search(rf"{name} +{before:.6f} +{after:.6f}", capsys.readouterr().out) or name != "purejaxrl"
 
 
+@pytest.mark.slow
+def test_a_run_that_is_killed_twice(tmp_path, capfd):
+    """NaN and spikes on the way; in processes of its own, which end by SIGKILL."""
+    found = load_script("examples/robust_training.py").main(["--steps", "200", "--folder", str(tmp_path)])
+    assert capfd.readouterr().out.count("the process ended with -9") == 2
+    assert found["equal"]
+    assert found["the weights"] > 0.95
+    assert found["their average"] > 0.95
+    assert found["dropped"] >= 3
+    assert found["skipped"] >= 3
+    header, *rows = (tmp_path / "log.csv").read_text().splitlines()
+    assert header == "step,loss,gradient norm,update norm,skipped steps,dropped micro-batches,learning rate"
+    assert [int(row.split(",")[0]) for row in rows] == list(range(200))
+    assert (tmp_path / "robust.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_every_example_is_run():
-    tested = {"digits", "swap", "your_own_optimizer"} | {"walkthrough", "landscapes"}  # these by tests/test_walkthrough.py
+    tested = {"digits", "robust_training", "swap", "your_own_optimizer"}
+    tested |= {"walkthrough", "landscapes"}  # by tests/test_walkthrough.py
     assert {path.stem for path in EXAMPLES} == tested, "add a test for the new example"
 
 
