@@ -95,8 +95,8 @@ def train(options, data, folder, kill_at=None):
     done, state, log = 0, tx.init(params), folder / "log.csv"
     if (folder / "run.npz").exists():
         done, params, state = restore(folder / "run.npz", tx, params)
-    rows = list(csv.reader(log.open()))[1:] if log.exists() else []
-    rows = rows[: done // EVERY]  # those after the checkpoint are written again
+    lines = log.read_text().splitlines()[1:] if log.exists() else []
+    rows = list(csv.reader(lines))[: done // EVERY]  # those after the checkpoint are written again
 
     @jax.jit
     def step(params, state, x, y, factor):

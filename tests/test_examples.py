@@ -57,6 +57,7 @@ def test_four_programs_before_and_after_the_swap(capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("lenient")
 def test_a_run_that_is_killed_twice(tmp_path, capfd):
     """NaN and spikes on the way; in processes of its own, which end by SIGKILL."""
     found = load_script("examples/robust_training.py").main(["--steps", "200", "--folder", str(tmp_path)])
