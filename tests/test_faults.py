@@ -28,9 +28,9 @@ def spoiled(value, dtype="float32"):
 
 
 def optax_run(tx, grads, params=PARAMS):
-    state = tx.init(params)
+    state, update = tx.init(params), jax.jit(tx.update)
     for g in grads:
-        updates, state = tx.update(g, state, params)
+        updates, state = update(g, state, params)
         params = optax.apply_updates(params, updates)
     return params, state
 

@@ -33,6 +33,7 @@ def assert_runs(tx, axes, shape, dtype=jnp.float32, **scope):
         chex.assert_trees_all_close(found, getattr(tx, name)(params, state, params), rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(OPTIMIZERS))
 def test_every_optimizer_is_exported_or_says_what_it_asks(name):
     tx = OPTIMIZERS[name](0.1)
