@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jadam._chain import TransformationLike, builder, wrap
-from jadam._errors import BadType, shown
+from jadam._errors import BadType
 from jadam._hyper import FixedNonNegative, NonNegative
 from jadam._norm import bounded, global_norm
 from jadam._transformation import GradientTransformation
@@ -35,7 +35,7 @@ class Sam(Wrapper):
         ]
         grad_fn = inside.extra["grad_fn"]
         if not callable(grad_fn):
-            raise BadType(f"grad_fn must be a function of the parameters that returns gradients, not {shown(grad_fn)}.")
+            raise BadType("grad_fn must be a function of the parameters that returns gradients.")
         return inside.run(inside.leaves(grad_fn(inside.tree(worst)))), {}, {}
 
 

@@ -256,7 +256,7 @@ CALLS = {
     "sam(rho=-0.05): rho must be a finite number >= 0.": lambda: jadam.sam(TX, rho=-0.05),
     "sam(adaptive='yes'): adaptive must be True or False.": lambda: jadam.sam(TX, adaptive="yes"),
     "sam(eta=None): eta must be a finite number >= 0.": lambda: jadam.sam(TX, eta=None),
-    "sam.step: grad_fn must be a function of the parameters that returns gradients, not 3.": lambda: jadam.sam(TX).step(
+    "sam.step: grad_fn must be a function of the parameters that returns gradients.": lambda: jadam.sam(TX).step(
         PARAMS, jadam.sam(TX).init(PARAMS), PARAMS, grad_fn=3
     ),
     "sam: only tx may be given by position; write rho=0.05.": lambda: jadam.sam(TX, 0.05),
