@@ -171,7 +171,7 @@ class Block(ABC):  # noqa: B024 (what is built are rules and wrappers)
         return {}
 
     def asks(self) -> dict[str, Any]:
-        """The keyword arguments of `tx.update` that must be given, as scalars, with the annotation of what each may be."""
+        """The keyword arguments of `tx.update` that must be scalars where they are given, with the annotation of each."""
         return {}
 
     def __new__(cls, *_: Any, **__: Any) -> Any:

@@ -26,7 +26,9 @@ pytestmark = [
 ]
 PAGE = (ROOT / "docs" / "coming-from-optax.md").read_text()
 NAMES = [name for name in dir(optax) if not name.startswith("_")]
+OTHERWISE = {"monitor"}  # of another kind: the page says so, and a call of optax's is refused
 SHARED = [name for name in NAMES if name in vars(jadam) and isinstance(getattr(optax, name), FunctionType | partial)]
+SHARED = [name for name in SHARED if name not in OTHERWISE]
 NO_DEFAULT = inspect.Parameter.empty
 
 
@@ -173,6 +175,14 @@ def test_neutral_values_are_taken():
             with pytest.raises(TypeError, match=re.escape(f"there is no {argument}; {known.instead}")):
                 getattr(jadam, function)(**given, **{argument: "else"})
     assert tried > 70
+
+
+def test_a_call_of_what_has_the_name_of_another_thing_is_refused():
+    """`monitor` is around a transformation. In optax it is a part of a chain, which keeps the measures that it is given."""
+    assert "| `monitor(measures)` is a part of a chain" in PAGE
+    for call in (lambda: jadam.monitor({"norm": jnp.sum}), lambda: jadam.monitor(measures={"norm": jnp.sum})):
+        with pytest.raises(TypeError, match=r"monitor: .*(not a transformation|no measures)"):
+            call()
 
 
 def test_arguments_by_position():

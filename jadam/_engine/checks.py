@@ -16,7 +16,6 @@ from jadam._engine.plan import Placed, Plan
 from jadam._errors import BadType, BadValue
 from jadam._hyper import Range
 from jadam._recipe import Pair
-from jadam._rule import extra
 from jadam._schedules.fields import not_a_number
 from jadam._state import GIVEN, OptState
 from jadam._storage.slots import together
@@ -55,7 +54,9 @@ def asked(plan: Plan, values: Mapping[str, Any]) -> None:
     """
     for one in plan.all:
         for name, annotation in ({} if isinstance(one.rule, Pair) else one.rule.asks()).items():
-            value, (allowed, _) = extra(values)[name], read(annotation)
+            if name not in values:
+                continue
+            value, (allowed, _) = values[name], read(annotation)
             if words := not_a_number(value):
                 raise BadType(f"{name} must be a number, not {words}.")
             if isinstance(allowed, Range) and not isinstance(value, Array) and not allowed.holds(float(value)):

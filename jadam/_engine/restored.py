@@ -69,7 +69,7 @@ def _checked(plan: Plan, key: str, value: Any) -> Any:
     """A hyperparameter that was put into the state; a schedule replaces it before it acts."""
     hyper = next((hyper for one in plan.all for name, hyper in one.hypers if name == key), None)
     if hyper and key in plan.numbers and not isinstance(value, Array):
-        hyper.allowed.check(key, float(hyper.store(value)))
+        hyper.allowed.check(key, hyper.store(float(value)))  # in float64, where 1 - 2^-31 is less than 1
     return value
 
 

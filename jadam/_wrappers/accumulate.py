@@ -35,7 +35,6 @@ class Accumulate(Wrapper):
 
     every: Every
     reduction: Literal["mean", "sum"] = "mean"
-    weighted: bool = False
     nonfinite: Literal["drop", "drop_window", "keep"] = "drop"
     how: Literal["loop", "cond"] = "loop"
     flushes: bool = False  # as one step of `flush` has it: the window ends, and there is no micro-batch
@@ -45,54 +44,59 @@ class Accumulate(Wrapper):
 
     def scalars(self) -> dict[str, float]:
         # After a window `seen` is 0, and `weight` and `value` are still those of the window.
-        return {"seen": 0.0, "weight": 0.0, "value": 0.0, "dropped": 0.0}
+        return {"seen": 0.0, "weight": 0.0, "value": 0.0, "value_weight": 0.0, "dropped": 0.0}
 
     def asks(self) -> dict[str, Any]:
-        return {"weight": NonNegative} if self.weighted and not self.flushes else {}
+        return {"weight": NonNegative}
 
     def around(self, inside: Inside) -> Around:
         if self.flushes:
             kept = {name: inside.scalars[name] for name in self.scalars()}
-            return self._run(inside, kept["seen"] > 0, inside.slots["mean"], kept, valued=True)
+            return self._run(inside, kept["seen"] > 0, inside.slots["mean"], kept, valued=True, weighted=True)
         old, dtype = inside.scalars, inside.scalars["weight"].dtype
-        weight = jnp.asarray(inside.extra["weight"] if self.weighted else 1, dtype)
+        weighted = "weight" in inside.extra
+        weight = jnp.asarray(inside.extra["weight"] if weighted else 1, dtype)
         valued = "value" in inside.extra and not not_a_number(inside.extra["value"])
-        value = [jnp.asarray(inside.extra["value"], dtype)] if valued else []  # one more number of which there is a mean
-        given, kept = [*inside.updates, *value], [*inside.slots["mean"], old["value"]]
+        value = jnp.asarray(inside.extra["value"], dtype) if valued else jnp.zeros((), dtype)
 
         good = (weight >= 0) & (weight < jnp.inf)
         if self.nonfinite != "keep":
-            good &= inside.finite
-            for number in value:
-                good &= jnp.isfinite(number)
-        before = jnp.where(old["seen"] == 0, 0, old["weight"])
-        total = before + jnp.where(good, weight, jnp.nan if self.nonfinite == "drop_window" else 0)
-        share = jnp.where(before + weight > 0, weight / (before + weight), 0)
+            good &= inside.finite & jnp.isfinite(value)
+        before, valued_before = (jnp.where(old["seen"] == 0, 0, old[name]) for name in ("weight", "value_weight"))
+        counted = jnp.where(good, weight, jnp.nan if self.nonfinite == "drop_window" else 0)
 
-        def mean(m: Array, g: Array) -> Array:
-            # No sum that overflows; and of equal gradients, to the bit, that gradient.
-            new = jnp.where(before == 0, g, m + share.astype(m.dtype) * (g - m))
-            return jnp.where(good, new, m) if self.nonfinite == "drop" else new
+        def means(kept: list[Array], given: list[Array], before: Array) -> list[Array]:
+            share = jnp.where(before + weight > 0, weight / (before + weight), 0)
 
-        means = [mean(m, g) for m, g in zip(kept, given, strict=False)]
+            def mean(m: Array, g: Array) -> Array:
+                # No sum that overflows; and of equal gradients, to the bit, that gradient.
+                new = jnp.where(before == 0, g, m + share.astype(m.dtype) * (g - m))
+                return jnp.where(good, new, m) if self.nonfinite == "drop" else new
+
+            return [mean(m, g) for m, g in zip(kept, given, strict=True)]
+
         scalars = {
             "seen": old["seen"] + 1,
-            "weight": total,
-            "value": means.pop() if valued else old["value"],
+            "weight": before + counted,
+            "value": means([old["value"]], [value], valued_before)[0] if valued else old["value"],
+            "value_weight": valued_before + (counted if valued else 0),
             "dropped": old["dropped"] + jnp.where(good, 0, 1),
         }
-        return self._run(inside, scalars["seen"] >= inside.h.every, means, scalars, valued)
+        ends = ~(scalars["seen"] < inside.h.every)  # also where a schedule returns NaN
+        return self._run(inside, ends, means(inside.slots["mean"], inside.updates, before), scalars, valued, weighted)
 
-    def _run(self, inside: Inside, ends: Array, means: list[Array], scalars: dict[str, Array], valued: bool) -> Around:
+    def _run(
+        self, inside: Inside, ends: Array, means: list[Array], scalars: dict[str, Array], valued: bool, weighted: bool
+    ) -> Around:
         """Runs the inside if the window ends and has something in it."""
         total = scalars["weight"]
 
-        def reduced(m: Array) -> Array:
+        def reduced(m: Array, total: Array) -> Array:
             return m * total.astype(m.dtype) if self.reduction == "sum" else m
 
-        extra = {"weight": total} if self.weighted else {}
-        extra |= {"value": reduced(scalars["value"])} if valued else {}
-        outcome = inside.when(ends & (total > 0), lambda: [reduced(m) for m in means], self.how, extra)
+        extra = {"weight": total} if weighted else {}
+        extra |= {"value": reduced(scalars["value"], scalars["value_weight"])} if valued else {}
+        outcome = inside.when(ends & (total > 0), lambda: [reduced(m, total) for m in means], self.how, extra)
         return outcome, {"mean": means}, scalars | {"seen": jnp.where(ends, 0, scalars["seen"])}
 
 
@@ -102,7 +106,6 @@ def accumulate(
     every: Every,
     *,
     reduction: Literal["mean", "sum"] = "mean",
-    weighted: bool = False,
     nonfinite: Literal["drop", "drop_window", "keep"] = "drop",
     how: Literal["loop", "cond"] = "loop",
 ) -> GradientTransformation:
@@ -114,18 +117,20 @@ def accumulate(
     `with_precision(..., state={"mean": "bfloat16"})`. What stands in `tx` sees the mean, a clip for instance; what stands
     before `accumulate` in a chain sees each micro-batch.
 
-    A scalar `value=` is reduced as gradients are, so that `tx` finds the loss of its batch. All other keyword arguments of
+    Pass `weight=`, a scalar >= 0, and each micro-batch counts by it: by the number of its tokens, say, if its gradient is of a
+    mean over them. The mean is `sum(weight * gradient) / sum(weight)`, and `tx` finds the sum of all weights in `weight=`.
+    Without it, each has the weight 1.
+
+    A scalar `value=` is reduced as gradients are, over those micro-batches that have one, so that `tx` finds the loss of its
+    batch. All other keyword arguments of
     `update` reach it from the last micro-batch.
 
     Args:
         tx: a transformation, or any `(init, update)` pair.
         every: how many micro-batches a window has, an integer in [1, 2**24]; or a schedule of the steps that `tx` has done, to
-            raise the batch size during training. What a schedule returns below 1 counts as 1. It is a hyperparameter:
-            `tx.set_hyperparams(state, every=8)` compiles nothing.
+            raise the batch size during training. What it returns under `jit` is not checked: below 1, and NaN, count as 1. It
+            is a hyperparameter: `tx.set_hyperparams(state, every=8)` compiles nothing.
         reduction: "mean" or "sum" of gradients.
-        weighted: whether each micro-batch counts by its `weight=`, a scalar >= 0 that `update` then needs: the number of its
-            tokens, say, if its gradient is of a mean over them. The mean is `sum(weight * gradient) / sum(weight)`, and `tx`
-            finds the sum of all in `weight=`.
         nonfinite: what becomes of a micro-batch that has NaN or inf in its gradient, or in its `value=`. "drop": the mean is
             over the others of its window. "drop_window": `tx` makes no step of the window, which saves a second look at
             the gradient: a micro-step moves 12 bytes a parameter, not 16. "keep": `tx` sees it, and may skip the step itself.
@@ -135,7 +140,7 @@ def accumulate(
             GPU computes `tx` at every micro-step. As in `Inside.when`.
 
     Raises:
-        ValueError: an argument is out of its range; from `update`, the weight is missing or out of its range.
+        ValueError: an argument is out of its range; from `update`, the weight is out of its range.
         TypeError: the weight is not a scalar.
 
     Example:
@@ -148,7 +153,7 @@ def accumulate(
         >>> params["w"], jadam.has_updated(state)
         (Array([0., 0.], dtype=float32), Array(True, dtype=bool))
     """
-    return wrap(Accumulate(every=every, reduction=reduction, weighted=weighted, nonfinite=nonfinite, how=how), tx)
+    return wrap(Accumulate(every=every, reduction=reduction, nonfinite=nonfinite, how=how), tx)
 
 
 def _kept(state: PyTree) -> dict[str, Array]:
@@ -157,7 +162,9 @@ def _kept(state: PyTree) -> dict[str, Array]:
 
 @door
 def has_updated(state: PyTree) -> Array:
-    """Whether the last micro-step of `accumulate` ended a window and made a step: a bool scalar.
+    """Whether the last micro-step of `accumulate` ended a window and ran what is inside: a bool scalar.
+
+    A micro-step that a wrapper around `accumulate` skipped never was: the answer stays that of the one before.
 
     Args:
         state: an `OptState`, or a tree with one inside.

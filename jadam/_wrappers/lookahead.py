@@ -48,7 +48,7 @@ class Restart(Wrapper):
     every: Count
 
     def around(self, inside: Inside) -> tuple[Outcome, dict[str, list[Array]], dict[str, Array]]:
-        outcome, due = inside.run(inside.updates), inside.count + 1 == self.every
+        outcome, due = inside.run(inside.updates), inside.count + 1 >= self.every
         return jax.tree.map(lambda new, old: lax.select(due, new, old), inside.restarted(outcome), outcome), {}, {}
 
 

@@ -34,7 +34,8 @@ class Monitor(Wrapper):
         return {name: jnp.zeros((), zeros(p).dtype) for name in self.positions} if self.by_leaf else {}
 
     def scalars(self) -> dict[str, Any]:
-        return dict.fromkeys((*self.positions, "update_ratio", *["signal_to_noise"] * self.signal_to_noise), 0.0)
+        names = (*self.positions, "update_ratio", *(["signal_to_noise"] if self.signal_to_noise else []))
+        return dict.fromkeys(names, 0.0)
 
     def around(self, inside: Inside) -> tuple[Outcome, dict[str, list[Array]], dict[str, Array]]:
         norm, norms = inside.norm, inside.norms if self.by_leaf else []

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jadam._chain import TransformationLike, builder, wrap
+from jadam._errors import BadType
 from jadam._hyper import FixedNonNegative, NonNegative
 from jadam._norm import bounded, global_norm
 from jadam._transformation import GradientTransformation
@@ -32,7 +33,10 @@ class Sam(Wrapper):
         worst = [
             p + h.rho.astype(p.dtype) * t * (g * unit.astype(p.dtype)) for p, t, g in zip(params, sizes, scaled, strict=True)
         ]
-        return inside.run(inside.leaves(inside.extra["grad_fn"](inside.tree(worst)))), {}, {}
+        grad_fn = inside.extra["grad_fn"]
+        if not callable(grad_fn):
+            raise BadType("grad_fn must be a function of the parameters that returns gradients.")
+        return inside.run(inside.leaves(grad_fn(inside.tree(worst)))), {}, {}
 
 
 @builder

@@ -170,7 +170,7 @@ def test_it_may_be_kept_for_an_inside_that_looks_for_itself():
 def test_weights(reduction):
     """Of tokens, where a micro-batch without any is nothing; `value` is reduced alike, and the inside is told the sum."""
     given, weights, values = [grads(n) for n in range(4)], [3.0, 0.0, 1.0, 4.0], [1.0, 7.0, 2.0, 0.5]
-    tx = jadam.accumulate(jadam.chain(told(), jadam.sgd(1.0)), 4, weighted=True, reduction=reduction)
+    tx = jadam.accumulate(jadam.chain(told(), jadam.sgd(1.0)), 4, reduction=reduction)
     params, state = PARAMS, tx.init(PARAMS)
     for g, weight, value in zip(given, weights, values, strict=True):
         params, state = tx.step(g, state, params, weight=weight, value=value)
@@ -178,6 +178,20 @@ def test_weights(reduction):
     expected = jax.tree.map(lambda p, g: p - times * g, PARAMS, mean(given, weights))
     chex.assert_trees_all_close(params, expected, rtol=1e-5, atol=1e-6)
     assert state.slots["told"] == {"weight": 8, "value": np.average(values, weights=weights) * times}
+
+
+def test_a_value_of_some_micro_batches_is_the_mean_of_these():
+    """Others do not count as a loss of zero, which a guard inside would take for one."""
+    tx = jadam.accumulate(jadam.guard(jadam.sgd(1.0)), 4)
+    params, state = PARAMS, tx.init(PARAMS)
+    for n in range(4):
+        params, state = tx.step(grads(n), state, params, **({"value": 4.0 + n} if n > 1 else {}))
+    assert state.scalars["guard"]["value_mean"] == 6.5
+
+
+def test_a_schedule_that_returns_nan_does_not_stop_the_run():
+    tx = jadam.accumulate(jadam.sgd(1.0), lambda count: jnp.where(count == 0, 2.0, jnp.nan))
+    assert run(tx, PARAMS, [grads(0)] * 3)[1].count == 2
 
 
 def told():
@@ -196,7 +210,7 @@ def told():
 
 @pytest.mark.parametrize("weight", [-1.0, NAN, INF])
 def test_a_traced_weight_that_cannot_be_is_dropped(weight):
-    tx = jadam.accumulate(jadam.sgd(1.0), 2, weighted=True)
+    tx = jadam.accumulate(jadam.sgd(1.0), 2)
     step = jax.jit(lambda g, state, params, weight: tx.step(g, state, params, weight=weight))
     params, state = step(grads(0), tx.init(PARAMS), PARAMS, jnp.float32(weight))
     params, state = step(grads(1), state, params, jnp.float32(2))
@@ -279,7 +293,7 @@ def test_flush_makes_the_step_of_a_window_that_is_not_full():
 
 
 def test_flush_tells_the_inside_what_it_would_have_been_told():
-    tx = jadam.accumulate(jadam.chain(told(), jadam.sgd(1.0)), 4, weighted=True)
+    tx = jadam.accumulate(jadam.chain(told(), jadam.sgd(1.0)), 4)
     state = tx.init(PARAMS)
     for weight, value in ((1.0, 2.0), (3.0, 6.0)):
         _, state = tx.step(grads(0), state, PARAMS, weight=weight, value=value)

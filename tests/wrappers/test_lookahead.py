@@ -106,3 +106,15 @@ def test_it_is_seen_through():
     assert "lookahead" in jadam.describe(tx, PARAMS)
     with pytest.raises(ValueError, match="needs the parameters"):
         tx.update(PARAMS, tx.init(PARAMS))
+
+
+def test_a_shorter_period_restarts_at_once():
+    """A run that resumes behind the new period: the state inside must not wait for a count that is past."""
+    longer, shorter = (jadam.lookahead(jadam.adam(0.1), period, 0.5, reset_state=True) for period in (10, 5))
+    params = {"w": jnp.ones(3)}
+    state = longer.init(params)
+    for _ in range(7):
+        params, state = longer.step(params, state, params)
+    for _ in range(5):
+        params, state = shorter.step(params, state, params)
+    assert max(int(scalars["count"]) for scalars in state.scalars.values() if "count" in scalars) < 5

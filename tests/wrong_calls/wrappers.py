@@ -5,7 +5,7 @@ from wrong_calls import ADAM, BIAS, ONES, PAIR, PARAMS, STATE, TX, Always
 
 
 def weigh(**extra):
-    tx = jadam.accumulate(TX, 2, weighted=True)
+    tx = jadam.accumulate(TX, 2)
     return tx.step(PARAMS, tx.init(PARAMS), PARAMS, **extra)
 
 
@@ -256,13 +256,16 @@ CALLS = {
     "sam(rho=-0.05): rho must be a finite number >= 0.": lambda: jadam.sam(TX, rho=-0.05),
     "sam(adaptive='yes'): adaptive must be True or False.": lambda: jadam.sam(TX, adaptive="yes"),
     "sam(eta=None): eta must be a finite number >= 0.": lambda: jadam.sam(TX, eta=None),
+    "sam.step: grad_fn must be a function of the parameters that returns gradients.": lambda: jadam.sam(TX).step(
+        PARAMS, jadam.sam(TX).init(PARAMS), PARAMS, grad_fn=3
+    ),
     "sam: only tx may be given by position; write rho=0.05.": lambda: jadam.sam(TX, 0.05),
     # accumulate, MultiSteps
     "accumulate: tx is None, which is not a transformation; give one of jadam's, or an (init, update) pair.": lambda: (
         jadam.accumulate(None, 2)
     ),
     "accumulate: tx is the function adam; call it: adam(...).": lambda: jadam.accumulate(jadam.adam, 2),
-    "accumulate: every must be given; it accepts tx, every, reduction, weighted, nonfinite, how.": lambda: jadam.accumulate(TX),
+    "accumulate: every must be given; it accepts tx, every, reduction, nonfinite, how.": lambda: jadam.accumulate(TX),
     "accumulate(every=0): every must be an integer in [1, 2**24].": lambda: jadam.accumulate(TX, 0),
     "accumulate(every=1.5): every must be an integer in [1, 2**24].": lambda: jadam.accumulate(TX, 1.5),
     "accumulate(every=inf): every must be an integer in [1, 2**24].": lambda: jadam.accumulate(TX, float("inf")),
@@ -271,7 +274,6 @@ CALLS = {
     "accumulate(every=Array([1., 1., 1.], dtype=float32)): every must be a scalar, not of shape (3,); for several values at "
     "once, put `jax.vmap` around `init` and `update`, or use groups.": lambda: jadam.accumulate(TX, ONES),
     "accumulate(reduction='average'): reduction must be 'mean' or 'sum'.": lambda: jadam.accumulate(TX, 2, reduction="average"),
-    "accumulate(weighted=1): weighted must be True or False.": lambda: jadam.accumulate(TX, 2, weighted=1),
     "accumulate(nonfinite='skip'): nonfinite must be 'drop', 'drop_window' or 'keep'.": lambda: jadam.accumulate(
         TX, 2, nonfinite="skip"
     ),
@@ -279,7 +281,6 @@ CALLS = {
     "accumulate.init: the schedule of accumulate.every returned 0.5; it must be an integer in [1, 2**24].": lambda: (
         jadam.accumulate(TX, lambda count: 0.5).init(PARAMS)
     ),
-    "accumulate.step: weight is missing; call update(grads, state, params, weight=...), and step alike.": lambda: weigh(),
     "accumulate.step(weight=-1.0): weight must be a finite number >= 0.": lambda: weigh(weight=-1.0),
     "accumulate.step(weight=nan): weight must be a finite number >= 0.": lambda: weigh(weight=float("nan")),
     "accumulate.step: weight must be a number, not an array of shape (3,).": lambda: weigh(weight=ONES),
