@@ -99,6 +99,18 @@ def test_at_every_size(make, size):
     assert (found <= np.float32(sizes) * (1 + 1e-6)).all()
 
 
+@pytest.mark.parametrize("make", [jadam.zclip, jadam.percentile_clip])
+@pytest.mark.parametrize("by", ["step", "update"])
+@pytest.mark.parametrize("wrapped", [lambda tx: tx, jadam.monitor], ids=["alone", "measured"])
+def test_before_an_optimizer(make, by, wrapped):
+    """The history of norms was taken for a scalar: TypeError, of a `select` inside."""
+    params = {"w": jnp.ones((3, 4)), "b": jnp.ones(4)}
+    tx = wrapped(jadam.chain(make(), jadam.adam(1e-2)))
+    expected, _ = getattr(jadam.adam(1e-2), by)(params, jadam.adam(1e-2).init(params), params)
+    chex.assert_trees_all_close(getattr(tx, by)(params, tx.init(params), params)[0], expected, rtol=1e-6)
+    chex.assert_trees_all_close(jax.jit(getattr(tx, by))(params, tx.init(params), params)[0], expected, rtol=1e-6)
+
+
 def test_in_a_group_and_in_a_chain():
     """Of a group, the norm of the group; beside a constant limit, as in the authors' code."""
     params = {"a": jnp.ones(2), "b": jnp.ones(2)}
