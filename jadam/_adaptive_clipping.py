@@ -85,7 +85,8 @@ class PercentileClip(GlobalNormClip):
     As bitsandbytes with `percentile_clipping`, of the norm over all parameters instead of each one's: the first norm fills the
     history, and of the sorted history the one at `percentile / 100` of its length is the limit. Most steps are clipped a
     little, and spikes as far as all others. Norms that are not finite do not count, and make all updates NaN, as in
-    `clip_by_global_norm`.
+    `clip_by_global_norm`. Nor do norms of 0, unlike in bitsandbytes: a few of them would make the limit 0 as long as they are in
+    the history.
 
     Args:
         percentile: which one, an integer in [0, 100).
@@ -112,12 +113,12 @@ class PercentileClip(GlobalNormClip):
         return super().scalars() | {"norms": np.zeros(self.history), "norms_seen": 0.0}
 
     def limit(self, context: Context, norm: Array) -> tuple[Array, dict[str, Array]]:
-        own, seen, finite = context.scalars["norms"], context.scalars["norms_seen"], jnp.isfinite(norm)
+        own, seen, counts = context.scalars["norms"], context.scalars["norms_seen"], jnp.isfinite(norm) & (norm > 0)
         here = (seen == 0) | (jnp.arange(self.history, dtype=seen.dtype) == seen % self.history)
-        norms = jnp.where(finite & here, norm, own)
+        norms = jnp.where(counts & here, norm, own)
         limit = jnp.sort(norms)[self.percentile * self.history // 100]
         after = jnp.where(seen + 1 < 2 * self.history, seen + 1, self.history)  # so that float32 never stops counting
-        return limit, {"norms": norms, "norms_seen": jnp.where(finite, after, seen)}
+        return limit, {"norms": norms, "norms_seen": jnp.where(counts, after, seen)}
 
 
 zclip = block(Zclip)

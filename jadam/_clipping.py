@@ -19,8 +19,9 @@ from jadam._rule import Context, Rule, Slots
 
 def _root_of_factor(bound: Array, norm: Array) -> Array:
     """The root of `min(1, bound / norm)`, to multiply by twice: the factor itself may be too small for float32."""
-    # Of inf the factor is 1, and not NaN: the root of this power of two is exact.
-    bound = jnp.minimum(bound, 2.0 ** (jnp.finfo(bound.dtype).maxexp - 2))
+    # Of inf, and of 0 where the norm is 0 too, the factor is 1, and not NaN: the root of this power of two is exact.
+    limits = jnp.finfo(bound.dtype)
+    bound = jnp.clip(bound, float(limits.tiny), 2.0 ** (limits.maxexp - 2))
     return jnp.sqrt(bound) / jnp.sqrt(jnp.maximum(norm, bound))
 
 

@@ -111,6 +111,24 @@ def test_before_an_optimizer(make, by, wrapped):
     chex.assert_trees_all_close(jax.jit(getattr(tx, by))(params, tx.init(params), params)[0], expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize("zeros", [1, 5])
+@pytest.mark.parametrize("make", [jadam.zclip, jadam.percentile_clip, lambda: jadam.clip_by_global_norm(1.0)])
+def test_a_gradient_of_zero_is_left_zero(make, zeros):
+    """With a limit of 0 it was NaN."""
+    found, state = clipped(make(), [0.0] * zeros)
+    np.testing.assert_array_equal(found, 0)
+    chex.assert_tree_all_finite(state)
+
+
+def test_norms_of_zero_do_not_enter_the_history():
+    """A few zeros, and the limit was 0 for the next 95 steps."""
+    sizes = norms()
+    sparse = np.zeros(2 * len(sizes) + 3)
+    sparse[3::2] = sizes
+    found, _ = clipped(jadam.percentile_clip(), sparse)
+    np.testing.assert_allclose(found[sparse > 0], percentile_clip(sizes), rtol=1e-5)
+
+
 def test_in_a_group_and_in_a_chain():
     """Of a group, the norm of the group; beside a constant limit, as in the authors' code."""
     params = {"a": jnp.ones(2), "b": jnp.ones(2)}
