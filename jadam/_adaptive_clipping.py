@@ -12,6 +12,7 @@ from jax import Array
 from jadam._annotations import Option, is_integer
 from jadam._chain import block
 from jadam._clipping import GlobalNormClip
+from jadam._derivatives import root
 from jadam._hyper import Count, Decay, FixedNonNegative, Positive
 from jadam._rule import Context
 
@@ -30,6 +31,10 @@ class Zclip(GlobalNormClip):
     In the first `warmup_steps` steps nothing is clipped, and the mean and variance are those of the norms so far. Norms that
     are not finite do not count, and make all updates NaN, as in `clip_by_global_norm`. The authors' code has a constant limit
     besides; here that is `chain(zclip(), clip_by_global_norm(1.0))`.
+
+    Unlike in the paper, norms that are all alike, or all 0, do not set the limit for ever. The standard deviation counts as a
+    thousandth of the mean at least; while it is less, norms enter the averages as they are, before clipping; and while both are 0
+    nothing is clipped.
 
     Args:
         z_thresh: standard deviations above the mean from which on a norm is clipped, > 0.
@@ -62,12 +67,17 @@ class Zclip(GlobalNormClip):
     def limit(self, context: Context, norm: Array) -> tuple[Array, dict[str, Array]]:
         h, own = context.h, context.scalars
         mean, var, seen = own["norm_mean"], own["norm_var"], own["norms_seen"]
-        std = jnp.sqrt(var)
-        z = (norm - mean) / (std + self.eps)
+        std, least = root(var), 1e-3 * mean
+        sigma = jnp.maximum(std, least)
+        known = sigma > 0
+        z = (norm - mean) / jnp.where(known, sigma + self.eps, 1)
         warm = seen >= self.warmup_steps
-        limit = jnp.where(warm & (z > h.z_thresh), mean + h.z_thresh**2 / jnp.maximum(z, h.z_thresh) * std, jnp.inf)
+        clips = warm & known & (z > h.z_thresh)
+        limit = jnp.where(clips, mean + h.z_thresh**2 / jnp.maximum(z, h.z_thresh) * sigma, jnp.inf)
         weight = jnp.where(warm, h.alpha.complement, 1 / (jnp.minimum(seen, self.warmup_steps) + 1))
-        apart = jnp.minimum(norm, jnp.minimum(limit, LARGEST)) - mean
+        # Where there is no deviation to speak of, a clipped norm would not add to it, and the limit would stay for ever.
+        counted = jnp.where(std < least, jnp.inf, limit)
+        apart = jnp.minimum(norm, jnp.minimum(counted, LARGEST)) - mean
         # The variance of norms is around their new mean; an average takes the new norm's distance from that, as the authors do.
         square = (1 - weight) * jnp.where(warm, 1 - weight, 1) * apart**2
         kept = {
