@@ -33,8 +33,8 @@ class Zclip(GlobalNormClip):
     besides; here that is `chain(zclip(), clip_by_global_norm(1.0))`.
 
     Unlike in the paper, norms that are all alike, or all 0, do not set the limit for ever. The standard deviation counts as a
-    thousandth of the mean at least; while it is less, norms enter the averages as they are, before clipping; and while both are 0
-    nothing is clipped.
+    thousandth of the mean at least; while it is less, norms enter the averages as they were before clipping; and while both are
+    0, nothing is clipped.
 
     Args:
         z_thresh: standard deviations above the mean from which on a norm is clipped, > 0.
@@ -95,8 +95,8 @@ class PercentileClip(GlobalNormClip):
     As bitsandbytes with `percentile_clipping`, of the norm over all parameters instead of each one's: the first norm fills the
     history, and of the sorted history the one at `percentile / 100` of its length is the limit. Most steps are clipped a
     little, and spikes as far as all others. Norms that are not finite do not count, and make all updates NaN, as in
-    `clip_by_global_norm`. Nor do norms of 0, unlike in bitsandbytes: a few of them would make the limit 0 as long as they are in
-    the history.
+    `clip_by_global_norm`. Nor do norms of 0 count, unlike in bitsandbytes: a few of them would make the limit 0 as long as they
+    are in the history.
 
     Args:
         percentile: which one, an integer in [0, 100).

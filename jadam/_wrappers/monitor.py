@@ -90,9 +90,9 @@ def monitor(tx: TransformationLike, *, by_leaf: bool = False, signal_to_noise: b
     | `update_ratio` | `update_norm / param_norm`; some 1e-3 in a healthy run |
 
     Clips by global norm inside keep `clipped_norm`, the norm after clipping, and `clipped_share`, the share of steps that were
-    clipped, under their own names: `clip_by_global_norm.clipped_share`. `guard`, `loss_scale` and rules that keep scalars show
-    theirs without it. For the norms of a group, put a `monitor` into the group: `partition({"body": monitor(tx1), ...})`
-    has `body.grad_norm`.
+    clipped, of the `measured_steps` since the monitor is there, under their own names: `clip_by_global_norm.clipped_share`.
+    `guard`, `loss_scale` and rules that keep scalars show theirs without it. For the norms of a group, put a `monitor` into the
+    group: `partition({"body": monitor(tx1), ...})` has `body.grad_norm`.
 
     Gradients cost one reduction, which clips and guards inside share. With `tx.step` on an H100 or a TPU, the other norms are
     summed in the kernels that write the parameters. On CPU they cost a pass of their own over old and new parameters, 20 bytes
@@ -117,8 +117,9 @@ def monitor(tx: TransformationLike, *, by_leaf: bool = False, signal_to_noise: b
         >>> params = {"w": jnp.array([3.0, 4.0])}
         >>> params, state = tx.step(params, tx.init(params), params)
         >>> {name: round(value, 3) for name, value in jadam.metrics(state).items()}  # doctest: +NORMALIZE_WHITESPACE
-        {'clip_by_global_norm.clipped_norm': 1.0, 'clip_by_global_norm.clipped_share': 1.0, 'grad_norm': 5.0,
-         'learning_rate': 0.1, 'param_norm': 5.0, 'update_norm': 0.1, 'update_ratio': 0.02}
+        {'clip_by_global_norm.clipped_norm': 1.0, 'clip_by_global_norm.clipped_share': 1.0,
+         'clip_by_global_norm.measured_steps': 1.0, 'grad_norm': 5.0, 'learning_rate': 0.1, 'param_norm': 5.0,
+         'update_norm': 0.1, 'update_ratio': 0.02}
     """
     inside = GradientTransformation.of(recipe_of("tx", tx).map(_measuring))
     return wrap(Monitor(by_leaf=by_leaf, signal_to_noise=signal_to_noise), inside)
