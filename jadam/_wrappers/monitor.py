@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.core import max_dim
 
 from jadam._chain import TransformationLike, builder, recipe_of, wrap
-from jadam._errors import BadValue
 from jadam._recipe import Pair, Part
 from jadam._rule import Slots, zeros
 from jadam._transformation import GradientTransformation
@@ -71,11 +71,10 @@ def _representable(norm: Array) -> Array:
 
 
 def _signal_to_noise(moments: list[tuple[Array, ...]], like: Array) -> Array:
-    """The mean of `|mu| / sqrt(nu)` over all elements; 0 where nothing has come yet."""
+    """The mean of `|mu| / sqrt(nu)` over all elements; 0 where nothing has come yet, or there are none."""
     ratios = [jnp.where(nu > 0, jnp.abs(mu) * lax.rsqrt(jnp.where(nu > 0, nu, 1)), 0) for mu, nu in moments]
-    if not ratios:
-        raise BadValue("no rule inside keeps both mu and nu, whose ratio signal_to_noise is.")
-    return sum((jnp.sum(x).astype(like.dtype) for x in ratios), jnp.zeros_like(like)) / sum(x.size for x in ratios)
+    elements = max_dim(sum(x.size for x in ratios), 1)
+    return sum((jnp.sum(x).astype(like.dtype) for x in ratios), jnp.zeros_like(like)) / elements
 
 
 @builder
@@ -105,8 +104,8 @@ def monitor(tx: TransformationLike, *, by_leaf: bool = False, signal_to_noise: b
         tx: a transformation, or any `(init, update)` pair.
         by_leaf: whether the norms of every parameter are kept too: `grad_norm/dense/kernel`. Not of complex ones.
         signal_to_noise: whether `signal_to_noise` is kept too: the mean of `|mu| / sqrt(nu)` over all parameters of rules that
-            have both slots, such as Adam's. They are taken as they are kept, without the correction of their bias. It costs
-            a pass over them.
+            have both slots, such as Adam's. They are taken as they are kept, without the correction of their bias; it is 0
+            where there are no elements. It costs a pass over them.
 
     Raises:
         ValueError: `tx.update` is called without the parameters; there are no moments for `signal_to_noise`.

@@ -135,6 +135,17 @@ def test_complex_parameters_and_an_empty_tree():
     assert jadam.metrics(state)["grad_norm"] == 0
 
 
+@pytest.mark.parametrize("params", [{}, {"w": jnp.ones((0, 3))}], ids=["no leaves", "an empty one"])
+def test_signal_to_noise_of_no_elements(params):
+    """Of Adam, it said that no rule keeps mu and nu; of an array without elements, it was NaN."""
+    tx = jadam.monitor(jadam.adam(1e-3), signal_to_noise=True)
+    _, state = tx.step(params, tx.init(params), params)
+    assert jadam.metrics(state)["signal_to_noise"] == 0
+    tx = jadam.monitor(jadam.sgd(1e-3), signal_to_noise=True)
+    with pytest.raises(ValueError, match="no rule inside monitor keeps mu and nu"):
+        tx.step(params, tx.init(params), params)
+
+
 def test_under_jit_and_of_many_models():
     tx = jadam.monitor(jadam.sgd(0.1))
     seen = jax.jit(lambda g, s, p: jadam.metrics(tx.step(g, s, p)[1]))(GRADS, tx.init(PARAMS), PARAMS)
@@ -175,5 +186,5 @@ def test_signal_to_noise(storage):
     _, state = tx.step(jax.tree.map(jnp.negative, GRADS), state, PARAMS)
     assert jadam.metrics(state)["signal_to_noise"] < 0.75 * bias
     tx = jadam.monitor(jadam.lion(1e-3), signal_to_noise=True)
-    with pytest.raises(ValueError, match="no rule inside keeps both mu and nu, whose ratio signal_to_noise is"):
+    with pytest.raises(ValueError, match="no rule inside monitor keeps mu and nu, which it reads"):
         tx.step(GRADS, tx.init(PARAMS), PARAMS)
