@@ -14,6 +14,7 @@ from jadam._annotations import Option
 from jadam._chain import TransformationLike, builder, wrap
 from jadam._errors import BadValue, door
 from jadam._hyper import Bound, Count
+from jadam._schedules.fields import not_a_number
 from jadam._state import states
 from jadam._transformation import GradientTransformation
 from jadam._tree import PyTree
@@ -83,10 +84,9 @@ class Guard(Wrapper):
 
 def _checked(value: Any, dtype: Any) -> Array:
     """The loss, which must be a real scalar."""
-    value = jnp.asarray(value)
-    if value.shape or not (jnp.issubdtype(value.dtype, jnp.floating) or jnp.issubdtype(value.dtype, jnp.integer)):
-        raise BadValue(f"value must be the loss, a real scalar; it is {value.dtype}{list(value.shape)}.")
-    return value.astype(dtype)
+    if words := not_a_number(value):
+        raise BadValue(f"value must be the loss, a real scalar, not {words}.")
+    return jnp.asarray(value, dtype)
 
 
 @builder
