@@ -11,6 +11,7 @@ from jax import Array, lax
 from jax.core import max_dim
 
 from jadam._chain import TransformationLike, builder, recipe_of, wrap
+from jadam._derivatives import root
 from jadam._recipe import Pair, Part
 from jadam._rule import Slots, zeros
 from jadam._transformation import GradientTransformation
@@ -51,7 +52,7 @@ class Monitor(Wrapper):
         }
         if self.signal_to_noise:
             scalars["signal_to_noise"] = _signal_to_noise(inside.kept(outcome, ["mu", "nu"]), norm)
-        by_leaf = {"grad_norm": norms, "update_norm": list(map(jnp.sqrt, updates)), "param_norm": list(map(jnp.sqrt, params))}
+        by_leaf = {"grad_norm": norms, "update_norm": list(map(root, updates)), "param_norm": list(map(root, params))}
         by_leaf = {name: list(map(_representable, column)) for name, column in by_leaf.items()}
         return outcome, by_leaf if self.by_leaf else {}, scalars
 
@@ -62,7 +63,7 @@ def _measuring(part: Part) -> Part:
 
 def _norm(sums: list[Array], like: Array) -> Array:
     """The norm of all leaves by the sums of each."""
-    return _representable(jnp.sqrt(functools.reduce(lax.add, [x.astype(like.dtype) for x in sums], jnp.zeros_like(like))))
+    return _representable(root(functools.reduce(lax.add, [x.astype(like.dtype) for x in sums], jnp.zeros_like(like))))
 
 
 def _representable(norm: Array) -> Array:

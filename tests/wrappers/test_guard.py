@@ -315,3 +315,17 @@ def test_scan_vmap_and_one_trace():
 def test_options_out_of_range(option, words):
     with pytest.raises(ValueError, match=words):
         jadam.guard(jadam.sgd(0.1), **option)
+
+
+def test_levels_have_derivatives():
+    """The root of a variance of 0 has none; they were NaN."""
+    tx = jadam.guard(jadam.sgd(0.1))
+
+    def level(params):
+        state = tx.init(params)
+        for _ in range(3):
+            params, state = tx.step(params, state, params)
+        return jadam.metrics(state)["guard.norm_mean"]
+
+    # Of gradients that are the parameters: 1, 0.9 and 0.81.
+    np.testing.assert_allclose(jax.grad(level)(jnp.array([0.6, 0.8])), 2.71 / 3 * np.array([0.6, 0.8]), rtol=1e-5)

@@ -155,6 +155,17 @@ def test_under_jit_and_of_many_models():
     np.testing.assert_allclose(jadam.metrics(states)["grad_norm"], [norm(GRADS), 2 * norm(GRADS)], rtol=1e-6)
 
 
+def test_norms_have_derivatives_where_they_are_zero():
+    """The root of 0 has none; they were NaN."""
+    tx = jadam.monitor(jadam.sgd(0.0))
+
+    def norms(params):
+        seen = jadam.metrics(tx.step(params, tx.init(params), params)[1])
+        return seen["update_norm"] + seen["param_norm"]
+
+    np.testing.assert_allclose(jax.grad(norms)(jnp.array([3.0, 4.0])), [0.6, 0.8], rtol=1e-6)
+
+
 def test_it_needs_the_parameters():
     tx = jadam.monitor(jadam.sgd(0.1))
     with pytest.raises(ValueError, match="monitor needs the parameters"):
