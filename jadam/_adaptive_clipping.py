@@ -12,6 +12,7 @@ from jax import Array
 from jadam._annotations import Option, is_integer
 from jadam._chain import block
 from jadam._clipping import GlobalNormClip
+from jadam._derivatives import root
 from jadam._hyper import Count, Decay, FixedNonNegative, Positive
 from jadam._rule import Context
 
@@ -30,6 +31,10 @@ class Zclip(GlobalNormClip):
     In the first `warmup_steps` steps nothing is clipped, and the mean and variance are those of the norms so far. Norms that
     are not finite do not count, and make all updates NaN, as in `clip_by_global_norm`. The authors' code has a constant limit
     besides; here that is `chain(zclip(), clip_by_global_norm(1.0))`.
+
+    Unlike in the paper, norms that are all alike, or all 0, do not set the limit for ever. The standard deviation counts as a
+    thousandth of the mean at least; while it is less, norms enter the averages as they were before clipping; and while both are
+    0, nothing is clipped.
 
     Args:
         z_thresh: standard deviations above the mean from which on a norm is clipped, > 0.
@@ -62,12 +67,17 @@ class Zclip(GlobalNormClip):
     def limit(self, context: Context, norm: Array) -> tuple[Array, dict[str, Array]]:
         h, own = context.h, context.scalars
         mean, var, seen = own["norm_mean"], own["norm_var"], own["norms_seen"]
-        std = jnp.sqrt(var)
-        z = (norm - mean) / (std + self.eps)
+        std, least = root(var), 1e-3 * mean
+        sigma = jnp.maximum(std, least)
+        known = sigma > 0
+        z = (norm - mean) / jnp.where(known, sigma + self.eps, 1)
         warm = seen >= self.warmup_steps
-        limit = jnp.where(warm & (z > h.z_thresh), mean + h.z_thresh**2 / jnp.maximum(z, h.z_thresh) * std, jnp.inf)
+        clips = warm & known & (z > h.z_thresh)
+        limit = jnp.where(clips, mean + h.z_thresh**2 / jnp.maximum(z, h.z_thresh) * sigma, jnp.inf)
         weight = jnp.where(warm, h.alpha.complement, 1 / (jnp.minimum(seen, self.warmup_steps) + 1))
-        apart = jnp.minimum(norm, jnp.minimum(limit, LARGEST)) - mean
+        # Where there is no deviation to speak of, a clipped norm would not add to it, and the limit would stay for ever.
+        counted = jnp.where(std < least, jnp.inf, limit)
+        apart = jnp.minimum(norm, jnp.minimum(counted, LARGEST)) - mean
         # The variance of norms is around their new mean; an average takes the new norm's distance from that, as the authors do.
         square = (1 - weight) * jnp.where(warm, 1 - weight, 1) * apart**2
         kept = {
@@ -85,7 +95,8 @@ class PercentileClip(GlobalNormClip):
     As bitsandbytes with `percentile_clipping`, of the norm over all parameters instead of each one's: the first norm fills the
     history, and of the sorted history the one at `percentile / 100` of its length is the limit. Most steps are clipped a
     little, and spikes as far as all others. Norms that are not finite do not count, and make all updates NaN, as in
-    `clip_by_global_norm`.
+    `clip_by_global_norm`. Nor do norms of 0 count, unlike in bitsandbytes: a few of them would make the limit 0 as long as they
+    are in the history.
 
     Args:
         percentile: which one, an integer in [0, 100).
@@ -112,12 +123,12 @@ class PercentileClip(GlobalNormClip):
         return super().scalars() | {"norms": np.zeros(self.history), "norms_seen": 0.0}
 
     def limit(self, context: Context, norm: Array) -> tuple[Array, dict[str, Array]]:
-        own, seen, finite = context.scalars["norms"], context.scalars["norms_seen"], jnp.isfinite(norm)
+        own, seen, counts = context.scalars["norms"], context.scalars["norms_seen"], jnp.isfinite(norm) & (norm > 0)
         here = (seen == 0) | (jnp.arange(self.history, dtype=seen.dtype) == seen % self.history)
-        norms = jnp.where(finite & here, norm, own)
+        norms = jnp.where(counts & here, norm, own)
         limit = jnp.sort(norms)[self.percentile * self.history // 100]
         after = jnp.where(seen + 1 < 2 * self.history, seen + 1, self.history)  # so that float32 never stops counting
-        return limit, {"norms": norms, "norms_seen": jnp.where(finite, after, seen)}
+        return limit, {"norms": norms, "norms_seen": jnp.where(counts, after, seen)}
 
 
 zclip = block(Zclip)

@@ -19,8 +19,9 @@ from jadam._rule import Context, Rule, Slots
 
 def _root_of_factor(bound: Array, norm: Array) -> Array:
     """The root of `min(1, bound / norm)`, to multiply by twice: the factor itself may be too small for float32."""
-    # Of inf the factor is 1, and not NaN: the root of this power of two is exact.
-    bound = jnp.minimum(bound, 2.0 ** (jnp.finfo(bound.dtype).maxexp - 2))
+    # Of inf, and of 0 where the norm is 0 too, the factor is 1, and not NaN: the root of this power of two is exact.
+    limits = jnp.finfo(bound.dtype)
+    bound = jnp.clip(bound, float(limits.tiny), 2.0 ** (limits.maxexp - 2))
     return jnp.sqrt(bound) / jnp.sqrt(jnp.maximum(norm, bound))
 
 
@@ -61,7 +62,7 @@ class GlobalNormClip(Rule):
         return replace(self, measured=True)
 
     def scalars(self) -> dict[str, Any]:
-        return {"clipped_norm": 0.0, "clipped_share": 0.0} if self.measured else {}
+        return dict.fromkeys(("clipped_norm", "clipped_share", "measured_steps"), 0.0) if self.measured else {}
 
     def prepare(self, context: Context) -> dict[str, Array]:
         norm = context.norm
@@ -69,10 +70,11 @@ class GlobalNormClip(Rule):
         # A factor to multiply by: XLA would write a divided gradient to memory and read it back three times.
         root = _root_of_factor(limit, self.compared(norm))
         if self.measured:
-            share = context.scalars["clipped_share"]
+            # Steps of its own, since a run may have been measured from its middle on.
+            share, steps = context.scalars["clipped_share"], context.scalars["measured_steps"] + 1
             clipped = (norm > limit).astype(norm.dtype)
             reached = jnp.minimum(jnp.minimum(norm, limit), float(jnp.finfo(norm.dtype).max))
-            kept |= {"clipped_norm": reached, "clipped_share": share + (clipped - share) / context.t}
+            kept |= {"clipped_norm": reached, "clipped_share": share + (clipped - share) / steps, "measured_steps": steps}
         return {"root": jnp.where(context.finite, root, jnp.nan), **kept}
 
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:

@@ -40,7 +40,7 @@ class Inside:
         restarted: an outcome in which the state inside is the initial one, of the parameters as they were before the step.
         moved: of an outcome, leaf by leaf, two sums of squares: of what is added to the parameter, and of the parameter.
         kept: of an outcome, the slots of rules inside: `kept(outcome, ["mu", "nu"])` is a list of pairs of arrays, for every
-            leaf of every rule that has both.
+            leaf of every rule that has both; that no rule has them is an error.
         reader: the engine, which reads and writes leaves for the wrapper `of`.
         of: the wrapper in its place.
     """

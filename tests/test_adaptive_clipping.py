@@ -50,7 +50,7 @@ def percentile_clip(sizes, percentile=5, history=100):
     return np.asarray(found)
 
 
-@pytest.mark.parametrize("options", [{}, {"z_thresh": 1.0, "alpha": 0.5, "warmup_steps": 3}, {"warmup_steps": 1}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"z_thresh": 1.5, "alpha": 0.8, "warmup_steps": 3}, {"warmup_steps": 2}], ids=str)
 def test_zclip_is_the_authors_algorithm(options):
     sizes = norms()
     expected = zclip(sizes, **options)
@@ -97,6 +97,66 @@ def test_at_every_size(make, size):
     assert np.isfinite(found).all()
     assert np.isfinite(jax.tree.leaves(state)[0]).all()
     assert (found <= np.float32(sizes) * (1 + 1e-6)).all()
+
+
+@pytest.mark.parametrize("make", [jadam.zclip, jadam.percentile_clip])
+@pytest.mark.parametrize("by", ["step", "update"])
+@pytest.mark.parametrize("wrapped", [lambda tx: tx, jadam.monitor], ids=["alone", "measured"])
+def test_before_an_optimizer(make, by, wrapped):
+    """The history of norms was taken for a scalar: TypeError, of a `select` inside."""
+    params = {"w": jnp.ones((3, 4)), "b": jnp.ones(4)}
+    tx = wrapped(jadam.chain(make(), jadam.adam(1e-2)))
+    expected, _ = getattr(jadam.adam(1e-2), by)(params, jadam.adam(1e-2).init(params), params)
+    chex.assert_trees_all_close(getattr(tx, by)(params, tx.init(params), params)[0], expected, rtol=1e-6)
+    chex.assert_trees_all_close(jax.jit(getattr(tx, by))(params, tx.init(params), params)[0], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("zeros", [1, 5])
+@pytest.mark.parametrize("make", [jadam.zclip, jadam.percentile_clip, lambda: jadam.clip_by_global_norm(1.0)])
+def test_a_gradient_of_zero_is_left_zero(make, zeros):
+    """With a limit of 0 it was NaN."""
+    found, state = clipped(make(), [0.0] * zeros)
+    np.testing.assert_array_equal(found, 0)
+    chex.assert_tree_all_finite(state)
+
+
+def test_norms_of_zero_do_not_enter_the_history():
+    """A few zeros, and the limit was 0 for the next 95 steps."""
+    sizes = norms()
+    sparse = np.zeros(2 * len(sizes) + 3)
+    sparse[3::2] = sizes
+    found, _ = clipped(jadam.percentile_clip(), sparse)
+    np.testing.assert_allclose(found[sparse > 0], percentile_clip(sizes), rtol=1e-5)
+
+
+@pytest.mark.parametrize("before", [0.0, 1e-4, 1.0, 100.0])
+@pytest.mark.parametrize("eps", [0.0, 1e-6])
+def test_zclip_follows_norms_that_were_constant(before, eps):
+    """A variance of 0 made the mean the limit, and so the variance stayed 0: after zeros, nothing ever moved."""
+    size = 50 * before or 1.0
+    found, state = clipped(jadam.zclip(warmup_steps=5, eps=eps), [before] * 10 + [size] * 200)
+    np.testing.assert_allclose(found[:10], before, rtol=1e-5)
+    np.testing.assert_allclose(found[10], before or size, rtol=1e-3)  # a spike at first, if there is anything to judge it by
+    np.testing.assert_allclose(found[-1], size, rtol=1e-3)
+    assert state.scalars["zclip"]["norm_mean"] > 0.9 * size
+
+
+def test_zclip_has_derivatives_through_steps():
+    """The root of a variance of 0 has none; they were NaN."""
+    params = {"w": jnp.arange(1.0, 4.0)}
+
+    def after(params, make):
+        tx = jadam.chain(make(), jadam.sgd(0.1))
+        state = tx.init(params)
+        for _ in range(3):
+            params, state = tx.step(params, state, params)
+        return jadam.global_norm(params)
+
+    plain = jax.grad(after)(params, jadam.identity)
+    for make in (jadam.zclip, jadam.percentile_clip):
+        chex.assert_tree_all_finite(jax.grad(after)(params, make))
+    chex.assert_trees_all_close(jax.grad(after)(params, jadam.zclip), plain, rtol=1e-6)
+    chex.assert_tree_all_finite(jax.grad(after)(params, lambda: jadam.zclip(warmup_steps=1, eps=0.0)))
 
 
 def test_in_a_group_and_in_a_chain():

@@ -136,8 +136,9 @@ def updated(program: Program, operands: Operands) -> tuple[Array, list[dict[str,
 
 
 def _never(hs: Any) -> Array | None:
-    """Whether a hyperparameter is NaN, of which no compiler knows."""
-    number = next((x for x in jax.tree.leaves(hs) if jnp.issubdtype(x.dtype, jnp.floating)), None)
+    """Whether a hyperparameter is NaN, of which no compiler knows: a scalar one, which `lax.select` accepts for any shape."""
+    numbers = (x for x in jax.tree.leaves(hs) if x.shape == () and jnp.issubdtype(x.dtype, jnp.floating))
+    number = next(numbers, None)
     return None if number is None else lax.ne(number, number)
 
 

@@ -18,7 +18,7 @@ from jax import Array
 
 from jadam._dtypes import cast, encode, full_dtype, full_products
 from jadam._engine import checks, returned
-from jadam._engine.kept import following, made_anew, part_of
+from jadam._engine.kept import following, kept_of, made_anew, part_of
 from jadam._engine.leaf import Mode, NoCount, Operands, Program, encoded
 from jadam._engine.norms import Norms, sums_of_squares
 from jadam._engine.placement import decoded, on_automatic_axes
@@ -245,11 +245,13 @@ class Row(Reader):
 
     def _kept(self, placed: Placed, done: Done, names: Sequence[str]) -> list[tuple[Array, ...]]:
         """Slots of the rules inside a wrapper that have all these, a tuple for each leaf of each."""
-        found = []
-        for one in (one for inner in placed.inner for one in inner if not isinstance(one.rule, Pair)):
+        found, inside = [], [one for inner in placed.inner for one in inner if not isinstance(one.rule, Pair)]
+        for one in inside:
             slots = checks.slots(self.plan, done.state, one)
             leaves = [(i, slots[i]) for i in one.at if set(names) <= set(slots[i])]
             found += [tuple(decoded(own[name], self.plan.dtype_of(i)) for name in names) for i, own in leaves]
+        if not found and not any(set(names) <= set(kept_of(one.rule, one.formats)) for one in inside):
+            raise BadValue(f"no rule inside {placed.rule.name} keeps {' and '.join(names)}, which it reads.")
         return found
 
     def _moved(self, i: int, done: Done, p: Array, mode: Mode) -> Array:

@@ -12,8 +12,10 @@ from jax import Array
 
 from jadam._annotations import Option
 from jadam._chain import TransformationLike, builder, wrap
+from jadam._derivatives import root
 from jadam._errors import BadValue, door
 from jadam._hyper import Bound, Count
+from jadam._schedules.fields import not_a_number
 from jadam._state import states
 from jadam._transformation import GradientTransformation
 from jadam._tree import PyTree
@@ -66,7 +68,7 @@ class Guard(Wrapper):
         old = {name: inside.scalars[f"{what}_{name}"] for name in ("mean", "var", "seen")}
         mean, seen = old["mean"], old["seen"]
         # Numbers that are equal but for rounding have a sigma too small to be of use: it is a thousandth of the mean at least.
-        sigma = jnp.maximum(jnp.sqrt(old["var"]), 1e-3 * jnp.abs(mean))
+        sigma = jnp.maximum(root(old["var"]), 1e-3 * jnp.abs(mean))
         unknown = (seen < self.warmup_steps) | (sigma == 0)
         limit = jnp.where(unknown, jnp.inf, mean + inside.h.sigma_factor * sigma)
         weight = 1 / (jnp.minimum(seen, self.window - 1) + 1)
@@ -83,10 +85,9 @@ class Guard(Wrapper):
 
 def _checked(value: Any, dtype: Any) -> Array:
     """The loss, which must be a real scalar."""
-    value = jnp.asarray(value)
-    if value.shape or not (jnp.issubdtype(value.dtype, jnp.floating) or jnp.issubdtype(value.dtype, jnp.integer)):
-        raise BadValue(f"value must be the loss, a real scalar; it is {value.dtype}{list(value.shape)}.")
-    return value.astype(dtype)
+    if words := not_a_number(value):
+        raise BadValue(f"value must be the loss, a real scalar, not {words}.")
+    return jnp.asarray(value, dtype)
 
 
 @builder

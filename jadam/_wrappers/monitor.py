@@ -8,9 +8,10 @@ from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.core import max_dim
 
 from jadam._chain import TransformationLike, builder, recipe_of, wrap
-from jadam._errors import BadValue
+from jadam._derivatives import root
 from jadam._recipe import Pair, Part
 from jadam._rule import Slots, zeros
 from jadam._transformation import GradientTransformation
@@ -52,7 +53,7 @@ class Monitor(Wrapper):
         }
         if self.signal_to_noise:
             scalars["signal_to_noise"] = _signal_to_noise(inside.kept(outcome, ["mu", "nu"]), norm)
-        by_leaf = {"grad_norm": norms, "update_norm": list(map(jnp.sqrt, updates)), "param_norm": list(map(jnp.sqrt, params))}
+        by_leaf = {"grad_norm": norms, "update_norm": list(map(root, updates)), "param_norm": list(map(root, params))}
         by_leaf = {name: list(map(_representable, column)) for name, column in by_leaf.items()}
         return outcome, by_leaf if self.by_leaf else {}, scalars
 
@@ -63,7 +64,7 @@ def _measuring(part: Part) -> Part:
 
 def _norm(sums: list[Array], like: Array) -> Array:
     """The norm of all leaves by the sums of each."""
-    return _representable(jnp.sqrt(functools.reduce(lax.add, [x.astype(like.dtype) for x in sums], jnp.zeros_like(like))))
+    return _representable(root(functools.reduce(lax.add, [x.astype(like.dtype) for x in sums], jnp.zeros_like(like))))
 
 
 def _representable(norm: Array) -> Array:
@@ -72,11 +73,10 @@ def _representable(norm: Array) -> Array:
 
 
 def _signal_to_noise(moments: list[tuple[Array, ...]], like: Array) -> Array:
-    """The mean of `|mu| / sqrt(nu)` over all elements; 0 where nothing has come yet."""
+    """The mean of `|mu| / sqrt(nu)` over all elements; 0 where nothing has come yet, or there are none."""
     ratios = [jnp.where(nu > 0, jnp.abs(mu) * lax.rsqrt(jnp.where(nu > 0, nu, 1)), 0) for mu, nu in moments]
-    if not ratios:
-        raise BadValue("no rule inside keeps both mu and nu, whose ratio signal_to_noise is.")
-    return sum((jnp.sum(x).astype(like.dtype) for x in ratios), jnp.zeros_like(like)) / sum(x.size for x in ratios)
+    elements = max_dim(sum(x.size for x in ratios), 1)
+    return sum((jnp.sum(x).astype(like.dtype) for x in ratios), jnp.zeros_like(like)) / elements
 
 
 @builder
@@ -91,9 +91,9 @@ def monitor(tx: TransformationLike, *, by_leaf: bool = False, signal_to_noise: b
     | `update_ratio` | `update_norm / param_norm`; some 1e-3 in a healthy run |
 
     Clips by global norm inside keep `clipped_norm`, the norm after clipping, and `clipped_share`, the share of steps that were
-    clipped, under their own names: `clip_by_global_norm.clipped_share`. `guard`, `loss_scale` and rules that keep scalars show
-    theirs without it. For the norms of a group, put a `monitor` into the group: `partition({"body": monitor(tx1), ...})`
-    has `body.grad_norm`.
+    clipped, of the `measured_steps` since the monitor is there, under their own names: `clip_by_global_norm.clipped_share`.
+    `guard`, `loss_scale` and rules that keep scalars show theirs without it. For the norms of a group, put a `monitor` into the
+    group: `partition({"body": monitor(tx1), ...})` has `body.grad_norm`.
 
     Gradients cost one reduction, which clips and guards inside share. With `tx.step` on an H100 or a TPU, the other norms are
     summed in the kernels that write the parameters. On CPU they cost a pass of their own over old and new parameters, 20 bytes
@@ -106,8 +106,8 @@ def monitor(tx: TransformationLike, *, by_leaf: bool = False, signal_to_noise: b
         tx: a transformation, or any `(init, update)` pair.
         by_leaf: whether the norms of every parameter are kept too: `grad_norm/dense/kernel`. Not of complex ones.
         signal_to_noise: whether `signal_to_noise` is kept too: the mean of `|mu| / sqrt(nu)` over all parameters of rules that
-            have both slots, such as Adam's. They are taken as they are kept, without the correction of their bias. It costs
-            a pass over them.
+            have both slots, such as Adam's. They are taken as they are kept, without the correction of their bias; it is 0
+            where there are no elements. It costs a pass over them.
 
     Raises:
         ValueError: `tx.update` is called without the parameters; there are no moments for `signal_to_noise`.
@@ -118,8 +118,9 @@ def monitor(tx: TransformationLike, *, by_leaf: bool = False, signal_to_noise: b
         >>> params = {"w": jnp.array([3.0, 4.0])}
         >>> params, state = tx.step(params, tx.init(params), params)
         >>> {name: round(value, 3) for name, value in jadam.metrics(state).items()}  # doctest: +NORMALIZE_WHITESPACE
-        {'clip_by_global_norm.clipped_norm': 1.0, 'clip_by_global_norm.clipped_share': 1.0, 'grad_norm': 5.0,
-         'learning_rate': 0.1, 'param_norm': 5.0, 'update_norm': 0.1, 'update_ratio': 0.02}
+        {'clip_by_global_norm.clipped_norm': 1.0, 'clip_by_global_norm.clipped_share': 1.0,
+         'clip_by_global_norm.measured_steps': 1.0, 'grad_norm': 5.0, 'learning_rate': 0.1, 'param_norm': 5.0,
+         'update_norm': 0.1, 'update_ratio': 0.02}
     """
     inside = GradientTransformation.of(recipe_of("tx", tx).map(_measuring))
     return wrap(Monitor(by_leaf=by_leaf, signal_to_noise=signal_to_noise), inside)

@@ -135,7 +135,7 @@ def test_a_spike_of_the_loss_is_skipped_and_only_where_it_is_passed_on():
     _, after = tx.step(grads(), state, params)
     assert kept(after, "skipped") == 0
     assert kept(after, "value_seen") == kept(state, "value_seen") == 40
-    with pytest.raises(ValueError, match=r"guard.step: value must be the loss, a real scalar; it is float32\[2\]"):
+    with pytest.raises(ValueError, match=r"guard.step: value must be the loss, a real scalar, not an array of shape \(2,\)"):
         tx.step(grads(), state, params, value=jnp.ones(2))
 
 
@@ -315,3 +315,17 @@ def test_scan_vmap_and_one_trace():
 def test_options_out_of_range(option, words):
     with pytest.raises(ValueError, match=words):
         jadam.guard(jadam.sgd(0.1), **option)
+
+
+def test_levels_have_derivatives():
+    """The root of a variance of 0 has none; they were NaN."""
+    tx = jadam.guard(jadam.sgd(0.1))
+
+    def level(params):
+        state = tx.init(params)
+        for _ in range(3):
+            params, state = tx.step(params, state, params)
+        return jadam.metrics(state)["guard.norm_mean"]
+
+    # Of gradients that are the parameters: 1, 0.9 and 0.81.
+    np.testing.assert_allclose(jax.grad(level)(jnp.array([0.6, 0.8])), 2.71 / 3 * np.array([0.6, 0.8]), rtol=1e-5)

@@ -23,8 +23,8 @@ def change(new, old):
 def test_the_names_are_stable():
     """Of a logger's columns: what else is in the chain changes none."""
     tx = jadam.monitor(jadam.chain(jadam.clip_by_global_norm(1.0), jadam.adamw(1e-3)))
-    own = ["clip_by_global_norm.clipped_norm", "clip_by_global_norm.clipped_share", "grad_norm", "learning_rate"]
-    own += ["param_norm", "update_norm", "update_ratio"]
+    own = [f"clip_by_global_norm.{name}" for name in ("clipped_norm", "clipped_share", "measured_steps")]
+    own += ["grad_norm", "learning_rate", "param_norm", "update_norm", "update_ratio"]
     found = jadam.metrics(tx.init(PARAMS))
     assert list(found) == own
     assert all(type(value) is float for value in found.values())
@@ -49,7 +49,7 @@ def test_norms_are_those_of_numpy(by, compiled):
     expected = {
         **{"grad_norm": norm(GRADS), "update_norm": norm(moved), "param_norm": norm(PARAMS), "learning_rate": 0.1},
         **{"update_ratio": norm(moved) / norm(PARAMS), "clip_by_global_norm.clipped_norm": 0.5},
-        **{"clip_by_global_norm.clipped_share": 1.0},
+        **{"clip_by_global_norm.clipped_share": 1.0, "clip_by_global_norm.measured_steps": 1.0},
         **{f"grad_norm/{key}": norm(GRADS[key]) for key in PARAMS},
         **{f"update_norm/{key}": norm(moved[key]) for key in PARAMS},
         **{f"param_norm/{key}": norm(PARAMS[key]) for key in PARAMS},
@@ -80,6 +80,23 @@ def test_the_share_of_clipped_steps():
     assert jadam.metrics(state)["clip_by_global_norm.clipped_share"] == pytest.approx(0.5)
     assert jadam.metrics(state)["clip_by_global_norm.clipped_norm"] == pytest.approx(0.1)
     assert jadam.monitor(tx) == jadam.monitor(jadam.monitor(jadam.chain(jadam.clip_by_global_norm(1.0), jadam.sgd(0.1))))
+
+
+@pytest.mark.parametrize("clip", [lambda: jadam.clip_by_global_norm(0.01), lambda: jadam.percentile_clip(percentile=0)])
+def test_the_share_is_of_steps_since_the_monitor_is_there(clip):
+    """It was divided by the count of the run: after 50 steps without a monitor, 5 clipped ones were a share of 0.09."""
+    tx = jadam.chain(clip(), jadam.adam(1e-3))
+    state = tx.init(PARAMS)
+    for _ in range(3):
+        _, state = tx.step(GRADS, state, PARAMS)
+    tx = jadam.monitor(tx)
+    state, _ = jadam.migrate(state, tx, PARAMS)
+    for _ in range(5):
+        _, state = tx.step(jax.tree.map(lambda g: 2 * g, GRADS), state, PARAMS)
+    seen = jadam.metrics(state)
+    (name,) = (name for name in seen if name.endswith(".clipped_share"))
+    assert seen[name] == 1
+    assert state.count == 8
 
 
 def test_a_skipped_step_moves_nothing():
@@ -118,6 +135,17 @@ def test_complex_parameters_and_an_empty_tree():
     assert jadam.metrics(state)["grad_norm"] == 0
 
 
+@pytest.mark.parametrize("params", [{}, {"w": jnp.ones((0, 3))}], ids=["no leaves", "an empty one"])
+def test_signal_to_noise_of_no_elements(params):
+    """Of Adam, it said that no rule keeps mu and nu; of an array without elements, it was NaN."""
+    tx = jadam.monitor(jadam.adam(1e-3), signal_to_noise=True)
+    _, state = tx.step(params, tx.init(params), params)
+    assert jadam.metrics(state)["signal_to_noise"] == 0
+    tx = jadam.monitor(jadam.sgd(1e-3), signal_to_noise=True)
+    with pytest.raises(ValueError, match="no rule inside monitor keeps mu and nu"):
+        tx.step(params, tx.init(params), params)
+
+
 def test_under_jit_and_of_many_models():
     tx = jadam.monitor(jadam.sgd(0.1))
     seen = jax.jit(lambda g, s, p: jadam.metrics(tx.step(g, s, p)[1]))(GRADS, tx.init(PARAMS), PARAMS)
@@ -125,6 +153,17 @@ def test_under_jit_and_of_many_models():
     many = jax.tree.map(lambda x: jnp.stack([x, 2 * x]), GRADS)
     _, states = jax.vmap(tx.update, in_axes=(0, None, None))(many, tx.init(PARAMS), PARAMS)
     np.testing.assert_allclose(jadam.metrics(states)["grad_norm"], [norm(GRADS), 2 * norm(GRADS)], rtol=1e-6)
+
+
+def test_norms_have_derivatives_where_they_are_zero():
+    """The root of 0 has none; they were NaN."""
+    tx = jadam.monitor(jadam.sgd(0.0))
+
+    def norms(params):
+        seen = jadam.metrics(tx.step(params, tx.init(params), params)[1])
+        return seen["update_norm"] + seen["param_norm"]
+
+    np.testing.assert_allclose(jax.grad(norms)(jnp.array([3.0, 4.0])), [0.6, 0.8], rtol=1e-6)
 
 
 def test_it_needs_the_parameters():
@@ -158,5 +197,5 @@ def test_signal_to_noise(storage):
     _, state = tx.step(jax.tree.map(jnp.negative, GRADS), state, PARAMS)
     assert jadam.metrics(state)["signal_to_noise"] < 0.75 * bias
     tx = jadam.monitor(jadam.lion(1e-3), signal_to_noise=True)
-    with pytest.raises(ValueError, match="no rule inside keeps both mu and nu, whose ratio signal_to_noise is"):
+    with pytest.raises(ValueError, match="no rule inside monitor keeps mu and nu, which it reads"):
         tx.step(GRADS, tx.init(PARAMS), PARAMS)

@@ -9,6 +9,11 @@ def weigh(**extra):
     return tx.step(PARAMS, tx.init(PARAMS), PARAMS, **extra)
 
 
+def watch(value):
+    tx = jadam.guard(TX)
+    return tx.update(PARAMS, tx.init(PARAMS), PARAMS, value=value)
+
+
 def skipped(function):
     tx = jadam.MultiSteps(TX, 2, should_skip_update_fn=function)
     return tx.update(PARAMS, tx.init(PARAMS), PARAMS)
@@ -197,9 +202,11 @@ CALLS = {
     "guard(backoff_factor=2): backoff_factor must be in (0, 1].": lambda: jadam.guard(TX, backoff_factor=2),
     "guard(backoff_factor='half'): backoff_factor must be in (0, 1].": lambda: jadam.guard(TX, backoff_factor="half"),
     "guard(recovery_steps=0): recovery_steps must be an integer in [1, 2**31).": lambda: jadam.guard(TX, recovery_steps=0),
-    "guard.update: value must be the loss, a real scalar; it is float32[3].": lambda: jadam.guard(TX).update(
-        PARAMS, jadam.guard(TX).init(PARAMS), PARAMS, value=ONES
-    ),
+    "guard.update: value must be the loss, a real scalar, not an array of shape (3,).": lambda: watch(ONES),
+    "guard.update: value must be the loss, a real scalar, not 'a'.": lambda: watch("a"),
+    "guard.update: value must be the loss, a real scalar, not an array of dtype bool.": lambda: watch(True),
+    "guard.update: value must be the loss, a real scalar, not an array of dtype complex64.": lambda: watch(1j),
+    "guard.update: value must be the loss, a real scalar, not {}.": lambda: watch({}),
     "has_diverged: the state is of no guard; build the transformation with jadam.guard(tx).": lambda: jadam.has_diverged(
         TX.init(PARAMS)
     ),
