@@ -107,8 +107,7 @@ class Moving:
                 if name.startswith(f"slots/{one.key}/"):
                     self._unchanged(name, one.key)
             return
-        for scalar in one.rule.scalars():
-            self._unchanged(f"scalars/{one.key}/{scalar}")
+        self._scalars([f"scalars/{one.key}/{scalar}" for scalar in one.rule.scalars()])
         for i, slots in checks.slots(self.plan, self.fresh, one).items():
             for slot, stored in slots.items():
                 self._slot(one, i, slot, stored)
@@ -124,17 +123,31 @@ class Moving:
         for one, remark in ((name, by_hand), (given, "")):
             self._keep(one, cast(jnp.asarray(self.old.take(one)), self.plan.dtype), one, remark)
 
-    def _unchanged(self, name: str, part: str | None = None) -> None:
-        """What is kept in the shape that it has: of a scalar of a rule, the dtype may be another."""
+    def _scalars(self, names: Sequence[str]) -> None:
+        """The scalars of a rule belong together: where one has another shape, all begin anew. Their dtype may be another."""
+        found = {name: source for name in names if (source := self.old.find(name)) is not None}
+        unfit = [name for name, source in found.items() if self.old.arrays[source].shape != self.names[name].shape]
+        for name, source in found.items():
+            if name in unfit:
+                self._drop([source], self._misfit(source, name))
+            elif unfit:
+                self._drop([source], f"it belongs to {unfit[0].rpartition('/')[2]}, which does not fit")
+            else:
+                self._keep(name, cast(jnp.asarray(self.old.take(source)), self.names[name].dtype), source)
+
+    def _unchanged(self, name: str, part: str) -> None:
+        """What a pair keeps, in the shape and dtype that it has."""
         source, like = self.old.find(name), self.names[name]
         if source is None:
             return
         x = self.old.arrays[source]
-        if x.shape != like.shape or (part is not None and x.dtype != like.dtype):
-            return self._drop([source], f"{_types(x)}, where the new one is {_types(like)}")
-        self._keep(name, self.old.take(source) if part else cast(jnp.asarray(self.old.take(source)), like.dtype), source)
-        if part:
-            self.sources[part].append(source)
+        if (x.shape, x.dtype) != (like.shape, like.dtype):
+            return self._drop([source], self._misfit(source, name))
+        self._keep(name, self.old.take(source), source)
+        self.sources[part].append(source)
+
+    def _misfit(self, source: str, name: str) -> str:
+        return f"{_types(self.old.arrays[source])}, where the new one is {_types(self.names[name])}"
 
     def _slot(self, one: Placed, i: int, slot: str, like: Any) -> None:
         """A slot of a leaf, in the storage and shape that it has now."""

@@ -316,6 +316,20 @@ def test_other_shapes_are_dropped_and_named():
     go_on(ADAM, state, turned)
 
 
+@pytest.mark.usefixtures("quick")
+def test_scalars_of_a_rule_are_kept_together_or_not_at_all():
+    """A longer history began with zeros, and counted as many norms as before: the limit was 0, and all updates."""
+    before, after = (jadam.chain(jadam.percentile_clip(history=n), jadam.sgd(RATE)) for n in (50, 100))
+    params, old = begun(before)
+    state, report = jadam.migrate(old, after, params)
+    chex.assert_trees_all_equal(state.scalars, after.init(params).scalars)
+    assert report.dropped["scalars/percentile_clip/norms"] == "float32[50], where the new one is float32[100]"
+    assert report.dropped["scalars/percentile_clip/norms_seen"] == "it belongs to norms, which does not fit"
+    assert_nothing_is_silent(report, old, state)
+    state, _ = jadam.migrate(old, jadam.chain(jadam.percentile_clip(history=50), ADAM), params)
+    assert state.scalars["percentile_clip"]["norms_seen"] == 5
+
+
 LOW = jax.tree.map(lambda x: x.astype(jnp.bfloat16), PARAMS)
 
 
