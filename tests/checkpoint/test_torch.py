@@ -141,10 +141,3 @@ def test_what_makes_updates_is_still_asked_of_torch():
     state_dict, params, _ = recorded("adamw", "float32")
     with pytest.raises(ValueError, match=r"scale_by_lion keeps mu; torch has"):
         jadam.from_torch(jadam.average(jadam.lion(0.1)), params, state_dict, NAMES)
-
-
-def test_a_momentum_that_torch_has_not_made_yet():
-    """The state_dict had no momentum_buffer; it had momentum_buffer."""
-    _, params, _ = recorded("sgd", "float32")
-    with pytest.raises(ValueError, match=r"momentum_buffer of \d is None, .* take tx\.init\(params\)"):
-        jadam.from_torch(TXS["sgd"], params, {"state": {n: {"momentum_buffer": None} for n in (0, 1)}}, NAMES, count=0)
