@@ -31,13 +31,17 @@ def state_shardings(tx: GradientTransformation, params: PyTree) -> OptState:
     """
     if not hasattr(tx, "init"):
         raise BadType(f"{tx!r} is not a transformation; the order is (tx, params).")
+    return shardings_of(jax.eval_shape(tx.init, params), params)
+
+
+def shardings_of(state: OptState, params: PyTree) -> OptState:
+    """The same for a state of these shapes."""
     leaves = flatten(params)
     shardings = [getattr(leaf, "sharding", None) for leaf in leaves.values]
     meshes = [sharding.mesh for sharding in shardings if isinstance(sharding, NamedSharding)]
     alone = NamedSharding(meshes[0], PartitionSpec()) if meshes else next(filter(None, shardings), None)
     if alone is None:
         raise BadValue("no parameter has a sharding; pass jax arrays, or ShapeDtypeStructs with one.")
-    state = jax.eval_shape(tx.init, params)
     found = []
     for number, leaf in zip(owners(state, leaves), jax.tree.leaves(state), strict=True):
         own = None if number is None else shardings[number]

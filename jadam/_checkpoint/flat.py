@@ -15,10 +15,10 @@ from jadam._engine.kept import Type
 from jadam._engine.plan import Plan
 from jadam._engine.restored import restored
 from jadam._errors import BadValue, door
-from jadam._sharding import state_shardings
+from jadam._sharding import shardings_of
 from jadam._state import OptState, as_state
 from jadam._transformation import GradientTransformation
-from jadam._tree import PyTree, strong
+from jadam._tree import PyTree, flatten, is_trained, quoted, strong
 
 
 @door
@@ -55,7 +55,8 @@ def to_dict(state: OptState) -> dict[str, np.ndarray]:
 def from_dict(tx: GradientTransformation, params: PyTree, saved: Mapping[str, Any]) -> OptState:
     """The state that `to_dict` wrote, for the transformation and parameters that it was of.
 
-    It is read as a whole or not at all. For a transformation that has changed since, see `migrate`.
+    It is read as a whole or not at all. For a transformation that has changed since, see `migrate`. The state of many models,
+    which `jax.vmap` made, is read with their parameters stacked alike.
 
     Args:
         tx: a transformation of jadam. Other numbers than those of the saved run act from the next update on.
@@ -70,7 +71,11 @@ def from_dict(tx: GradientTransformation, params: PyTree, saved: Mapping[str, An
     if not isinstance(tx, GradientTransformation):
         raise not_ours(tx)
     params, values, treedef = strong("params", params, shapes=True, passing=True)
-    found, like = read(saved), jax.eval_shape(tx.init, params)
+    found = read(saved)
+    models = np.shape(found.get("count", 0))
+    ones = _of_one(models, values, treedef)
+    like = jax.eval_shape(tx.init, treedef.unflatten(ones))
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(models + x.shape, x.dtype), like)
     expected = by_name(like)
     if found.keys() != expected.keys():
         raise BadValue(_difference(found, expected))
@@ -79,9 +84,25 @@ def from_dict(tx: GradientTransformation, params: PyTree, saved: Mapping[str, An
         if types[0] != types[1]:
             raise BadValue(f"{name!r} is {types[0]}, and this transformation keeps {types[1]}; {_MIGRATE}")
     treedef_of_state = jax.tree.structure(like)
-    restored(Plan.of(tx.recipe, values, treedef), treedef_of_state.unflatten([found[name] for name in expected]))
-    leaves = map(_placed, (found[name] for name in expected), _places(tx, params, values, len(expected)))
-    return treedef_of_state.unflatten(leaves)
+    state = treedef_of_state.unflatten([found[name] for name in expected])
+    plan = Plan.of(tx.recipe, ones, treedef)
+    for model in np.ndindex(models):
+        restored(plan, jax.tree.map(lambda x: x[(*model, ...)], state))  # noqa: B023
+    return treedef_of_state.unflatten(map(_placed, jax.tree.leaves(state), _places(like, params, values)))
+
+
+def _of_one(models: tuple[int, ...], values: list[Any], treedef: Any) -> list[Any]:
+    """The parameters of one of many models, which lie along the first axes of all arrays; none at all for one model."""
+    if not models:
+        return values
+    stacked = [x.shape[: len(models)] == models for x in values]
+    if wrong := [i for i, x in enumerate(values) if is_trained(x) and not stacked[i]]:
+        name = flatten(treedef.unflatten(values)).names[wrong[0]]
+        raise BadValue(
+            f"the state is of {' x '.join(map(str, models))} models, and the parameter at {quoted(name)} has shape "
+            f"{values[wrong[0]].shape}; pass the parameters of all models, stacked along the first axis as by jax.vmap."
+        )
+    return [jax.ShapeDtypeStruct(x.shape[len(models) :], x.dtype) if own else x for x, own in zip(values, stacked, strict=True)]
 
 
 _MIGRATE = "write jadam.migrate(saved, tx, params) for what has changed since it was saved."
@@ -94,11 +115,11 @@ def _difference(found: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
     return f"the state is of another transformation or of other parameters: {' and '.join(words)}{more}; {_MIGRATE}"
 
 
-def _places(tx: GradientTransformation, params: PyTree, values: list[Any], number: int) -> list[Any]:
+def _places(like: OptState, params: PyTree, values: list[Any]) -> list[Any]:
     """For each leaf of a state where it is placed; None where anywhere will do, as beside parameters that may move."""
     if any(getattr(p, "sharding", None) is not None and getattr(p, "committed", True) for p in values):
-        return jax.tree.leaves(state_shardings(tx, params))
-    return [None] * number
+        return jax.tree.leaves(shardings_of(like, params))
+    return [None] * len(jax.tree.leaves(like))
 
 
 def _placed(x: Any, sharding: Any) -> jax.Array:

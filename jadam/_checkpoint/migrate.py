@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 from jax.core import Tracer
 
 from jadam._chain import not_ours
@@ -75,6 +76,11 @@ def migrate(
     arrays = read(old) if isinstance(old, Mapping) and FORMAT in old else by_name(as_state("first", old))
     if any(isinstance(x, Tracer) for x in arrays.values()):
         raise BadType("the state is traced; call migrate outside of jit.")
+    if np.ndim(arrays["count"]):
+        raise BadValue(
+            "the state is of many models, as jax.vmap makes it; carry over one after another, and stack them: "
+            "jadam.migrate(jax.tree.map(lambda x: x[0], state), tx, params). A dict must be read by from_dict first."
+        )
     check_scalar("count", arrays["count"], COUNT)
     params, values, treedef = strong("params", params, passing=True)
     fresh, plan = tx.init(params), Plan.of(tx.recipe, values, treedef)

@@ -26,6 +26,8 @@ from jadam._storage.blocks import Int8Blocks
 from jadam._storage.params import PARAM_STORAGE
 from jadam._storage.slots import SCALES, apart, decode_slot
 
+_COUNT = re.compile("scalars/[^/]+/count")
+
 
 class Old:
     """The arrays of an old state, under the names that their parameters have now; and which of them are not taken yet."""
@@ -42,6 +44,16 @@ class Old:
             self.arrays[new], self.was[new] = x, name
             self.alike[_ungrouped(new)].append(new)
         self.left = dict.fromkeys(self.arrays)
+        self.of_wrappers = [name for name in self.arrays if self._is_of_wrapper(name)]
+
+    def is_count(self, name: str) -> bool:
+        """Whether it is a step count; what a rule calls `count` is not an integer."""
+        return name == "count" or (bool(_COUNT.fullmatch(name)) and self.arrays[name].dtype == jnp.int32)
+
+    def _is_of_wrapper(self, name: str) -> bool:
+        """Whether it is the step count of a wrapper, which keeps something else too, as a group does not."""
+        beside = tuple(f"{field}/{name.split('/')[1]}/" for field in ("scalars", "slots")) if "/" in name else ()
+        return self.is_count(name) and any(other.startswith(beside) for other in self.arrays if other != name)
 
     def find(self, name: str) -> str | None:
         """The name of what is in this place, or was in it when its rule was in another group, or in none."""
@@ -69,13 +81,11 @@ class Moving:
         self.sources: dict[str, list[str]] = defaultdict(list)  # of the slots of each part
 
     def run(self) -> tuple[OptState, Migration]:
-        self._keep("count", self.old.take("count"), "count")
         for one in self.plan.all:
             self._part(one)
         for i in self.plan.trained:
             self._residue(i)
-        for name, counted in self.recipe.counters.items():
-            self._count(f"scalars/{name}/count", counted)
+        self._counts()
         leaves = [placed_like(self.arrays.get(name, leaf), leaf) for name, leaf in self.names.items()]
         return jax.tree.structure(self.fresh).unflatten(leaves), self._report()
 
@@ -97,8 +107,7 @@ class Moving:
                 if name.startswith(f"slots/{one.key}/"):
                     self._unchanged(name, one.key)
             return
-        for scalar in one.rule.scalars():
-            self._unchanged(f"scalars/{one.key}/{scalar}")
+        self._scalars([f"scalars/{one.key}/{scalar}" for scalar in one.rule.scalars()])
         for i, slots in checks.slots(self.plan, self.fresh, one).items():
             for slot, stored in slots.items():
                 self._slot(one, i, slot, stored)
@@ -114,17 +123,31 @@ class Moving:
         for one, remark in ((name, by_hand), (given, "")):
             self._keep(one, cast(jnp.asarray(self.old.take(one)), self.plan.dtype), one, remark)
 
-    def _unchanged(self, name: str, part: str | None = None) -> None:
-        """What is kept in the shape that it has: of a scalar of a rule, the dtype may be another."""
+    def _scalars(self, names: Sequence[str]) -> None:
+        """The scalars of a rule belong together: where one has another shape, all begin anew. Their dtype may be another."""
+        found = {name: source for name in names if (source := self.old.find(name)) is not None}
+        unfit = [name for name, source in found.items() if self.old.arrays[source].shape != self.names[name].shape]
+        for name, source in found.items():
+            if name in unfit:
+                self._drop([source], self._misfit(source, name))
+            elif unfit:
+                self._drop([source], f"it belongs to {unfit[0].rpartition('/')[2]}, which does not fit")
+            else:
+                self._keep(name, cast(jnp.asarray(self.old.take(source)), self.names[name].dtype), source)
+
+    def _unchanged(self, name: str, part: str) -> None:
+        """What a pair keeps, in the shape and dtype that it has."""
         source, like = self.old.find(name), self.names[name]
         if source is None:
             return
         x = self.old.arrays[source]
-        if x.shape != like.shape or (part is not None and x.dtype != like.dtype):
-            return self._drop([source], f"{_types(x)}, where the new one is {_types(like)}")
-        self._keep(name, self.old.take(source) if part else cast(jnp.asarray(self.old.take(source)), like.dtype), source)
-        if part:
-            self.sources[part].append(source)
+        if (x.shape, x.dtype) != (like.shape, like.dtype):
+            return self._drop([source], self._misfit(source, name))
+        self._keep(name, self.old.take(source), source)
+        self.sources[part].append(source)
+
+    def _misfit(self, source: str, name: str) -> str:
+        return f"{_types(self.old.arrays[source])}, where the new one is {_types(self.names[name])}"
 
     def _slot(self, one: Placed, i: int, slot: str, like: Any) -> None:
         """A slot of a leaf, in the storage and shape that it has now."""
@@ -173,21 +196,46 @@ class Moving:
             self._keep(self._name(key, name, i), x, sources[0], remark)
         self.old.take(*sources)
 
-    def _count(self, name: str, counted: Sequence[Place]) -> None:
+    def _counts(self) -> None:
+        """The step counts: of the row, of groups, and of wrappers beside others."""
+        names = {name: f"scalars/{name}/count" for name in self.recipe.counters}
+        own = {names[at.key]: self.old.find(names[at.key]) for at in self.recipe.all if at.counts}
+        gone = [count for count in self.old.of_wrappers if count not in own.values()]
+        for name, counted in self.recipe.counters.items():
+            self._count(names[name], own.get(names[name]), counted, gone)
+        sources = self._sources([at for at in self.recipe.all if at.counter is None]) or ["slots/none"]
+        source = self._latest([self._count_of(source, gone, grouped=False) for source in sources])
+        source = "count" if self.old.arrays["count"] == self.old.arrays[source] else source
+        self._keep("count", self.old.take(source), source)
+
+    def _count(self, name: str, own: str | None, counted: Sequence[Place], gone: Sequence[str]) -> None:
         """The count of a group, or of what a wrapper counts for: that of what they keep, and 0 if they keep nothing."""
-        sources = [source for place in counted for source in self.sources[place.key]]
-        counts = [name] if name in self.old.arrays else [self._count_of(source) for source in sources]
+        own = name if name in self.old.arrays else own
+        counts = [own] if own else [self._count_of(source, gone) for source in self._sources(counted)]
         if not counts and not any(place.part.keeps_slots for place in counted):
-            counts = ["count"]  # nothing of it is young, and its schedules go on
+            counts = [self._count_of("slots/none", gone)]  # nothing of it is young, and its schedules go on
         if counts:
-            source = max(counts, key=lambda count: int(self.old.arrays[count]))
+            source = self._latest(counts)
             self._keep(name, self.old.take(source), source)
 
-    def _count_of(self, source: str) -> str:
-        """The name of the count that went with a slot: of its group, if that had one."""
-        label = source.split("/")[1].rpartition(".")[0]
-        own = f"scalars/{label}/count"
-        return own if own in self.old.arrays else "count"
+    def _latest(self, counts: Sequence[str]) -> str:
+        return max(counts, key=lambda count: int(self.old.arrays[count]))
+
+    def _sources(self, counted: Sequence[Place]) -> list[str]:
+        return [source for place in counted for source in self.sources[place.key]]
+
+    def _count_of(self, source: str, gone: Sequence[str], grouped: bool = True) -> str:
+        """The name of the count that went with a slot: that of its group, if it had one, or of a wrapper around it.
+
+        Names do not say what was inside a wrapper. Of one that is gone, all slots of its group count as inside: what stands
+        beside a wrapper, such as a clip, seldom keeps any.
+        """
+        label = _label(source)
+        own = f"scalars/{label[:-1]}/count"
+        counts = ["count", *([own] if grouped and own in self.old.arrays else [])]
+        counts += [count for count in gone if label.startswith(_label(count))]
+        depth = {count: len(label if count == own else _label(count)) for count in counts}
+        return min(counts, key=lambda count: (-depth[count], int(self.old.arrays[count])))
 
     def _name(self, key: str, slot: str, i: int) -> str:
         return "/".join(filter(None, ("slots", key, slot, self.plan.names[i])))
@@ -201,13 +249,19 @@ class Moving:
                 at = counter.get(part, "")
                 count = int(self.arrays.get(at, self.names[at])) if at else 0
                 new[name] = f"beside a count of {count}" if count else ""
-        dropped = self.dropped | {name: _by_hand(self.old, name) for name in self.old.left}
+        dropped = self.dropped | {name: _value(self.old, name) for name in self.old.left}
         dropped = {was: dropped[name] for name, was in self.old.was.items() if name in dropped}
         listed = [
             {name: remark for name, remark in entries.items() if not name.startswith("given/")}
             for entries in ({name: self.remarks[name] for name in self.names if name in self.arrays}, new, dropped)
         ]
         return Migration(*listed)
+
+
+def _label(name: str) -> str:
+    """The groups in a name: `a.b.` of `slots/a.b.adam/mu/w`."""
+    _, key, *_ = [*name.split("/"), ""]
+    return key[: key.rfind(".") + 1]
 
 
 def _ungrouped(name: str) -> str:
@@ -224,6 +278,11 @@ def _by_hand(old: Old, name: str) -> str:
     if not name.startswith("hyperparams/") or given not in old.arrays or old.arrays[name] == old.arrays[given]:
         return ""
     return f"set by hand to {float(old.arrays[name]):g}"
+
+
+def _value(old: Old, name: str) -> str:
+    """In words, a number that nothing else can tell."""
+    return f"{int(old.arrays[name])} updates" if old.is_count(name) else _by_hand(old, name)
 
 
 def _types(stored: Any) -> str:

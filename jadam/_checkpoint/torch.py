@@ -24,6 +24,7 @@ from jadam._state import OptState, as_state
 from jadam._storage.slots import apart, decode_slot
 from jadam._transformation import GradientTransformation
 from jadam._tree import PyTree, quoted, strong
+from jadam._wrapper import Wrapper
 
 MOMENTS = {
     "adam": {"mu": "exp_avg", "nu": "exp_avg_sq"},
@@ -50,7 +51,8 @@ def from_torch(
     Numbers such as the learning rate are those of `tx`, and not of torch's `param_groups`. torch need not be installed.
 
     Args:
-        tx: a transformation whose slots are those of `adam`, `adamw`, `amsgrad` or `sgd`, in any storage.
+        tx: a transformation whose slots are those of `adam`, `adamw`, `amsgrad` or `sgd`, in any storage. Around these there
+            may be wrappers, averages and `lookahead`, which begin as in `tx.init`.
         params: the parameters, arrays.
         state_dict: what `optimizer.state_dict()` of torch returned; its values are anything that `numpy.asarray` reads, such as
             tensors on the CPU.
@@ -122,7 +124,7 @@ def to_torch(
     stay.
 
     Args:
-        tx: as in `from_torch`.
+        tx: as in `from_torch`. What wrappers and averages keep is not written.
         params: the parameters.
         state: what `tx.init`, `tx.update` or `tx.step` returned.
         names: as in `from_torch`.
@@ -194,9 +196,10 @@ def _named(table: Mapping[str, _Named], plan: Plan, i: int) -> _Named:
 
 
 def _with_moments(recipe: Recipe, plan: Plan, state: OptState) -> Iterator[tuple[Placed, str | None, dict[str, str]]]:
-    """The rules that keep slots, who keeps their count, and what torch calls the slots."""
+    """The rules that keep moments, who keeps their count, and what torch calls the slots."""
     for place, one in zip(recipe.all, plan.all, strict=True):
-        if one.key in state.slots:
+        beside = isinstance(one.rule, Wrapper) or getattr(one.rule, "keeps_zeros", False)  # an average, a lookahead
+        if one.key in state.slots and not beside:
             moments = MOMENTS.get(one.rule.key, {})
             if unknown := [slot for slot in state.slots[one.key] if slot.partition(".")[0] not in moments]:
                 raise BadValue(f"{one.rule.name} keeps {unknown[0]}; torch has the moments of {', '.join(MOMENTS)} alone.")
@@ -204,7 +207,12 @@ def _with_moments(recipe: Recipe, plan: Plan, state: OptState) -> Iterator[tuple
 
 
 def _read(entry: Mapping[str, Any], what: str, name: _Named) -> np.ndarray:
-    if entry.get(what) is None:
+    if what in entry and entry[what] is None:
+        raise BadValue(
+            f"{what} of {name.key!r} is None, as torch has it before the first step; write zeros in its place, or, "
+            "where no step was done, take tx.init(params)."
+        )
+    if what not in entry:
         raise BadValue(f"the state_dict has no {what} for {name.key!r}; it has {', '.join(map(str, entry)) or 'nothing'}.")
     try:
         x = np.asarray(entry[what])

@@ -168,6 +168,59 @@ def test_arrays_are_placed_where_init_places_them(kind):
     assert not any(x.committed for x in jax.tree.leaves(jadam.from_dict(tx, alone, saved)))
 
 
+MANY = ("adamw", "int8", "loss_scale", "groups", "schedule_free", "an array alone")
+
+
+def stacked(tree, number=3):
+    return jax.tree.map(lambda x: jnp.stack([x * (n + 1) for n in range(number)]), tree)
+
+
+@pytest.mark.parametrize("name", MANY)
+@pytest.mark.usefixtures("lenient", "quick")
+def test_the_state_of_many_models(name):
+    """What `vmap` made was written, and could be read by nothing."""
+    tx, params = CASES[name][0], stacked(CASES[name][1])
+    models, state = jax.vmap(tx.step)(params, jax.vmap(tx.init)(params), params)
+    back = jadam.from_dict(tx, models, from_npz(npz(jadam.to_dict(state))))
+    assert_same_bits(back, state)
+    assert_same_bits(jax.vmap(tx.step)(models, back, models), jax.vmap(tx.step)(models, state, models))
+    first = jax.tree.map(lambda x: x[0], state)
+    assert_same_bits(jadam.from_dict(tx, jax.tree.map(lambda x: x[0], models), jadam.to_dict(first)), first)
+
+
+def test_models_in_two_axes_and_a_sweep_over_rates():
+    tx, params = jadam.adam(0.1), stacked(stacked(PARAMS, 2))
+    state = jax.vmap(jax.vmap(tx.init))(params)
+    rates = jnp.logspace(-4, -2, 6).reshape(3, 2)
+    state = jax.vmap(jax.vmap(lambda s, rate: tx.set_hyperparams(s, learning_rate=rate)))(state, rates)
+    back = jadam.from_dict(tx, params, jadam.to_dict(state))
+    assert_same_bits(back, state)
+    wrong = state._replace(hyperparams=state.hyperparams | {"adam.one_minus_b1": jnp.ones((3, 2)).at[2, 1].set(-1.0)})
+    with pytest.raises(ValueError, match=r"adam\.one_minus_b1"):
+        jadam.from_dict(tx, params, jadam.to_dict(wrong))
+
+
+def test_many_models_and_the_parameters_of_one():
+    tx, state = jadam.adam(0.1), jax.vmap(jadam.adam(0.1).init)(stacked(PARAMS))
+    with pytest.raises(ValueError, match=r"of 3 models, and the parameter at .* has shape \(2, 64\); pass"):
+        jadam.from_dict(tx, PARAMS, jadam.to_dict(state))
+    for old in (state, jadam.to_dict(state)):
+        with pytest.raises(ValueError, match="migrate: the state is of many models"):
+            jadam.migrate(old, tx, stacked(PARAMS))
+    one = jax.tree.map(lambda x: x[0], state)
+    assert_same_bits(jadam.migrate(one, tx, PARAMS)[0], tx.init(PARAMS))
+
+
+def test_many_models_are_placed_where_their_parameters_are():
+    mesh = eight_devices(jax.sharding.AxisType.Auto)
+    place = jax.NamedSharding(mesh, jax.P("data", None, "model"))
+    params = {"w": jax.device_put(jnp.ones((8, 4, 64)), place)}
+    tx = jadam.adam(1e-3)
+    back = jadam.from_dict(tx, params, jadam.to_dict(jax.vmap(tx.init)(params)))
+    assert back.slots["adam"]["mu"]["w"].sharding == place
+    assert back.count.sharding.is_fully_replicated
+
+
 def test_a_dict_is_a_copy():
     """The state may be donated, and the dict be changed, without the other knowing."""
     tx, params = CASES["adamw"]

@@ -214,6 +214,59 @@ def test_a_wrapper_of_ones_own(inner):
         assert {"scalars/every_second/seen", "slots/every_second/first/a"} <= set(report.dropped)
 
 
+ANNEALED = jadam.adam(jadam.linear_schedule(1e-2, 0.0, 10))
+CLIP = jadam.clip_by_global_norm(1e6)
+
+
+def every_fourth(tx):
+    return jadam.accumulate(tx, 4)
+
+
+def in_two(tx):
+    return jadam.partition([(jadam.match("a"), tx, "body"), (True, tx, "head")])
+
+
+# Before, after, and the counts that are wanted after 8 micro-steps, of the row, groups and wrappers.
+COUNTED = {
+    "clip into the window": (jadam.chain(CLIP, every_fourth(ANNEALED)), every_fourth(jadam.chain(CLIP, ANNEALED)), {"": 2}),
+    "no longer averaged": (jadam.average(every_fourth(ANNEALED)), every_fourth(ANNEALED), {"": 2}),
+    "averaged inside": (jadam.average(every_fourth(ANNEALED)), every_fourth(jadam.average(ANNEALED)), {"": 2}),
+    "neither": (jadam.average(every_fourth(ANNEALED)), ANNEALED, {"": 2}),
+    "no longer accumulated": (jadam.chain(CLIP, every_fourth(ANNEALED)), ANNEALED, {"": 2}),
+    "another inside": (jadam.chain(CLIP, every_fourth(ANNEALED)), jadam.lion(RATE), {"": 2}),
+    "without slots": (jadam.chain(CLIP, every_fourth(jadam.sgd(COSINE))), jadam.sgd(COSINE), {"": 2}),
+    "one for two groups": (in_two(every_fourth(ANNEALED)), every_fourth(ANNEALED), {"": 2}),
+    "one for two rows": (in_two(jadam.chain(CLIP, every_fourth(ANNEALED))), every_fourth(ANNEALED), {"": 2}),
+    "groups inside": (jadam.chain(CLIP, every_fourth(in_two(ANNEALED))), ANNEALED, {"": 2}),
+    "groups": (in_two(every_fourth(ANNEALED)), in_two(ANNEALED), {"": 8, "body": 2, "head": 2}),
+    "into a group": (
+        jadam.chain(CLIP, every_fourth(ANNEALED)),
+        jadam.partition([(True, jadam.chain(CLIP, every_fourth(ANNEALED)), "all")]),
+        {"": 8, "all": 8, "all.accumulate": 2},
+    ),
+    # Where the window stays beside others, all stays.
+    "another clip": (jadam.average(every_fourth(ADAM)), jadam.chain(CLIP, every_fourth(ADAM)), {"": 8, "accumulate": 2}),
+    "guarded": (jadam.average(every_fourth(ADAM)), jadam.guard(jadam.average(every_fourth(ADAM))), {"": 8, "accumulate": 2}),
+}
+
+
+@pytest.mark.parametrize("edit", COUNTED)
+@pytest.mark.usefixtures("quick")
+def test_the_count_of_what_was_inside_a_window_goes_on(edit):
+    """What counted micro-steps beside `accumulate` went on: a schedule over 100 steps was at 80, and not at 10."""
+    before, after, wanted = COUNTED[edit]
+    params, old = begun(before, steps=8)
+    state, report = jadam.migrate(old, after, params)
+    found = {key: own["count"] for key, own in state.scalars.items() if "count" in own}
+    assert {key: int(count) for key, count in found.items() if key != "guard"} | {"": int(state.count)} == wanted
+    if wanted == {"": 2}:
+        assert re.fullmatch(r"was scalars/.*accumulate/count", report.kept["count"])
+        assert report.dropped["count"] == "8 updates"
+        assert "  count (8 updates)" in str(report)
+    assert_nothing_is_silent(report, old, state)
+    go_on(after, state, params)
+
+
 # Parameters
 
 
@@ -261,6 +314,20 @@ def test_other_shapes_are_dropped_and_named():
     assert report.dropped["slots/adam/mu/a"] == "float32[64,2], where the new one is float32[2,64]"
     assert report.new["slots/adam/mu/a"] == "beside a count of 5"
     go_on(ADAM, state, turned)
+
+
+@pytest.mark.usefixtures("quick")
+def test_scalars_of_a_rule_are_kept_together_or_not_at_all():
+    """A longer history began with zeros, and counted as many norms as before: the limit was 0, and all updates."""
+    before, after = (jadam.chain(jadam.percentile_clip(history=n), jadam.sgd(RATE)) for n in (50, 100))
+    params, old = begun(before)
+    state, report = jadam.migrate(old, after, params)
+    chex.assert_trees_all_equal(state.scalars, after.init(params).scalars)
+    assert report.dropped["scalars/percentile_clip/norms"] == "float32[50], where the new one is float32[100]"
+    assert report.dropped["scalars/percentile_clip/norms_seen"] == "it belongs to norms, which does not fit"
+    assert_nothing_is_silent(report, old, state)
+    state, _ = jadam.migrate(old, jadam.chain(jadam.percentile_clip(history=50), ADAM), params)
+    assert state.scalars["percentile_clip"]["norms_seen"] == 5
 
 
 LOW = jax.tree.map(lambda x: x.astype(jnp.bfloat16), PARAMS)

@@ -107,3 +107,37 @@ def test_any_storage_and_what_is_around():
     )
     frozen = jadam.partition([(jadam.match("**/kernel"), TXS["adam"], "a"), (True, jadam.freeze(), "b")])
     assert jadam.from_torch(frozen, params, {"state": {0: state_dict["state"][0]}}, {0: NAMES[0]}).count == 5
+
+
+AROUND = {
+    "accumulate": lambda tx: jadam.accumulate(tx, 2),
+    "accumulate beside a clip": lambda tx: jadam.chain(jadam.clip(1.0), jadam.accumulate(tx, 2)),
+    "average": jadam.average,
+    "uniform": lambda tx: jadam.average(tx, "uniform", debias=False),
+    "lookahead": lambda tx: jadam.lookahead(tx, 5, 0.5),
+    "monitor": jadam.monitor,
+}
+
+
+@pytest.mark.parametrize("around", AROUND)
+@pytest.mark.usefixtures("quick")
+def test_what_is_around_begins(around):
+    """`accumulate keeps mean; torch has the moments of ... alone`: what torch knows nothing of was asked of it."""
+    state_dict, params, _ = recorded("adamw", "float32")
+    tx = AROUND[around](TXS["adamw"])
+    state, fresh = jadam.from_torch(tx, params, state_dict, NAMES), tx.init(params)
+    chex.assert_trees_all_equal_shapes_and_dtypes(state, fresh)
+    moments = jadam.from_torch(TXS["adamw"], params, state_dict, NAMES).slots
+    chex.assert_trees_all_equal(state.slots, fresh.slots | moments)
+    counts = [own.pop("count") for own in (*state.scalars.values(), *fresh.scalars.values()) if "count" in own]
+    assert [int(count) for count in counts] in ([], [5, 0])
+    chex.assert_trees_all_equal((state.scalars, state.count), (fresh.scalars, jnp.asarray(5, jnp.int32)))
+    state = jadam.from_torch(tx, params, state_dict, NAMES)
+    chex.assert_trees_all_equal(jadam.to_torch(tx, params, state, NAMES)["state"], state_dict["state"])
+    go_on(tx, state, params)
+
+
+def test_what_makes_updates_is_still_asked_of_torch():
+    state_dict, params, _ = recorded("adamw", "float32")
+    with pytest.raises(ValueError, match=r"scale_by_lion keeps mu; torch has"):
+        jadam.from_torch(jadam.average(jadam.lion(0.1)), params, state_dict, NAMES)

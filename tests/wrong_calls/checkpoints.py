@@ -62,6 +62,10 @@ CALLS = {
     f"from_dict: 'slots/adam/mu/w' is float32[3], and this transformation keeps float32[2]; {MIGRATE}": lambda: from_dict(
         jadam.to_dict(ADAM.init({"w": ONES})), ADAM, {"w": jnp.ones(2)}
     ),
+    "from_dict: the state is of 2 models, and the parameter at w has shape (3,); pass the parameters of all models, stacked "
+    "along the first axis as by jax.vmap.": lambda: from_dict(
+        jadam.to_dict(jax.vmap(ADAM.init)({"w": jnp.ones((2, 3))})), ADAM, W
+    ),
     "from_dict: the count of the state is -1, and not the number of updates done.": lambda: from_dict(
         jadam.to_dict(STATE._replace(count=np.int32(-1)))
     ),
@@ -72,8 +76,13 @@ CALLS = {
     "migrate: the state is traced; call migrate outside of jit.": lambda: jax.jit(
         lambda state: jadam.migrate(state, TX, PARAMS)[0]
     )(STATE),
-    "migrate: count of the state is int32[2], where init returns int32[]. For the states of many models, put jax.vmap around "
-    "the call.": lambda: jadam.migrate(STATE._replace(count=jnp.zeros(2, jnp.int32)), TX, PARAMS),
+    "migrate: count of the state is float32[], where init returns int32[].": lambda: jadam.migrate(
+        STATE._replace(count=jnp.zeros(())), TX, PARAMS
+    ),
+    "migrate: the state is of many models, as jax.vmap makes it; carry over one after another, and stack them: "
+    "jadam.migrate(jax.tree.map(lambda x: x[0], state), tx, params). A dict must be read by from_dict first.": lambda: (
+        jadam.migrate(STATE._replace(count=jnp.zeros(2, jnp.int32)), TX, PARAMS)
+    ),
     f"migrate: renamed has 'conv', and the old state has {PATHS}.": lambda: renamed({"conv": "dense"}),
     "migrate(renamed=3): renamed must be a dict of new paths by old ones, or a function.": lambda: renamed(3),
     "migrate: renamed returned None for 'dense/bias'; it must return a path.": lambda: renamed(lambda path: None),
@@ -97,6 +106,10 @@ CALLS = {
     "from_torch: names has nothing for w, which is trained.": lambda: from_torch(names=[]),
     "from_torch: the state_dict has nothing for 1, which is w here; it has 0.": lambda: from_torch(names={1: "w"}),
     "from_torch: the state_dict has no exp_avg for 0; it has step.": lambda: from_torch({"step": 5.0}),
+    "from_torch: momentum_buffer of 0 is None, as torch has it before the first step; write zeros in its place, or, where no "
+    "step was done, take tx.init(params).": lambda: from_torch(
+        {"momentum_buffer": None}, tx=jadam.sgd(0.1, momentum=0.9), count=0
+    ),
     "from_torch: exp_avg of 0 has shape (2,), the parameter at w (3,); if its axes are in another order, say so: "
     "('w', axes).": lambda: from_torch(MOMENTS | {"exp_avg": np.ones(2)}),
     "from_torch: exp_avg of 0 has dtype <U4, which is not a number.": lambda: from_torch(MOMENTS | {"exp_avg": "lost"}),
