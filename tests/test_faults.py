@@ -145,7 +145,7 @@ def test_a_gradient_of_another_shape():
 
 def test_gradients_of_another_structure():
     tx, own = optax.adam(1e-3), jadam.adam(1e-3)
-    with pytest.raises(ValueError, match="(?i)structure|keys"):
+    with pytest.raises(ValueError, match=r"(?i)structure|keys"):
         tx.update({"w": GRADS["w"]}, tx.init(PARAMS), PARAMS)
     with pytest.raises(ValueError, match=r"adam.update: .*\bb\b"):
         own.update({"w": GRADS["w"]}, own.init(PARAMS), PARAMS)
