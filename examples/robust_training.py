@@ -66,10 +66,11 @@ def micro_batch(number, x, y, seed):
 
 def save(path, number, params, state):
     """Writes a checkpoint in one piece: a kill leaves the old one or the new one, and never half of one."""
-    weights = {f"params/{layer}/{name}": np.asarray(x, np.float32) for layer, own in params.items() for name, x in own.items()}
+    arrays = {f"params/{layer}/{name}": np.asarray(x, np.float32) for layer, own in params.items() for name, x in own.items()}
+    arrays |= {"number": np.asarray(number), **jadam.to_dict(state)}
     temporary = path.with_suffix(".tmp")
     with open(temporary, "wb") as file:
-        np.savez(file, number=number, **weights, **jadam.to_dict(state))
+        np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
@@ -177,7 +178,7 @@ def main(arguments=None):
     print(f"the run that was killed twice ends with the weights of one that was not: {equal}")
 
     _, _, x_test, y_test = data
-    found = {"equal": equal}
+    found: dict[str, float] = {"equal": equal}
     for name, weights in (("the weights", params), ("their average", jadam.averaged_params(state, params))):
         logits = predict(weights, jnp.asarray(x_test, jnp.bfloat16))
         found[name] = float(jnp.mean(jnp.argmax(logits, axis=1) == y_test))
