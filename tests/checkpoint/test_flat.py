@@ -1,8 +1,11 @@
 """States as flat dicts: bit for bit through every file format, and an error in words for whatever is not what was saved."""
 
+import contextlib
+import gc
 import io
 import itertools
 import re
+import warnings
 import zipfile
 
 import chex
@@ -82,13 +85,23 @@ FORMATS = {
 }
 
 
+@contextlib.contextmanager
+def orbax():
+    """A checkpointer, whose event loops are collected here: they are not closed, and a later test would be told."""
+    with warnings.catch_warnings(action="ignore"):
+        with ocp.StandardCheckpointer() as checkpointer:
+            yield checkpointer
+        del checkpointer
+        gc.collect()
+
+
 def orbax_files(saved, folder):
-    with ocp.StandardCheckpointer() as checkpointer:
+    with orbax() as checkpointer:
         checkpointer.save(folder / "state", saved)
 
 
 def from_orbax(folder):
-    with ocp.StandardCheckpointer() as checkpointer:
+    with orbax() as checkpointer:
         return checkpointer.restore(folder / "state")
 
 
