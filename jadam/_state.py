@@ -73,15 +73,20 @@ def states(tree: PyTree) -> Iterator[OptState]:
 
 def scalars_of_one(tree: PyTree, names: Collection[str], kept: str, of: str) -> dict[str, Array]:
     """What the only wrapper with these scalars keeps, of all states in a tree; `kept` and `of` say what that is in words."""
-    found = [
-        scalars
+    found = scalars_with(tree, names)
+    if len(found) != 1:
+        raise BadValue(f"the state has {len(found) or 'no'} {kept}; it must be of one `{of}`.")
+    return found[0]
+
+
+def scalars_with(tree: PyTree, names: Collection[str]) -> list[dict[str, Array]]:
+    """What each wrapper with these scalars keeps, of all states in a tree."""
+    return [
+        {name: jax.tree.leaves(x)[0] for name, x in scalars.items()}  # flax.nnx keeps each in a box
         for state in states(tree)
         for scalars in state.scalars.values()  # under a name that may begin with a group's, and be numbered
         if set(scalars) >= set(names)
     ]
-    if len(found) != 1:
-        raise BadValue(f"the state has {len(found) or 'no'} {kept}; it must be of one `{of}`.")
-    return {name: jax.tree.leaves(x)[0] for name, x in found[0].items()}  # flax.nnx keeps each in a box
 
 
 def numbered(name: str) -> Iterator[str]:

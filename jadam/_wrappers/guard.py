@@ -6,7 +6,6 @@ import functools
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -16,7 +15,7 @@ from jadam._derivatives import root
 from jadam._errors import BadValue, door
 from jadam._hyper import Bound, Count
 from jadam._schedules.fields import not_a_number
-from jadam._state import states
+from jadam._state import scalars_with
 from jadam._transformation import GradientTransformation
 from jadam._tree import PyTree
 from jadam._wrapper import Inside, Outcome, Wrapper
@@ -174,12 +173,7 @@ def has_diverged(state: PyTree) -> Array:
         >>> jadam.has_diverged(state)
         Array(True, dtype=bool)
     """
-    found = [
-        jax.tree.leaves(scalars["diverged"])[0] > 0  # flax.nnx keeps it in a box
-        for inner in states(state)
-        for scalars in inner.scalars.values()
-        if set(scalars) >= set(Guard().scalars())
-    ]
+    found = [kept["diverged"] > 0 for kept in scalars_with(state, Guard().scalars())]
     if not found:
         raise BadValue("the state is of no guard; build the transformation with jadam.guard(tx).")
     return functools.reduce(jnp.logical_or, found)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
 import jadam
 
@@ -174,7 +175,6 @@ def test_it_needs_the_parameters():
 
 @pytest.mark.usefixtures("lenient")
 def test_in_the_boxes_of_flax():
-    nnx = pytest.importorskip("flax.nnx")
     model = nnx.Linear(2, 3, rngs=nnx.Rngs(0))
     optimizer = nnx.Optimizer(model, jadam.guard(jadam.monitor(jadam.sgd(0.1), by_leaf=True)), wrt=nnx.Param)
     grads = nnx.grad(lambda model: model(jnp.ones((1, 2))).sum())(model)
