@@ -99,7 +99,7 @@ def test_a_window_of_one_is_the_identity(optimizer, storage):
         chex.assert_trees_all_equal(found, expected)
     else:
         chex.assert_trees_all_close(found, expected, rtol=1e-5, atol=1e-6 if storage != "remainder" else 1)
-    assert_differ(expected[1].slots, tx.init(params).slots)
+    assert_differ((expected[0], expected[1].slots), (params, tx.init(params).slots))
 
 
 RAN = []
