@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import jax
 import numpy as np
 import pytest
-from support import OPTIMIZERS
+from support import EACH, OPTIMIZERS
 
 from jadam import GradientTransformation
 
@@ -17,7 +17,7 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
-@pytest.fixture(params=sorted(OPTIMIZERS))
+@pytest.fixture(params=EACH)
 def optimizer(request: pytest.FixtureRequest) -> Callable[..., GradientTransformation]:
     return OPTIMIZERS[request.param]
 

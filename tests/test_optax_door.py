@@ -551,6 +551,7 @@ def test_a_pair_and_a_rule_in_a_chain():
 # One name at a time
 
 
+@pytest.mark.slow
 def test_jadam_among_them():
     ours = door.chain(door.clip_by_global_norm(0.5), jadam.adam(0.01))
     params, state = train(ours)
@@ -570,6 +571,7 @@ def test_jadam_among_them():
     assert distance(train(door.adam(0.011))[0], params) > 1e-3
 
 
+@pytest.mark.slow
 def test_multi_steps_in_a_chain():
     tx, theirs = (o.chain(o.clip(0.5), o.MultiSteps(o.adam(0.1), 2)) for o in (door, optax))
     assert distance(train(tx)[0], train(theirs)[0]) < 1e-5

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from support import OPTIMIZERS, EverySecond, eight_devices, master, run
+from support import EACH, OPTIMIZERS, EverySecond, eight_devices, master, run
 
 import jadam
 
@@ -166,7 +166,7 @@ def test_what_joins_an_old_count_is_reported():
     assert state.count == 5
 
 
-@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+@pytest.mark.parametrize("name", EACH)
 def test_groups_count_alike_while_they_are_of_one_age(name):
     """A partition of one group is the transformation itself, for every optimizer; two count each their own."""
     tx = OPTIMIZERS[name](RATE)
@@ -379,7 +379,7 @@ def test_parameters_that_become_float32_lose_what_was_beside_them_by_name():
 # Other things
 
 
-@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+@pytest.mark.parametrize("name", EACH)
 def test_into_itself_nothing_changes(name):
     tx = OPTIMIZERS[name](RATE)
     params, old = begun(tx, steps=1)

@@ -5,7 +5,7 @@ import jax
 import jax.export
 import jax.numpy as jnp
 import pytest
-from support import OPTIMIZERS
+from support import EACH, OPTIMIZERS
 
 import jadam
 
@@ -34,7 +34,7 @@ def assert_runs(tx, axes, shape, dtype=jnp.float32, **scope):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+@pytest.mark.parametrize("name", EACH)
 def test_every_optimizer_is_exported_or_says_what_it_asks(name):
     tx = OPTIMIZERS[name](0.1)
     if name not in ASKING:
