@@ -317,6 +317,11 @@ CALLS = {
     "describe: a _Stranger is not a jadam transformation; write jadam.adam(...), or jadam.chain(...) around it.": lambda: (
         jadam.describe(PAIR, PARAMS)
     ),
+    "describe(depth=0): depth must be an integer >= 1, or None for all that there is.": lambda: jadam.describe(
+        TX, PARAMS, depth=0
+    ),
+    "describe(fold=1): fold must be True or False.": lambda: jadam.describe(TX, PARAMS, fold=1),
+    "describe: only tx, params may be given by position; write depth=2.": lambda: jadam.describe(TX, PARAMS, 2),
     "check_precision: a function is not a jadam transformation; write jadam.adam(...), or jadam.chain(...) "
     "around it.": lambda: jadam.check_precision(jadam.adam, PARAMS),
     "check_precision: the learning rate must be a finite number >= 0, or a schedule with such a peak_value.": lambda: (
