@@ -155,9 +155,9 @@ def test_it_is_seen_through():
     for wrapper in (EverySecond(), Sam()):
         inner = jadam.chain(lambda_pair(), jadam.adamw(1e-3, mask=jadam.match("w")))
         tx = jadam.wrap(wrapper, inner)
-        _, b, w, *_ = jadam.describe(tx, params).splitlines()
-        assert f"  {wrapper.key}, lambda_pair, adam, learning_rate" in b
-        assert f"  {wrapper.key}, lambda_pair, adam, add_decayed_weights, learning_rate" in w
+        described = jadam.describe(tx, params).splitlines()
+        assert f"#1: {wrapper.key}, lambda_pair, adam, learning_rate" in described  # of b
+        assert f"#2: {wrapper.key}, lambda_pair, adam, add_decayed_weights, learning_rate" in described
         assert jadam.check_precision(tx, params)[0].startswith("w: steps of 0.001")
         assert repr(tx).startswith(f"{wrapper.key}(chain(lambda_pair(...), scale_by_adam(")
         state = tx.set_hyperparams(tx.init(params), learning_rate=0.5)
