@@ -12,7 +12,7 @@ from support import OPTIMIZERS, ROOT
 
 import jadam
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 MODULES = ["jadam", *(m.name for m in pkgutil.walk_packages(jadam.__path__, "jadam."))]
 MODULES.remove("jadam.optax")  # whose docstrings are those of optax: tests/test_optax_door.py runs them
 
@@ -74,9 +74,14 @@ def test_named_proofs_exist(page):
 
 
 def test_every_optimizer_is_in_the_docs():
-    page = (ROOT / "docs" / "optimizers.md").read_text()
-    missing = [name for name in OPTIMIZERS if f"| [`{name}`]" not in page or f"\n## {name}\n" not in page]
-    assert not missing, f"add a row and a section for {missing} to docs/optimizers.md"
+    """A row in the table, a section with an example, and the signature."""
+    table = (ROOT / "docs" / "optimizers.md").read_text()
+    pages = "".join(page.read_text() for page in (ROOT / "docs" / "optimizers").glob("*.md"))
+    sections = dict(re.findall(r"^## (\w+)\n(.*?)(?=^## |\Z)", pages, re.MULTILINE | re.DOTALL))
+    for name in OPTIMIZERS:
+        assert f"| [`{name}`](optimizers/" in table, f"add a row for {name} to docs/optimizers.md"
+        assert f".. autofunction:: {name}\n" in sections.get(name, ""), f"add a section for {name} to a page of docs/optimizers"
+        assert re.search(rf"^```{{code-cell}} ipython3\n.*jadam\.{name}\(", sections[name], re.MULTILINE | re.DOTALL), name
 
 
 def test_public_names_in_the_docs_exist():
