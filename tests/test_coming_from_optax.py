@@ -118,6 +118,7 @@ ARGUMENTS = {  # of those that need some
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(IN_A_CHAIN))
 def test_it_works_in_a_chain(name):
     """What is said of optax's transformations: the same numbers as in `optax.chain`."""

@@ -482,6 +482,7 @@ def test_extra_arguments_reach_who_asks():
     chex.assert_trees_all_close(updates, jax.tree.map(lambda g: 3.0 * g, GRADS[0]), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_line_searches_run():
     def loss(params):
         return sum(jnp.sum((x - 0.5) ** 2) for x in jax.tree.leaves(params))

@@ -212,6 +212,7 @@ COUNTED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("edit", COUNTED)
 @pytest.mark.usefixtures("quick")
 def test_the_count_of_what_was_inside_a_window_goes_on(edit):

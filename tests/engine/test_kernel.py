@@ -123,6 +123,7 @@ def test_many_models_and_derivatives_are_computed_by_xla():
     np.testing.assert_allclose(*slopes, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=str)
 @pytest.mark.parametrize("spec", [("data", None), (None, "model"), ("data", "model"), (("data", "model"), None)], ids=str)
 def test_each_device_computes_its_part(kind, spec):

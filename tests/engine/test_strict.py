@@ -27,7 +27,7 @@ def steps(tx):
     return run(tx, PARAMS, [PARAMS, PARAMS])
 
 
-@pytest.mark.parametrize("name", ["everything", *EACH])
+@pytest.mark.parametrize("name", ["everything", *(pytest.param(name, marks=pytest.mark.slow) for name in OPTIMIZERS)])
 def test_debug_nans_and_no_tracer_leaks(name):
     with jax.checking_leaks():
         jax.jit(lambda: steps(chains()[name]))()
