@@ -32,6 +32,8 @@ nb_execution_mode = "cache"  # what did not change is not run again
 nb_execution_cache_path = str(HERE.parent / "site" / "cache")
 nb_execution_timeout = 120
 nb_execution_raise_on_error = True
+nb_code_prompt_show = "Show the {type}"
+nb_output_stderr = "remove"  # progress bars, and warnings with the path of a temporary file
 
 # Signatures and docstrings, which are in Google's convention and have Markdown's single backticks.
 default_role = "code"
@@ -42,6 +44,8 @@ python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 80
 toc_object_entries_show_parents = "hide"
 napoleon_use_rtype = False
+napoleon_use_ivar = True
+napoleon_custom_sections = [("Reference", "returns_style")]
 
 html_math_renderer = "mathml"
 html_theme = "furo"
@@ -49,3 +53,5 @@ html_title = "jadam"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_show_sphinx = False
+html_copy_source = False
+html_show_sourcelink = False
