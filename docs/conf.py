@@ -30,6 +30,7 @@ myst_enable_extensions = ["amsmath", "attrs_inline", "colon_fence", "deflist", "
 myst_heading_anchors = 4
 nb_execution_mode = "cache"  # what did not change is not run again
 nb_execution_cache_path = str(HERE.parent / "site" / "cache")
+nb_execution_in_temp = True  # what cells write is not left beside the pages
 nb_execution_timeout = 120
 nb_execution_raise_on_error = True
 nb_code_prompt_show = "Show the {type}"
