@@ -30,8 +30,11 @@ myst_enable_extensions = ["amsmath", "attrs_inline", "colon_fence", "deflist", "
 myst_heading_anchors = 4
 nb_execution_mode = "cache"  # what did not change is not run again
 nb_execution_cache_path = str(HERE.parent / "site" / "cache")
+nb_execution_in_temp = True  # what cells write is not left beside the pages
 nb_execution_timeout = 120
 nb_execution_raise_on_error = True
+nb_code_prompt_show = "Show the {type}"
+nb_output_stderr = "remove"  # progress bars, and warnings with the path of a temporary file
 
 # Signatures and docstrings, which are in Google's convention and have Markdown's single backticks.
 default_role = "code"
@@ -42,6 +45,8 @@ python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 80
 toc_object_entries_show_parents = "hide"
 napoleon_use_rtype = False
+napoleon_use_ivar = True
+napoleon_custom_sections = [("Reference", "returns_style")]
 
 html_math_renderer = "mathml"
 html_theme = "furo"
@@ -49,3 +54,5 @@ html_title = "jadam"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_show_sphinx = False
+html_copy_source = False
+html_show_sourcelink = False

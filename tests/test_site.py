@@ -30,7 +30,7 @@ HIDDEN = """phone => {
     if (page.scrollWidth > window.innerWidth) wide.push(`the page: ${page.scrollWidth} px`)
     for (const at of article.querySelectorAll("*")) {
         if (at.closest(".sr-only, .headerlink, mjx-assistive-mml") || at.closest("math") && at.localName !== "math") continue
-        if (phone && at.closest(".cell_output, .output")) continue
+        if (phone && at.closest(".cell_output .columns")) continue
         const scrolls = at.scrollWidth > at.clientWidth + 1 && getComputedStyle(at).overflowX !== "visible"
         const sticksOut = at.getBoundingClientRect().right > article.getBoundingClientRect().right + 12
         if (at.clientWidth && (scrolls || sticksOut)) wide.push(`${at.localName}.${at.className}: ${at.textContent.trim().slice(0, 60)}`)

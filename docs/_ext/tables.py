@@ -1,7 +1,7 @@
 """Tables and code that fit a phone.
 
-A wide table is shown there as a card for each row, whose cells carry the title of their column. Code in a line may be broken
-after its punctuation, and nowhere else.
+A wide table is shown there as a card for each row, whose cells carry the title of their column. What a cell of code printed
+is broken into lines that fit, except where it is in columns. Code in a line may be broken after its punctuation alone.
 """
 
 import re
@@ -13,16 +13,20 @@ from sphinx.application import Sphinx
 from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx.writers.html5 import HTML5Translator
 
+LONG = 24  # characters of a name that is not torn where it can stand in one line
 PHONE = 44  # characters of a row beside each other at 390 px
 
 
 class Cards(SphinxPostTransform):
-    """Marks tables that are wider than a phone, and gives each of their cells the title of its column."""
+    """Marks tables that are wider than a phone, and gives each of their cells the title of its column; marks printed columns."""
 
     default_priority = 900
 
     def run(self, **_: object) -> None:
         """Called by Sphinx for each page."""
+        for block in self.document.findall(nodes.literal_block):
+            if len(re.findall(r"^.*\S {2,}\S", block.astext(), re.MULTILINE)) > 1:
+                block["classes"].append("columns")
         for group in self.document.findall(nodes.tgroup):
             rows = list(group.findall(nodes.row))
             columns = zip(*([entry.astext() for entry in row] for row in rows), strict=True)
@@ -54,8 +58,9 @@ def begin_literal(self: HTML5Translator, node: nodes.literal) -> None:
 
 def end_literal(self: HTML5Translator, node: nodes.literal) -> None:
     """Code in a line: what has been written since its first tag."""
+    marks = "/_:.,(=|" if len(node.astext()) > LONG else "/:,(=|"
     for at in range(node["start"], len(self.body)):
-        self.body[at] = re.sub(r"(<[^>]+>|&\w+;)|(?<=[/_:.,(=|])(?=\w)", lambda found: found[1] or "<wbr>", self.body[at])
+        self.body[at] = re.sub(rf"(<[^>]+>|&\w+;)|(?<=[{marks}])(?=\w)", lambda found: found[1] or "<wbr>", self.body[at])
     HTML5Translator.depart_literal(self, node)
 
 
