@@ -54,11 +54,13 @@ def documents(folder: Path | None, words: int) -> Data:
         with gzip.open(folder / "imdb5k.tsv.gz", "rt", encoding="utf-8") as file:
             labels, texts = zip(*(line.split("\t", 1) for line in file), strict=True)
         name = "IMDB"
-    y = np.array(labels, np.int32)
-    texts, texts_test, y, y_test = train_test_split(texts, y, test_size=0.2, stratify=y, random_state=0)
+    texts, texts_test, y, y_test = train_test_split(
+        texts, np.array(labels, np.int32), test_size=0.2, stratify=labels, random_state=0
+    )
     bag = CountVectorizer(max_features=words, binary=True, dtype=np.uint8)
     x: Any = bag.fit_transform(texts)
-    return Data(x.toarray(), y, bag.transform(texts_test).toarray(), y_test, name)
+    x_test: Any = bag.transform(texts_test)
+    return Data(x.toarray(), np.asarray(y), x_test.toarray(), np.asarray(y_test), name)
 
 
 def digits() -> Data:
@@ -66,7 +68,7 @@ def digits() -> Data:
     x, y = load_digits(return_X_y=True)
     x = np.asarray(x, np.float32).reshape(-1, 8, 8, 1) / 16
     x, x_test, y, y_test = train_test_split(x, np.asarray(y, np.int32), test_size=0.2, stratify=y, random_state=0)
-    return Data(x, y, x_test, y_test, "digits")
+    return Data(*map(np.asarray, (x, y, x_test, y_test)), "digits")
 
 
 def stored(path: Path) -> tuple[np.ndarray, ...]:

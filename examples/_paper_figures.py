@@ -24,7 +24,8 @@ def curves_figure(found: dict[str, dict[str, Any]], steps: int, title: str, loga
     for row, (variant, methods) in zip(places, found.items(), strict=True):
         for axes, names in zip(row, (ANCESTORS, DESCENDANTS), strict=True):
             for number, name in enumerate(("adam", *names)):
-                method = methods[name]
+                if (method := methods.get(name)) is None:
+                    continue
                 middles = (np.arange(len(method["curve"])) + 0.5) * steps / len(method["curve"])
                 axes.plot(middles, method["curve"], label=name, color=f"C{number}", lw=1.6 if name == "adam" else 1.1)
                 axes.fill_between(middles, method["lowest"], method["highest"], color=f"C{number}", alpha=0.2, lw=0)

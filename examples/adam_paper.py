@@ -76,8 +76,8 @@ def cnn(sizes: Sizes) -> Part:
 
 
 def small_cnn(data: Data, dropout: float) -> Model:
-    """16, 16 and 32 channels and 128 hidden units, where the paper has 64, 64, 128 and 1,000."""
-    return convolutional(data.x.shape[1:], (16, 16, 32), 128, 10, dropout)
+    """8, 8 and 16 channels and 64 hidden units, where the paper has 64, 64, 128 and 1,000."""
+    return convolutional(data.x.shape[1:], (8, 8, 16), 64, 10, dropout)
 
 
 # The paper divides the rates of logistic regression by sqrt(t). AdaGrad does so by itself.
@@ -188,10 +188,10 @@ PARTS = (logistic, imdb, mlp, cnn, vae, generalisation)
 SIZES = {
     "logistic": Sizes(1000, 128, 9),
     "imdb": Sizes(300, 128, 7),
-    "mlp": Sizes(200, 32, 5),
+    "mlp": Sizes(100, 32, 5),
     "cnn": Sizes(250, 32, 5),
     "vae": Sizes(400, 32, 5),
-    "generalisation": Sizes(1000, 32, 4),
+    "generalisation": Sizes(800, 32, 4),
 }
 
 
