@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
-from support import OPTIMIZERS, eight_devices, run
+from support import EACH, OPTIMIZERS, eight_devices, run
 
 import jadam
 
@@ -42,7 +42,7 @@ def test_everything_is_as_if_it_were_not_there(how, gradient):
     assert sum(x.size for x in kept) == sum(x.size for x in alone_kept)
 
 
-@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+@pytest.mark.parametrize("name", EACH)
 def test_of_every_optimizer(name):
     """Prodigy sums over all parameters, LAMB and Adafactor take norms: none sees what is frozen."""
     build = OPTIMIZERS[name]

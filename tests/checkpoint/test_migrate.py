@@ -20,7 +20,7 @@ from migrating import (
     run_from,
     with_precision,
 )
-from support import OPTIMIZERS, EverySecond, eight_devices
+from support import EACH, OPTIMIZERS, EverySecond, eight_devices
 
 import jadam
 
@@ -128,7 +128,7 @@ def test_what_joins_an_old_count_is_reported():
     assert state.count == 5
 
 
-@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+@pytest.mark.parametrize("name", EACH)
 def test_groups_count_alike_while_they_are_of_one_age(name):
     """A partition of one group is the transformation itself, for every optimizer; two count each their own."""
     tx = OPTIMIZERS[name](RATE)
@@ -212,6 +212,7 @@ COUNTED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("edit", COUNTED)
 @pytest.mark.usefixtures("quick")
 def test_the_count_of_what_was_inside_a_window_goes_on(edit):
@@ -232,7 +233,7 @@ def test_the_count_of_what_was_inside_a_window_goes_on(edit):
 # Other things
 
 
-@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+@pytest.mark.parametrize("name", EACH)
 def test_into_itself_nothing_changes(name):
     tx = OPTIMIZERS[name](RATE)
     params, old = begun(tx, steps=1)

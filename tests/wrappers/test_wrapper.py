@@ -82,7 +82,7 @@ def test_updates_are_zero_while_the_inside_waits(how):
     chex.assert_trees_all_equal_shapes_and_dtypes((updates, state), (PARAMS, tx.init(PARAMS)))
 
 
-@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize("how", [pytest.param(how, marks=[] if how == "loop" else pytest.mark.slow) for how in HOW])
 def test_under_vmap_and_scan(how):
     """Each model waits for itself; the loop of models and the loop of steps are the plain one."""
     tx = jadam.wrap(EverySecond(how), everything())
@@ -102,6 +102,7 @@ def test_under_vmap_and_scan(how):
         assert state.count == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrapper", [*map(EverySecond, HOW), Sam()], ids=[*HOW, "sam"])
 def test_on_a_mesh(wrapper):
     """The same numbers, placed as the parameters are, and the second step compiles nothing."""
