@@ -76,7 +76,13 @@ def test_links_work_on_a_package_index(page):
         assert len(here) > 10
 
 
-def test_every_url_of_the_project_is_in_one_place():
+def test_contributing_names_files_that_exist():
+    targets = re.findall(r"\]\(([^)]+)\)", (ROOT / "CONTRIBUTING.md").read_text())
+    assert len(targets) >= 5
+    assert all((ROOT / target).exists() for target in targets), targets
+
+
+def test_every_url_of_the_project_is_under_one():
     urls = PROJECT["urls"].values()
     assert all(url.startswith(SOURCE) for url in urls)
     assert f"repository-code: {SOURCE}\n" in (ROOT / "CITATION.cff").read_text()
