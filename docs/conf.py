@@ -20,9 +20,15 @@ extensions = [
     "sphinx_copybutton",
     "sphinx_design",
     "mathml",
+    "names",
     "tables",
     "signatures",
 ]
+# The names of others that pages speak of, in Sphinx's first format, which is text: the site is built without a network.
+intersphinx_mapping = {
+    "jax": ("https://docs.jax.dev/en/latest/", "_inventories/jax.txt"),
+    "optax": ("https://optax.readthedocs.io/en/latest/", "_inventories/optax.txt"),
+}
 exclude_patterns = ["_ext"]
 
 # Pages. A page with code cells is run, and a cell that fails is a page that fails.
@@ -31,8 +37,8 @@ myst_heading_anchors = 4
 nb_execution_mode = "cache"  # what did not change is not run again
 nb_execution_cache_path = str(HERE.parent / "site" / "cache")
 nb_execution_in_temp = True  # what cells write is not left beside the pages
-nb_execution_timeout = 120
-nb_execution_raise_on_error = True
+nb_execution_timeout = 600
+nb_execution_show_tb = True
 nb_code_prompt_show = "Show the {type}"
 nb_output_stderr = "remove"  # progress bars, and warnings with the path of a temporary file
 
@@ -46,13 +52,13 @@ python_maximum_signature_line_length = 80
 toc_object_entries_show_parents = "hide"
 napoleon_use_rtype = False
 napoleon_use_ivar = True
-napoleon_custom_sections = [("Reference", "returns_style")]
 
 html_math_renderer = "mathml"
 html_theme = "furo"
 html_title = "jadam"
+html_logo = html_favicon = "_static/logo.svg"
+html_theme_options = {"top_of_page_buttons": []}
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_show_sphinx = False
-html_copy_source = False
-html_show_sourcelink = False
+html_copy_source = html_show_sourcelink = False

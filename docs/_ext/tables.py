@@ -5,7 +5,6 @@ is broken into lines that fit, except where it is in columns. Code in a line may
 """
 
 import re
-
 from html import escape
 
 from docutils import nodes
@@ -18,7 +17,7 @@ PHONE = 44  # characters of a row beside each other at 390 px
 
 
 class Cards(SphinxPostTransform):
-    """Marks tables that are wider than a phone, and gives each of their cells the title of its column; marks printed columns."""
+    """Marks printed columns, and tables that are wider than a phone: each of their cells has the title of its column."""
 
     default_priority = 900
 
@@ -39,7 +38,7 @@ class Cards(SphinxPostTransform):
             titles = [entry.astext() for entry in rows[0]]
             for row in rows[1:]:
                 for entry, title in zip(row, titles, strict=True):
-                    entry["title"] = title
+                    entry["title"] = title if entry.astext().strip() else ""
 
 
 def entry(self: HTML5Translator, node: nodes.entry) -> None:
