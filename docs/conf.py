@@ -39,6 +39,7 @@ nb_execution_cache_path = str(HERE.parent / "site" / "cache")
 nb_execution_in_temp = True  # what cells write is not left beside the pages
 nb_execution_timeout = 600
 nb_execution_show_tb = True
+nb_merge_streams = True
 nb_code_prompt_show = "Show the {type}"
 nb_output_stderr = "remove"  # progress bars, and warnings with the path of a temporary file
 

@@ -13,6 +13,7 @@ from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx.writers.html5 import HTML5Translator
 
 LONG = 24  # characters of a name that is not torn where it can stand in one line
+DESK = 96  # characters of a printed line at 1366 px; longer ones in columns are set smaller
 PHONE = 44  # characters of a row beside each other at 390 px
 
 
@@ -23,9 +24,9 @@ class Cards(SphinxPostTransform):
 
     def run(self, **_: object) -> None:
         """Called by Sphinx for each page."""
-        for block in self.document.findall(nodes.literal_block):
+        for block in self.document.findall(lambda node: isinstance(node, nodes.literal_block | nodes.doctest_block)):
             if len(re.findall(r"^.*\S {2,}\S", block.astext(), re.MULTILINE)) > 1:
-                block["classes"].append("columns")
+                block["classes"] += ["columns", "wide"][: 1 + (max(map(len, block.astext().splitlines())) > DESK)]
         for group in self.document.findall(nodes.tgroup):
             rows = list(group.findall(nodes.row))
             columns = zip(*([entry.astext() for entry in row] for row in rows), strict=True)
