@@ -140,7 +140,8 @@ class Row(Reader):
                 (self.key, number_key(i)) if any(name for *_, name in rules) or plan.storage(i).draws else None,
             )
             in_kernel = any(one.placed.formats.kernel == "pallas" for one in ready)
-            program = Program(rules, plan.storage(i), mode, in_kernel, self.step.measured)
+            read = [(n, name) for n, one in enumerate(ready) for key, name in self.slots_read if key == one.placed.key]
+            program = Program(rules, plan.storage(i), mode, in_kernel, self.step.measured, frozenset(read))
             self.updates[i], slots, self.residues[i] = self.step.run_rules(program, operands)
             for one, new in zip(ready, slots, strict=True):
                 one.slots[i] = new
