@@ -3,6 +3,7 @@
 sphinx-build -W -d site/doctrees docs site/html     # site/html/index.html then opens in a browser, without a network
 """
 
+import hashlib
 import sys
 from pathlib import Path
 
@@ -35,7 +36,9 @@ exclude_patterns = ["_ext"]
 myst_enable_extensions = ["amsmath", "attrs_inline", "colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 4
 nb_execution_mode = "cache"  # what did not change is not run again
-nb_execution_cache_path = str(HERE.parent / "site" / "cache")
+# Until the library changes: what a page printed before would not be what it prints now.
+library = b"".join(file.read_bytes() for file in sorted((HERE.parent / "jadam").rglob("*.py")))
+nb_execution_cache_path = str(HERE.parent / "site" / "cache" / hashlib.sha256(library).hexdigest()[:16])
 nb_execution_in_temp = True  # what cells write is not left beside the pages
 nb_execution_timeout = 600
 nb_execution_show_tb = True
