@@ -83,6 +83,7 @@ def from_markdown(app: Sphinx, what: str, name: str, thing: Any, options: Any, l
     written: list[str] = []
     text = "\n".join(lines)
     text = re.sub(r"^Reference:\n((?: +.*\n?)+)", lambda found: f":Reference: {found[1].strip()}\n", text, flags=re.MULTILINE)
+    text = re.sub(r"(?<!`)\bdocs/([\w-]+)\.md\b", r":doc:`/\1`", text)
     text = re.sub(r"arXiv:(\d{4}\.\d{5}|\d{4}\.\d{4})", r"`arXiv:\1 <https://arxiv.org/abs/\1>`__", text)
     for line in text.split("\n"):
         if line.startswith("| "):

@@ -25,7 +25,7 @@ class Cards(SphinxPostTransform):
     def run(self, **_: object) -> None:
         """Called by Sphinx for each page."""
         for block in self.document.findall(lambda node: isinstance(node, nodes.literal_block | nodes.doctest_block)):
-            if len(re.findall(r"^.*\S {2,}\S", block.astext(), re.MULTILINE)) > 1:
+            if len(re.findall(r"^(?!>>>|\.\.\.).*\S {2,}\S", block.astext(), re.MULTILINE)) > 1:
                 block["classes"] += ["columns", "wide"][: 1 + (max(map(len, block.astext().splitlines())) > DESK)]
         for group in self.document.findall(nodes.tgroup):
             rows = list(group.findall(nodes.row))
