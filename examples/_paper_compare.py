@@ -30,6 +30,7 @@ def compare(
     seeds: int,
     rates: int,
     then: Mapping[str, jadam.GradientTransformation] | None = None,
+    middles: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """The ten optimizers, each at the rate of its grid whose last loss, the mean over the seeds, is lowest.
 
@@ -40,11 +41,12 @@ def compare(
         seeds: how many.
         rates: the size of a grid.
         then: a decay of the steps, which follows an optimizer, by its name.
+        middles: of the grids of optimizers whose usual rates do not suit the task.
     """
     found = {}
     for optimizer, (make, middle) in (progress := tqdm(OPTIMIZERS.items(), desc=name, unit="optimizer")):
         progress.set_postfix_str(optimizer)
-        decay = (then or {}).get(optimizer)
+        decay, middle = (then or {}).get(optimizer), (middles or {}).get(optimizer, middle)
         tried = grid(10 * middle if decay else middle, rates)  # a rate that falls begins higher
         tx = jadam.chain(make(middle), decay or jadam.identity())
         curves = windows(train(tx, task, steps, seeds, learning_rate=tried)[0])

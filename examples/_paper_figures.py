@@ -5,6 +5,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 ANCESTORS = ("sgd, Nesterov", "adagrad", "rmsprop", "adadelta")
 DESCENDANTS = ("amsgrad", "nadam", "radam", "adabound", "adamw")
@@ -29,16 +30,17 @@ def curves_figure(found: dict[str, dict[str, Any]], steps: int, title: str, loga
                 middles = (np.arange(len(method["curve"])) + 0.5) * steps / len(method["curve"])
                 axes.plot(middles, method["curve"], label=name, color=f"C{number}", lw=1.6 if name == "adam" else 1.1)
                 axes.fill_between(middles, method["lowest"], method["highest"], color=f"C{number}", alpha=0.2, lw=0)
-            if logarithmic:
-                axes.set_yscale("log")
-                axes.yaxis.set_major_formatter("{x:g}")
-                axes.yaxis.set_minor_formatter("{x:g}")
-                axes.tick_params(axis="y", which="both", labelsize=7)
         row[0].set_ylabel("training loss (nats)" + (f", {variant}" if rows > 1 else ""))
         # Where a method begins far above the others, what matters would not be seen.
         usual = np.median([method["curve"][0] for method in methods.values()])
         lowest = min(np.min(method["lowest"]) for method in methods.values())
-        row[0].set_ylim(lowest * (0.9 if logarithmic else 0.98), usual * 1.15)
+        bottom, top = lowest * (0.9 if logarithmic else 0.98), usual * 1.15
+        row[0].set_ylim(bottom, top)
+        if logarithmic:
+            row[0].set_yscale("log")
+            row[0].yaxis.set_major_formatter("{x:g}")
+            row[0].yaxis.set_minor_formatter("{x:g}" if top < 10 * bottom else NullFormatter())
+            row[0].tick_params(axis="y", which="both", labelsize=7)
     for column, label in enumerate(("its ancestors", "its descendants")):
         places[0, column].set_title(f"Adam and {label}", fontsize=8.5)
         places[-1, column].set_xlabel("step")

@@ -158,18 +158,18 @@ def figure_of(watched: dict[str, dict[str, np.ndarray]]) -> Figure:
 MATRICES = jadam.ndim_at_least(2) & ~jadam.match("embed/**", "head/**")
 # A function where something beside the rate has to be said, and the rate that `--tune` found for the default text and steps.
 TUNED: dict[str, tuple[Callable[..., jadam.GradientTransformation], float]] = {
-    "sgd": (partial(jadam.sgd, momentum=0.9, nesterov=True), 1.0),
-    "rmsprop": (jadam.rmsprop, 1e-2),
+    "sgd": (partial(jadam.sgd, momentum=0.9, nesterov=True), 0.3),
+    "rmsprop": (jadam.rmsprop, 3e-3),
     "adagrad": (jadam.adagrad, 1e-1),
     "adadelta": (jadam.adadelta, 10.0),
     "adam": (jadam.adam, 1e-2),
     "adamw": (jadam.adamw, 1e-2),
-    "adamax": (jadam.adamax, 1e-2),
+    "adamax": (jadam.adamax, 3e-2),
     "amsgrad": (jadam.amsgrad, 1e-2),
-    "radam": (jadam.radam, 1e-2),
-    "adabound": (jadam.adabound, 1e-2),
+    "radam": (jadam.radam, 3e-2),
+    "adabound": (jadam.adabound, 0.1),
     "adabelief": (jadam.adabelief, 1e-2),
-    "yogi": (jadam.yogi, 1e-2),
+    "yogi": (jadam.yogi, 3e-2),
     "adopt": (jadam.adopt, 1e-2),
     "laprop": (jadam.laprop, 1e-2),
     "nadam": (jadam.nadam, 1e-2),
@@ -245,14 +245,14 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     """Trains, compares or tunes; returns the numbers."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="a text in UTF-8; by default Python's manual")
-    parser.add_argument("--steps", type=int, help="by default 1000; of --compare and --tune 200")
+    parser.add_argument("--steps", type=int, help="by default 1000; of --compare and --tune 500")
     parser.add_argument("--compare", nargs="*", choices=TUNED, help="optimizers; without a name all")
     parser.add_argument("--tune", nargs="*", choices=TUNED, help="optimizers; without a name all")
     parser.add_argument("--seeds", type=int, default=3, help="of --compare")
     parser.add_argument("--figures", type=Path, default=Path("figures"), help="the folder of the figure and of the numbers")
     parser.add_argument("--formats", nargs="+", choices=("png", "svg"), default=("png", "svg"))
     options = parser.parse_args(arguments)
-    text, short = read(options.data), options.steps or 200
+    text, short = read(options.data), options.steps or 500
     options.figures.mkdir(parents=True, exist_ok=True)
     if options.tune is not None:
         name, numbers = "char_lm_tuning", tune(options.tune or list(TUNED), text, short)
