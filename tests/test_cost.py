@@ -60,7 +60,10 @@ def clipped_adamw(lib):
 @pytest.mark.parametrize("shapes", [MATRIX, GPT2], ids=["a matrix", "GPT-2"])
 @pytest.mark.parametrize("target", ["h100", "v5e"])
 def test_a_clipped_step_reads_gradients_twice_and_has_no_branch(target, shapes):
-    """28 bytes a parameter of AdamW, and 4 of the norm. Scalars of the state make 13 kernels more than optax has on an H100."""
+    """28 bytes a parameter of AdamW, and 4 of the norm.
+
+    Scalars of the state make 13 kernels on an H100. Of GPT-2, one kernel sums up to 32 vectors, where optax has one for each.
+    """
     import optax
 
     ours, theirs = (measured(target, clipped_adamw(lib), shapes, lib=lib) for lib in (jadam, optax))
@@ -68,7 +71,9 @@ def test_a_clipped_step_reads_gradients_twice_and_has_no_branch(target, shapes):
     assert ours.conditionals == 0
     assert ours.temporary <= theirs.temporary + 0.01
     assert ours.moved <= theirs.moved + 0.1
-    if target == "h100":
+    if shapes == GPT2:
+        assert ours.kernels <= (0.8 if target == "h100" else 0.95) * theirs.kernels
+    elif target == "h100":
         assert ours.kernels <= theirs.kernels + 13
 
 

@@ -212,7 +212,7 @@ class Row(Reader):
             h=H(**self._h(placed)),
             updates=full,
             slots=defaultdict(list, columns),
-            scalars=scalars_of(wrapper, own),
+            scalars=scalars_of(wrapper, {name: x for name, x in own.items() if name != "count"}),  # which is the engine's
             count=inner.count,
             extra=extra(self.step.extra),
             run=run,
