@@ -247,7 +247,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     """Trains, compares or tunes; returns the numbers."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="a text in UTF-8; by default Python's manual")
-    parser.add_argument("--steps", type=int, help="by default 1000; of --compare and --tune 500")
+    parser.add_argument("--steps", type=int, help="by default 400; of --compare and --tune 500")
     parser.add_argument(
         "--compare", nargs="*", choices=TUNED, help="optimizers, whose rows in the JSON are made anew; without a name all"
     )
@@ -267,7 +267,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     else:
         name = "char_lm"
         with mpl.rc_context(STYLE):
-            numbers, figure = in_two_precisions(text, options.steps or 1000)
+            numbers, figure = in_two_precisions(text, options.steps or 400)
             write(figure, options.figures / name, options.formats)
     numbers = plain(numbers)
     (options.figures / f"{name}.json").write_text(json.dumps(numbers, indent=1, allow_nan=False))
