@@ -29,7 +29,7 @@ class Cards(SphinxPostTransform):
             if len(re.findall(r"^(?!>>>|\.\.\.).*\S {2,}\S", block.astext(), re.MULTILINE)) > 1:
                 block["classes"] += ["columns", "wide"][: 1 + (max(map(len, block.astext().splitlines())) > DESK)]
         for group in self.document.findall(nodes.tgroup):
-            rows = list(group.findall(nodes.row))
+            rows: list[Any] = list(group.findall(nodes.row))
             columns = zip(*([entry.astext() for entry in row] for row in rows), strict=True)
             if (
                 sum(max(map(len, column)) for column in columns) <= PHONE
