@@ -41,13 +41,14 @@ class Cards(SphinxPostTransform):
             titles = [entry.astext() for entry in rows[0]]
             for row in rows[1:]:
                 for entry, title in zip(row, titles, strict=True):
-                    entry["title"] = title if entry.astext().strip() else ""
+                    if entry.astext().strip():  # the style sheet hides cells without one
+                        entry["title"] = title
 
 
 def entry(self: HTML5Translator, node: nodes.entry) -> None:
     """A cell, with the title of its column as an attribute that the style sheet shows."""
     HTML5Translator.visit_entry(self, node)
-    if node.get("title"):
+    if "title" in node:
         start, _, rest = self.body[-1].rpartition(">")
         self.body[-1] = f'{start} data-title="{escape(node["title"])}">{rest}'
 
