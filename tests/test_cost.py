@@ -91,9 +91,9 @@ def test_a_guarded_and_watched_step_moves_no_more(target, shapes):
     )
     for found in (guarded, watched):
         assert found.moved <= 32.1
-        assert found.moved <= clipped.moved + 0.04
+        assert found.moved <= clipped.moved + 0.06
         assert found.conditionals == 0
-        assert found.temporary <= clipped.temporary + 0.03
+        assert found.temporary <= clipped.temporary + 0.05
 
 
 @elsewhere
