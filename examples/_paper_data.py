@@ -58,7 +58,8 @@ def documents(folder: Path | None, words: int) -> Data:
     texts, texts_test, y, y_test = train_test_split(
         texts, np.array(labels, np.int32), test_size=0.2, stratify=labels, random_state=0
     )
-    bag = CountVectorizer(max_features=words, binary=True, dtype=np.uint8)  # pyright: ignore[reportArgumentType]
+    dtype: Any = np.uint8
+    bag = CountVectorizer(max_features=words, binary=True, dtype=dtype)
     x: Any = bag.fit_transform(texts)
     x_test: Any = bag.transform(texts_test)
     return Data(x.toarray(), np.asarray(y), x_test.toarray(), np.asarray(y_test), name)

@@ -138,7 +138,7 @@ def vae(sizes: Sizes) -> Part:
 
 
 def generalisation(sizes: Sizes) -> Part:
-    """The convolutional network until it overfits, by SGD with momentum, Adam and AdamW: accuracy on the test set.
+    """The convolutional network trained by SGD with momentum, by Adam and by AdamW: accuracy on the test set.
 
     Rates fall to zero along a cosine. The rate and the weight decay of each are those with the best accuracy on a fifth of the
     training set, on which no run trains.

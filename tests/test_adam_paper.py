@@ -186,3 +186,147 @@ def test_ten_optimizers(tmp_path):
     found = run(tmp_path, "logistic", "--steps", "200", "--rates", "3", "--seeds", "1")["logistic"]["plain"]
     assert len(found) == 10
     assert all(row["loss"] < 1 for row in found.values())  # guessing costs log 10 = 2.3
+
+
+# The page
+
+
+@pytest.fixture(scope="module")
+def numbers():
+    """What the experiments of the page wrote."""
+    return {name: json.loads((PAPER / f"{name}.json").read_text()) for name in script.SIZES}
+
+
+COLUMNS = {
+    "logistic": ("logistic", "plain"),
+    "IMDB": ("imdb", "no dropout"),
+    "IMDB, dropout": ("imdb", "dropout"),
+    "network": ("mlp", "dropout"),
+    "convolutions": ("cnn", "dropout"),
+    "auto-encoder": ("vae", "plain"),
+}
+
+
+def rows(header):
+    """The rows of the table of the page with this header."""
+    page = (ROOT / "docs" / "adam-paper.md").read_text()
+    lines = page.split(f"\n{header}\n")[1].split("\n\n")[0].splitlines()[1:]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_the_page_quotes_the_numbers(numbers):
+    header = f"| optimizer | {' | '.join(COLUMNS)} |"
+    losses, rates = rows(header), rows(header.replace("optimizer", "best rate"))
+    assert len(losses) == len(rates) == 10
+    for (name, *cells), (other, *tuned) in zip(losses, rates, strict=True):
+        assert other == name
+        for (experiment, variant), cell, rate in zip(COLUMNS.values(), cells, tuned, strict=True):
+            row = numbers[experiment][variant][name.strip("`")]
+            assert cell == f"{row['loss']:.3g} ± {np.std(row['of seeds'], ddof=1):.2g}"
+            assert rate == f"{row['rate']:.2g} ({row['rates within 10 %']})" + "*" * row["at the edge"]
+    for name, *cells in rows("| optimizer | rate | weight decay | training loss | validation | test |"):
+        row = numbers["generalisation"][name.strip("`")]
+        assert cells[:2] == [f"{row['rate']:.2g}", f"{row['weight decay']:.2g}"]
+        assert cells[2:4] == [f"{row['training loss']:.3g}", f"{100 * row['validation']:.1f} %"]
+        assert cells[4] == f"{100 * row['test']:.1f} % ± {100 * row['deviation']:.1f}"
+    for name, data, examples, *sizes in rows("| experiment | data | examples | steps | batch | rates |"):
+        found = numbers[name.strip("`")]
+        assert [data, examples.replace(",", "")] == [found["data"], str(found["examples"])]
+        assert [int(x.replace(",", "")) for x in sizes] == found["sizes"][:3] == [*script.SIZES[name.strip("`")][:3]]
+
+
+def claims(numbers):
+    """Of each claim: whether it is true of the runs, and the numbers that say so."""
+
+    def seeds(column, name):
+        experiment, variant = COLUMNS[column]
+        return np.array(numbers[experiment][variant][name]["of seeds"])
+
+    def better(column, name, *others):
+        """With every seed, and by more than 3 % of the loss."""
+        own = seeds(column, name)
+        return all(np.all(own < seeds(column, x)) and own.mean() < 0.97 * seeds(column, x).mean() for x in others)
+
+    def similar(column, name, other):
+        return abs(seeds(column, name).mean() / seeds(column, other).mean() - 1) < 0.1
+
+    def losses(column, *names):
+        return [f"{seeds(column, name).mean():.3g}" for name in names]
+
+    sgd, study = "sgd, Nesterov", numbers["vae"]["bias correction"]
+
+    def studied(kind, b1, b2, rate, when="late"):
+        """The loss of a setting, of the best rate where `rate` is None."""
+        match = [
+            np.inf if loss is None else loss
+            for loss, one, two, at in zip(study[kind][when], study["b1"], study["b2"], study["rates"], strict=True)
+            if (one, two) == (b1, b2) and (rate is None or np.isclose(at, rate))
+        ]
+        return min(match)
+
+    def shown(*settings):
+        return [f"{studied(*setting):.4g}" for setting in settings]
+
+    early = [np.array(numbers["cnn"]["dropout"][name]["curve"])[:5].mean() for name in ("adam", "adagrad", sgd)]
+    tuned = [numbers[experiment][variant]["adam"]["rates within 10 %"] for experiment, variant in COLUMNS.values()]
+    fixed = [(kind, 0.9, b2, 0.01) for b2 in (0.99, 0.9999) for kind in ("corrected", "not corrected")]
+    best = [(kind, 0.9, b2, None) for b2 in (0.99, 0.9999) for kind in ("corrected", "not corrected")]
+    return {
+        "logistic: like SGD": (similar("logistic", "adam", sgd), losses("logistic", "adam", sgd)),
+        "logistic: both before AdaGrad": (
+            better("logistic", "adam", "adagrad") and better("logistic", sgd, "adagrad"),
+            losses("logistic", "adam", sgd, "adagrad"),
+        ),
+        "sparse: AdaGrad before SGD": (
+            better("IMDB", "adagrad", sgd) and better("IMDB, dropout", "adagrad", sgd),
+            losses("IMDB", "adagrad", sgd) + losses("IMDB, dropout", "adagrad", sgd),
+        ),
+        "sparse: Adam as fast as AdaGrad": (
+            not better("IMDB", "adagrad", "adam") and not better("IMDB, dropout", "adagrad", "adam"),
+            losses("IMDB", "adam", "adagrad") + losses("IMDB, dropout", "adam", "adagrad"),
+        ),
+        "network": (
+            better("network", "adam", sgd, "adagrad", "rmsprop", "adadelta"),
+            losses("network", "adam", sgd, "adagrad", "rmsprop", "adadelta"),
+        ),
+        "convolutions, early": (max(early[:2]) < early[2], [f"{x:.3g}" for x in early]),
+        "convolutions, late": (
+            better("convolutions", "adam", "adagrad") and better("convolutions", sgd, "adagrad"),
+            losses("convolutions", "adam", sgd, "adagrad"),
+        ),
+        "convolutions: margin": (better("convolutions", "adam", sgd), losses("convolutions", "adam", sgd)),
+        "bias correction": (studied(*fixed[2]) < 0.9 * studied(*fixed[3]), shown(*fixed)),
+        "bias correction, tuned": (studied(*best[2]) < 0.97 * studied(*best[3]), shown(*best)),
+        "RMSProp": (better("auto-encoder", "adam", "rmsprop"), losses("auto-encoder", "adam", "rmsprop")),
+        "little tuning": (min(tuned) >= 3, [str(count) for count in tuned]),
+    }
+
+
+def test_claims_of_the_paper(numbers):
+    """The verdict of each claim follows from the numbers, and these are the ones that the page shows."""
+    table = rows("| claim | in short | true here | numbers |")
+    expected = claims(numbers)
+    assert [row[1].strip("*") for row in table] == list(expected)
+    for _, name, verdict, shown in table:
+        true, figures = expected[name.strip("*")]
+        assert verdict == ("yes" if true else "**no**"), name
+        assert re.findall(r"(?<!\w)\d+(?:\.\d+)?(?:e[+-]\d+)?", shown) == figures, name
+
+
+def test_without_the_correction_the_best_rate_moves(numbers):
+    """As 1 - b2 falls from 0.01 to 0.0001, by the root of ten each time; with the correction it stays."""
+    study = numbers["vae"]["bias correction"]
+    settings = [np.array(study[name]) for name in ("b1", "b2", "rates")]
+    for kind, expected in (("corrected", [0.01, 0.01, 0.01]), ("not corrected", [0.01, 0.01 / 10**0.5, 0.001])):
+        for b2, rate in zip((0.99, 0.999, 0.9999), expected, strict=True):
+            these = (settings[0] == 0.9) & (settings[1] == b2)
+            losses = np.array([np.inf if loss is None else loss for loss in study[kind]["late"]])[these]
+            assert settings[2][these][losses.argmin()] == pytest.approx(rate)
+
+
+def test_figures_of_the_page_are_drawn_small_and_described():
+    page = (ROOT / "docs" / "adam-paper.md").read_text()
+    embedded = re.findall(r"!\[([^\]]*)\]\((paper/\S+?)\)", page)
+    assert {path for _, path in embedded} == {f"paper/{path.name}" for path in PAPER.glob("*.png") if path.stem != "char_lm"}
+    assert all(len(words) > 30 for words, _ in embedded)
+    assert all((ROOT / "docs" / path).stat().st_size < 150_000 for _, path in embedded)

@@ -111,3 +111,25 @@ def test_bfloat16_reaches_the_loss_of_float32(tmp_path, capsys):
     assert re.search(r"embed/character +\(103, 64\) +bfloat16 +embed +(?!.*add_decayed_weights)", out)
     with Image.open(tmp_path / "char_lm.png") as image:
         assert image.width > 800
+
+
+def table(header):
+    lines = PAGE.read_text().split(f"\n{header}\n")[1].split("\n\n")[0].splitlines()[1:]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_the_page_quotes_the_numbers():
+    found, compared = (
+        json.loads((ROOT / "docs" / "paper" / f"{name}.json").read_text()) for name in ("char_lm", "char_lm_optimizers")
+    )
+    rows = table("| of | float32 | bfloat16 | difference |")
+    for (_, *cells), key in zip(rows, ("weights", "average"), strict=True):
+        exact, narrow = found["float32"][key], found["bfloat16"][key]
+        assert cells == [f"{exact:.4f}", f"{narrow:.4f}", f"{100 * (narrow / exact - 1):+.2f} %"]
+        assert abs(narrow / exact - 1) < 0.005
+    rows = table("| optimizer | rate | validation loss |")
+    assert len(rows) == len(compared["optimizers"])
+    for (name, rate, loss), (expected, row) in zip(rows, compared["optimizers"].items(), strict=True):
+        assert name == f"`{expected}`"
+        assert row["rate"] == script.TUNED[expected][1]
+        assert [rate, loss] == [f"{row['rate']:.2g}", f"{row['loss']:.3f} ± {row['deviation']:.3f}"]

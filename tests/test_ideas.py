@@ -11,7 +11,8 @@ ROWS = [
     for line in (DOCS / "ideas.md").read_text().splitlines()
     if line.startswith("| ") and not line.startswith("| idea ")
 ]
-PARTS = {path: load_script(path).PARTS for path in ("examples/walkthrough.py", "examples/landscapes.py")}
+SCRIPTS = ("examples/walkthrough.py", "examples/landscapes.py", "examples/adam_paper.py")
+PARTS = {path: load_script(path).PARTS for path in SCRIPTS}
 
 
 def anchors(page):
