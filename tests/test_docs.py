@@ -21,7 +21,11 @@ MODULES.remove("jadam.optax")  # whose docstrings are those of optax: tests/test
 BLOCK = re.compile(r"^```(?:python|\{code-cell\} ipython3)\n(?::[\w-]+:[^\n]*\n)*(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+LONG = {"recipes.md", "tuning.md"}  # which the site runs too
+EACH_PAGE = [pytest.param(page, id=page.name, marks=[pytest.mark.slow] if page.name in LONG else []) for page in PAGES]
+
+
+@pytest.mark.parametrize("page", EACH_PAGE)
 @pytest.mark.usefixtures("lenient")
 def test_blocks_run(page, tmp_path, monkeypatch):
     """The Python blocks of a page run in order in one namespace, as a reader would run them."""

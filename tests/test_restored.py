@@ -43,6 +43,7 @@ TXS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", TXS)
 def test_a_restored_state_goes_on_as_if_it_had_not_stopped(name, way):

@@ -27,7 +27,10 @@ def steps(tx):
     return run(tx, PARAMS, [PARAMS, PARAMS])
 
 
-@pytest.mark.parametrize("name", ["everything", *(pytest.param(name, marks=pytest.mark.slow) for name in OPTIMIZERS)])
+ONE = ["everything", *(pytest.param(name, marks=pytest.mark.slow) for name in OPTIMIZERS)]
+
+
+@pytest.mark.parametrize("name", ONE)
 def test_debug_nans_and_no_tracer_leaks(name):
     with jax.checking_leaks():
         jax.jit(lambda: steps(chains()[name]))()
@@ -38,7 +41,7 @@ def test_debug_nans_and_no_tracer_leaks(name):
         steps(tx)
 
 
-@pytest.mark.parametrize("name", ["everything", *EACH])
+@pytest.mark.parametrize("name", ONE)
 def test_disable_jit(name):
     compiled = steps(chains()[name])
     with jax.disable_jit():

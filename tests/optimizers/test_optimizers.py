@@ -158,6 +158,7 @@ def test_huge_gradients_are_exact(optimizer, scale):
     assert np.abs(np.asarray(narrow, np.float64) - exact).max() <= 1e-3 * moved + 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [2.0**61, 3e38])
 def test_huge_gradients_stay_finite_for_long(optimizer, size):
     """Sums over 4096 elements, and over a hundred steps: Adagrad's was inf after 64, and its steps zero for ever."""
@@ -225,6 +226,7 @@ def test_a_nan_reaches_the_update_or_the_state(optimizer):
             assert jnp.isfinite(after["w"][1:]).all()
 
 
+@pytest.mark.slow
 def test_a_constant_schedule_is_the_number(optimizer):
     params, grads = few_steps(30)
     number, schedule = optimizer(0.1), optimizer(jadam.constant_schedule(0.1))
@@ -234,6 +236,7 @@ def test_a_constant_schedule_is_the_number(optimizer):
     chex.assert_trees_all_equal(function.init(params), number.init(params))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_hyperparameters_can_be_differentiated(optimizer):
     """By the state, and by the argument of an optimizer that is built inside."""

@@ -51,6 +51,7 @@ def test_seeds_and_sizes_count_where_they_matter():
     assert len({make(), make(seed=1), make(min_size=0), make(rounding="nearest"), make(state="bfloat16")}) == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CHOICES)
 def test_a_step_is_a_fixed_point_and_takes_donated_buffers(name):
     """A scan refuses another carry. The second step compiles nothing, and every buffer of the state is used again."""

@@ -43,6 +43,7 @@ def kept(state, name):
 # Nothing happens to a run that is well
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize(
     "storage",

@@ -75,6 +75,7 @@ def test_the_inside_stays_to_the_bit_or_runs_as_alone(how, compiled):
     assert not bool((params["w"] == PARAMS["w"]).all())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", HOW)
 def test_updates_are_zero_while_the_inside_waits(how):
     tx = jadam.wrap(EverySecond(how), everything())
