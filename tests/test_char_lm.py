@@ -107,8 +107,10 @@ def test_bfloat16_reaches_the_loss_of_float32(tmp_path, capsys):
     assert found["float32"]["weights"] < 3.0
     assert len(found["sample"]) == 300
     out = capsys.readouterr().out
-    assert re.search(r"blocks/0/attention/qkv +\(64, 192\) +bfloat16 +matrices .*add_decayed_weights.*remainder", out)
-    assert re.search(r"embed/character +\(103, 64\) +bfloat16 +embed +(?!.*add_decayed_weights)", out)
+    assert re.search(r"^blocks/\*/attention/qkv x\d +\(64, 192\) +bfloat16 \(remainder\) +matrices ", out, re.MULTILINE)
+    assert re.search(r"^embed/character +\(103, 64\) +bfloat16 \(remainder\) +embed ", out, re.MULTILINE)
+    groups = dict(re.findall(r"^(\w+) = .*?: (.*)$", out, re.MULTILINE))
+    assert [name for name, rules in groups.items() if "add_decayed_weights" in rules] == ["matrices"]
     with Image.open(tmp_path / "char_lm.png") as image:
         assert image.width > 800
 
