@@ -103,6 +103,8 @@ from jadam._schedule_free import schedule_free as schedule_free
 from jadam._transformation import GradientTransformation as GradientTransformation
 from jadam._transformation import GradientTransformationExtraArgs as GradientTransformationExtraArgs
 from jadam._apply_updates import apply_updates as apply_updates
+from jadam._rows import Rows as Rows
+from jadam._rows import unique_rows as unique_rows
 from jadam._averages import incremental_update as incremental_update
 from jadam._averages import periodic_update as periodic_update
 from jadam._averages import bias_correction as bias_correction

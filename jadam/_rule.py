@@ -22,6 +22,7 @@ from jadam._derivatives import complement_of_power
 from jadam._dtypes import cast, compute_dtype, decode
 from jadam._errors import BadType, BadValue, door, naming, shown
 from jadam._hyper import Declared, HyperField
+from jadam._rows import DENSE
 
 Slots = dict[str, Array]
 Self = TypeVar("Self", bound="Block")
@@ -162,6 +163,11 @@ class Block(ABC):  # noqa: B024 (what is built are rules and wrappers)
     positions: ClassVar[tuple[str, ...]] = ()
     """Slots that begin as a copy of the parameter; a storage for all slots leaves them in float32."""
 
+    @property
+    def needs_all_rows(self) -> str:
+        """Why it cannot act on some rows of a table alone, as `Rows` ask it to, and what to write; empty where it can."""
+        return ""
+
     def init(self, p: Array) -> Slots:
         """Slots of one parameter `p`, arrays by name."""
         return {}
@@ -265,6 +271,12 @@ class Rule(Block):
     keeps_zeros: ClassVar[bool] = False
     """Whether an update of zeros stays one, whatever else the rule meets. A parameter whose update is set to zero, with only
     such rules after that, is frozen: nothing acts on it, and norms do not count it."""
+
+    @property
+    def needs_all_rows(self) -> str:
+        if self.elementwise:
+            return ""
+        return f"mixes the elements of a parameter; {DENSE}"
 
     reads_gradient: ClassVar[bool] = False
     """Whether `update` finds in `h.gradient` the raw gradient, before the rules ahead of this one."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from jax import Array
@@ -29,6 +29,7 @@ class Step(NamedTuple):
     extra: dict[str, Any]
     hyperparams: dict[str, tuple[Array, Array]]
     run_rules: Callable[[Program, Operands], Any]  # under `jit`
+    ids: Mapping[int, Array]  # by leaf, the rows of tables of which there are gradients of these alone
     rate: Array | None = None  # by which wrappers around a row multiply its learning rates
     measured: bool = False  # whether a wrapper around a row sums over its results
 
@@ -83,6 +84,11 @@ class Reader(ABC):
         return bounded(u, of.placed.rule.squares(u.shape)) if of.placed.key in self.state.slots else u
 
     def params(self, of: Ready) -> list[Array]:
+        checks.whole(self.plan, of.placed, "reads whole parameters")
+        return self.own_params(of)
+
+    def own_params(self, of: Ready) -> list[Array]:
+        """The parameters; of tables, the rows of this step."""
         stored = self.given_params(of.placed.rule)
         return [self.plan.storage(i).decode(stored[i], self.residues[i]) for i in of.placed.at]
 
@@ -92,6 +98,7 @@ class Reader(ABC):
         return self.step.params
 
     def slot(self, of: Ready, name: str) -> list[Array]:
+        checks.whole(self.plan, of.placed, f"reads the whole of {name}")
         return [decoded(returned.slot(of.placed.rule, of.slots[i], name), self.plan.dtype_of(i)) for i in of.placed.at]
 
     def learning_rate(self, of: Ready) -> Array:
@@ -108,6 +115,7 @@ class Reader(ABC):
         )
 
     def as_params(self, of: Ready, values: list[Array]) -> PyTree:
+        checks.whole(self.plan, of.placed, "makes parameters for a function of yours")
         dtypes = [self.plan.dtype_of(i) for i in of.placed.at]
         new = {i: encode(x, dtype) for i, x, dtype in zip(of.placed.at, values, dtypes, strict=True)}
         return self.plan.tree(new, self.step.params)

@@ -18,7 +18,7 @@ from jax import Array
 
 from jadam._dtypes import cast, encode, full_dtype, full_products
 from jadam._engine import checks, returned
-from jadam._engine.kept import following, kept_of, made_anew, part_of
+from jadam._engine.kept import following, formats_of, kept_of, made_anew, part_of
 from jadam._engine.leaf import Mode, NoCount, Operands, Program, encoded
 from jadam._engine.norms import Norms, sums_of_squares
 from jadam._engine.placement import decoded, on_automatic_axes
@@ -26,6 +26,7 @@ from jadam._engine.plan import Placed
 from jadam._engine.reader import Reader, Ready, Step
 from jadam._errors import BadValue
 from jadam._recipe import Pair
+from jadam._rows import without_padding
 from jadam._rule import Context, DecayRate, H, Rule, extra, scalars_of
 from jadam._state import GIVEN, OptState
 from jadam._storage.rounding import number_key, step_key
@@ -128,7 +129,8 @@ class Row(Reader):
                 continue  # what landed inside a wrapper is not an update any more
             # A name only where random bits depend on it: equal rules under other names share a program.
             rules = tuple(
-                (one.rules[i], one.placed.formats, one.placed.key if one.placed.formats.draws else "") for one in ready
+                (one.rules[i], formats_of(plan, one.placed, i), one.placed.key if one.placed.formats.draws else "")
+                for one in ready
             )
             operands = Operands(
                 self.updates[i],
@@ -142,6 +144,8 @@ class Row(Reader):
             in_kernel = any(one.placed.formats.kernel == "pallas" for one in ready)
             program = Program(rules, plan.storage(i), mode, in_kernel, self.step.measured)
             self.updates[i], slots, self.residues[i] = self.step.run_rules(program, operands)
+            if i in self.step.ids:  # no norm may count what a rule made of padding
+                self.updates[i] = without_padding(self.updates[i], self.step.ids[i], plan.whole[i][0])
             for one, new in zip(ready, slots, strict=True):
                 one.slots[i] = new
         for one in self.pending:
@@ -200,11 +204,12 @@ class Row(Reader):
             )
 
         def restarted(done: Done) -> Done:
+            checks.whole(plan, placed, "begins anew with all rows")
             slots, scalars = made_anew(plan, placed.inner, self.given_params(wrapper))
             return done._replace(state=done.state._replace(count=jnp.zeros_like(inner.count), slots=slots, scalars=scalars))
 
         def moved(done: Done) -> list[tuple[Array, Array]]:
-            return [sums_of_squares(self._moved(i, done, p, mode), p) for i, p in zip(at, self.params(of), strict=True)]
+            return [sums_of_squares(self._moved(i, done, p, mode), p) for i, p in zip(at, self.own_params(of), strict=True)]
 
         columns = {name: [decoded(stored[i].get(name), plan.dtype_of(i)) for i in at] for name in together(names)}
         inside = Inside(
@@ -269,8 +274,9 @@ class Row(Reader):
         for name, x in slots.items():
             if x is not None and name in before:
                 place = functools.partial(jax.tree.map, lambda old: jax.typeof(old).sharding, before[name])
+                formats = formats_of(self.plan, placed, i)
                 encode_ = functools.partial(
-                    encoded, slot=name, formats=placed.formats, dtype=self.plan.dtype_of(i), key=key, owner=placed.key
+                    encoded, slot=name, formats=formats, dtype=self.plan.dtype_of(i), key=key, owner=placed.key
                 )
                 new[name] = on_automatic_axes(encode_, x, place)(x)
         return apart(new)
