@@ -1,5 +1,7 @@
 """jadam: optimizers for JAX that never lose an update silently, with Adam at their heart."""
 
+__version__ = "0.2.0"
+
 # Optimizers: a chain that is ready to use
 from jadam._optimizers.sgd import sgd as sgd
 from jadam._optimizers.rmsprop import rmsprop as rmsprop
@@ -175,3 +177,6 @@ from jadam._chain import wrap as wrap
 
 # For every other name of optax's, an error that says what to write
 from jadam._elsewhere import __getattr__  # noqa: F401
+
+# What `help` lists and `import *` imports: the names above, each of which stands in this file once.
+__all__ = [name for name in vars() if not name.startswith("_")]  # pyright: ignore[reportUnsupportedDunderAll]

@@ -178,7 +178,7 @@ def block(rule: Callable[P, Rule]) -> Callable[P, GradientTransformation]:
     # The class's docstring and arguments are the function's: editors, `help` and the docs show them.
     update_wrapper(build, rule, assigned=("__module__", "__doc__"), updated=())
     build.__name__ = build.__qualname__ = name
-    build.__signature__ = inspect.signature(rule).replace(return_annotation=GradientTransformation)  # pyright: ignore
+    build.__signature__ = inspect.signature(rule).replace(return_annotation="GradientTransformation")  # pyright: ignore
     return build
 
 

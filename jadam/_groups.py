@@ -89,7 +89,7 @@ def partition(
             raise BadType("transformations by label need param_labels, a tree of labels or a function.")
         names, inside = tuple(map(str, transforms)), list(transforms.values())
         _check_names(names)
-        groups, described = ByLabel(names, tuple(transforms), _labels(param_labels)), names
+        groups, described = ByLabel(names, tuple(transforms), _labels(param_labels)), [""] * len(names)
         groups.check()
     else:
         if param_labels is not None:
@@ -98,7 +98,7 @@ def partition(
         inside, names = [tx for _, tx, _ in written], tuple(name for _, _, name in written)
         _check_names(names)
         groups = FirstMatch(names, tuple(mask for mask, _, _ in written))
-        described = [f"{name}: {mask!r}" if name == str(n) else name for n, (mask, _, name) in enumerate(written)]
+        described = ["everything else" if mask == EVERYTHING else repr(mask) for mask, _, _ in written]
     scopes = [Scope(groups, _InGroup(groups, n), number=n, label=names[n], group=described[n]) for n in range(len(names))]
     parts = zip(names, inside, scopes, strict=True)
     recipes = [recipe_of(f"the transformation of group {name!r}", tx).within(scope) for name, tx, scope in parts]

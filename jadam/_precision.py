@@ -57,12 +57,12 @@ def with_precision(
         rounding: of slots, "stochastic" or "nearest"; nearest is deterministic, but freezes slots that change by less than one
             step of the format.
         min_size: slots with fewer elements stay float32.
+        seed: of the random bits, a hash of it, the step, the leaf, the slot and the index: the same on any devices and for
+            every model under `vmap`.
         kernel: what computes leaves: "xla", the default, or "pallas": one Pallas kernel a matrix, in which each array is read
             and written once whatever its storage. Elementwise rules on float32 and bfloat16 leaves whose second last axis has
             32 elements or more are computed so; others by XLA. Triton compiles it on NVIDIA, Mosaic on TPU; on CPU it is
             interpreted, which is slow. docs/precision.md says where it has run.
-        seed: of the random bits, a hash of it, the step, the leaf, the slot and the index: the same on any devices and for
-            every model under `vmap`.
 
     Raises:
         ValueError: an unknown storage or rounding, or a slot that no rule of `tx` keeps.

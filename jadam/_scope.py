@@ -26,7 +26,7 @@ class Scope:
         kernel: what computes the leaves: "xla" or "pallas"; "" where nothing is said.
         number: of the group in its partition.
         label: begins the names of the parts in the state.
-        group: in words, for `describe`.
+        group: which parameters these are in words, for `describe`; empty where the label says it.
     """
 
     call: tuple[str, str] | Groups

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import KeyPath, all_leaves, keystr, tree_flatten_with_path
 
-from jadam._errors import BadType
+from jadam._errors import BadType, shown
 
 PyTree = Any
 T = TypeVar("T")
@@ -142,7 +142,7 @@ def strong(argument: str, tree: PyTree, shapes: bool = False, passing: bool = Fa
         name, leaf = next((name, leaf) for name, leaf in zip(flatten(tree).names, leaves, strict=True) if not is_array(leaf))
         reason = "for which JAX has no dtype" if isinstance(leaf, int | np.ndarray | np.generic) else "which is not an array"
         raise BadType(
-            f"{argument} has {leaf!r}, a {type(leaf).__name__}, at {quoted(name)}, {reason}; "
+            f"{argument} has {shown(leaf)}, a {type(leaf).__name__}, at {quoted(name)}, {reason}; "
             "take it out of the tree, or put None in its place."
         )
     leaves = [_strong(leaf) for leaf in leaves]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import jax
 import numpy as np
 import pytest
-from support import OPTIMIZERS
+from support import EACH, OPTIMIZERS
 
 from jadam import GradientTransformation
 
@@ -17,7 +17,14 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
-@pytest.fixture(params=sorted(OPTIMIZERS))
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves out slow tests, unless they are asked for by a mark or by name."""
+    if not config.option.markexpr and not any("::" in argument for argument in config.args):
+        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("slow")])
+        items[:] = [item for item in items if not item.get_closest_marker("slow")]
+
+
+@pytest.fixture(params=EACH)
 def optimizer(request: pytest.FixtureRequest) -> Callable[..., GradientTransformation]:
     return OPTIMIZERS[request.param]
 

@@ -37,6 +37,10 @@ def find_optimizers() -> dict[str, Callable[..., GradientTransformation]]:
 
 
 OPTIMIZERS = find_optimizers()
+# In the plain suite these stand for all: of each kind of slots, norms, scalars and positions there is one.
+EVERYDAY = {"adafactor", "adamw", "lamb", "lion", "muon", "prodigy", "schedule_free_adamw", "sgd"}
+EACH = [pytest.param(name, marks=[] if name in EVERYDAY else pytest.mark.slow) for name in sorted(OPTIMIZERS)]
+"""All optimizers, as `pytest.mark.parametrize` takes them."""
 # Of which a Pallas kernel can compute a leaf: as their rules declare it.
 ELEMENTWISE_RULES = sorted(
     name for name, make in OPTIMIZERS.items() if all(at.part.rule.elementwise for at in make(1e-2).recipe.all if not at.inner)

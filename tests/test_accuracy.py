@@ -27,6 +27,7 @@ def test_the_usual_formulas_do_not_stay_with_it():
     assert errors(optax.scale_by_adam(b2=0.99999), 0.99999, 1000).whole > 3e-4
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("lenient")
 @pytest.mark.parametrize("measure", ["averages", "landing", "blocks", "memory", "float16"])
 def test_few_bits_reach_their_bars(measure):

@@ -99,6 +99,7 @@ def test_at_every_size(make, size):
     assert (found <= np.float32(sizes) * (1 + 1e-6)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [jadam.zclip, jadam.percentile_clip])
 @pytest.mark.parametrize("by", ["step", "update"])
 @pytest.mark.parametrize("wrapped", [lambda tx: tx, jadam.monitor], ids=["alone", "measured"])

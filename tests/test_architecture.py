@@ -25,7 +25,7 @@ LAYERS = [
     {"_transformation"},
     {"_chain"},
     {"_groups", "_learning_rate", "_reduce_on_plateau", "_clipping", "_adaptive_clipping", "_ema", "_wrappers"},
-    {"_weight_decay", "_precision", "_sharding", "_describe", "_cautious", "_schedule_free"},
+    {"_weight_decay", "_precision", "_sharding", "_folding", "_describe", "_cautious", "_schedule_free"},
     {"_checkpoint"},
     {"_authoring", "_assembly"},
     {"_optimizers"},

@@ -118,6 +118,7 @@ ARGUMENTS = {  # of those that need some
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(IN_A_CHAIN))
 def test_it_works_in_a_chain(name):
     """What is said of optax's transformations: the same numbers as in `optax.chain`."""
@@ -263,6 +264,7 @@ def verdicts():
         return optax_calls.verdicts(jadam)
 
 
+@pytest.mark.slow
 def test_calls_of_public_repositories(verdicts):
     """97 % of the uses of names that jadam has run with optax's numbers."""
     named = optax_calls.uses(verdicts) - optax_calls.uses(verdicts, "missing", "not in optax")
@@ -270,6 +272,7 @@ def test_calls_of_public_repositories(verdicts):
     assert optax_calls.uses(verdicts, "equal") >= 0.97 * named
 
 
+@pytest.mark.slow
 def test_no_call_runs_with_other_numbers_that_the_page_does_not_list(verdicts):
     defaults = {name for row in table("## Defaults") for name in quoted(row[0])}
     for call, found in verdicts:
@@ -277,6 +280,7 @@ def test_no_call_runs_with_other_numbers_that_the_page_does_not_list(verdicts):
             assert call.name in with_numbers() | defaults, call
 
 
+@pytest.mark.slow
 def test_what_is_refused_is_refused_in_words(verdicts):
     for call, found in verdicts:
         if found.outcome == "refused":

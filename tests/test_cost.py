@@ -106,6 +106,7 @@ def test_a_guarded_step_on_cpu_is_a_branch():
     assert found.temporary <= 0.02
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(jax.__version_info__ < (0, 10), reason="before, XLA for CPU wrote out the squares of any norm")
 def test_a_clipped_step_on_cpu_is_a_smaller_program_than_that_of_optax():
     """A rescaled norm in a branch of its own made it half as large again, and as much longer to compile."""

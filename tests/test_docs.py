@@ -6,14 +6,19 @@ import pkgutil
 import re
 import runpy
 
+import matplotlib.pyplot as plt
 import pytest
 from support import OPTIMIZERS, ROOT
 
 import jadam
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 MODULES = ["jadam", *(m.name for m in pkgutil.walk_packages(jadam.__path__, "jadam."))]
 MODULES.remove("jadam.optax")  # whose docstrings are those of optax: tests/test_optax_door.py runs them
+
+
+# A block that is only read, or a cell that the site executes too, which may begin with options: `:tags: [hide-input]`.
+BLOCK = re.compile(r"^```(?:python|\{code-cell\} ipython3)\n(?::[\w-]+:[^\n]*\n)*(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -21,10 +26,23 @@ MODULES.remove("jadam.optax")  # whose docstrings are those of optax: tests/test
 def test_blocks_run(page, tmp_path, monkeypatch):
     """The Python blocks of a page run in order in one namespace, as a reader would run them."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MPLBACKEND", "Agg")
     namespace = {}
-    for match in re.finditer(r"^```python\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL):
-        line = page.read_text()[: match.start()].count("\n") + 1
+    for match in BLOCK.finditer(page.read_text()):
+        line = page.read_text()[: match.start(1)].count("\n")
         exec(compile("\n" * line + match[1], str(page), "exec"), namespace)
+    plt.close("all")
+
+
+def test_cells_are_blocks_and_fit_a_column():
+    """A page whose cells no test found would be unproved; code of more than 80 columns is cut off on the site."""
+    assert len(BLOCK.findall((ROOT / "docs" / "tutorial.md").read_text())) > 10
+    for page in PAGES:
+        text = page.read_text()
+        assert text.count("```{code-cell}") == len(re.findall(r"^```\{code-cell\} ipython3$", text, re.MULTILINE)), page.name
+        assert ("```{code-cell}" in text) == text.startswith("---\nfile_format: mystnb\n"), page.name
+        if text.startswith("---\n"):
+            assert [line for code in BLOCK.findall(text) for line in code.splitlines() if len(line) > 80] == [], page.name
 
 
 def test_readme_has_a_training_loop_of_15_lines():
@@ -56,9 +74,14 @@ def test_named_proofs_exist(page):
 
 
 def test_every_optimizer_is_in_the_docs():
-    page = (ROOT / "docs" / "optimizers.md").read_text()
-    missing = [name for name in OPTIMIZERS if f"| [`{name}`]" not in page or f"\n## {name}\n" not in page]
-    assert not missing, f"add a row and a section for {missing} to docs/optimizers.md"
+    """A row in the table, a section with an example, and the signature."""
+    table = (ROOT / "docs" / "optimizers.md").read_text()
+    pages = "".join(page.read_text() for page in (ROOT / "docs" / "optimizers").glob("*.md"))
+    sections = dict(re.findall(r"^## (\w+)\n(.*?)(?=^## |\Z)", pages, re.MULTILINE | re.DOTALL))
+    for name in OPTIMIZERS:
+        assert f"| [`{name}`](optimizers/" in table, f"add a row for {name} to docs/optimizers.md"
+        assert f".. autofunction:: {name}\n" in sections.get(name, ""), f"add a section for {name} to a page of docs/optimizers"
+        assert re.search(rf"^```{{code-cell}} ipython3\n.*jadam\.{name}\(", sections[name], re.MULTILINE | re.DOTALL), name
 
 
 def test_public_names_in_the_docs_exist():

@@ -46,6 +46,7 @@ def test_your_own_optimizer_takes_40_lines(capsys):
     assert "loss 0.00000" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("lenient")
 def test_four_programs_before_and_after_the_swap(capsys):
     losses = load_script("examples/swap.py").main(["--steps", "100"])

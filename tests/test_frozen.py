@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
-from support import OPTIMIZERS, eight_devices, run
+from support import EACH, OPTIMIZERS, eight_devices, run
 
 import jadam
 
@@ -42,7 +42,7 @@ def test_everything_is_as_if_it_were_not_there(how, gradient):
     assert sum(x.size for x in kept) == sum(x.size for x in alone_kept)
 
 
-@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+@pytest.mark.parametrize("name", EACH)
 def test_of_every_optimizer(name):
     """Prodigy sums over all parameters, LAMB and Adafactor take norms: none sees what is frozen."""
     build = OPTIMIZERS[name]
@@ -85,8 +85,7 @@ def test_what_moves_after_it_is_not_frozen():
     params, state = run(tx, PARAMS, [GRADS])
     assert (params["frozen"] < 1).all()
     assert state.slots["adam"]["mu"]["frozen"] is not None
-    text = jadam.describe(GROUPS["partition"](jadam.adam(1e-2)), PARAMS)
-    assert "frozen" in text.split("rules")[1].splitlines()[2]
+    assert "0 = match('frozen'): frozen" in jadam.describe(GROUPS["partition"](jadam.adam(1e-2)), PARAMS)
 
 
 def test_frozen_on_a_mesh():

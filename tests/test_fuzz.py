@@ -1,4 +1,4 @@
-"""300 drawn transformations of drawn trees keep every law, and planted faults break one. `tests/bench/fuzz.py` draws more."""
+"""Drawn transformations of drawn trees keep every law, and planted faults break one. `tests/bench/fuzz.py` draws more."""
 
 import fuzzing
 import pytest
@@ -8,10 +8,14 @@ from hypothesis import HealthCheck, given, settings
 pytestmark = pytest.mark.filterwarnings("ignore:.*rounded to nearest")
 
 
-@settings(max_examples=300, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
-@given(fuzzing.examples)
-def test_laws_hold(example):
-    fuzzing.check(example)
+@pytest.mark.parametrize("examples", [40, pytest.param(300, marks=pytest.mark.slow)])
+def test_laws_hold(examples):
+    @settings(max_examples=examples, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+    @given(fuzzing.examples)
+    def laws_hold(example):
+        fuzzing.check(example)
+
+    laws_hold()
 
 
 def test_everything_public_is_drawn():

@@ -190,8 +190,8 @@ def test_groups_have_names():
     )
     assert eval(repr(tx), vars(jadam)) == tx
     described = jadam.describe(tx, PARAMS)
-    for group in ("0: match('embed/**')", "body", "2: everything"):
-        assert f"  {group}  " in described
+    for group in ("0 = match('embed/**')", "body = match('layers/**')", "2 = everything else"):
+        assert f"\n{group}: learning_rate\n" in described
     same = jadam.partition(
         [(jadam.match("embed/**"), jadam.sgd(1.0), "0"), (layers, jadam.sgd(2.0), "body"), (True, jadam.sgd(3.0))]
     )

@@ -482,6 +482,7 @@ def test_extra_arguments_reach_who_asks():
     chex.assert_trees_all_close(updates, jax.tree.map(lambda g: 3.0 * g, GRADS[0]), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_line_searches_run():
     def loss(params):
         return sum(jnp.sum((x - 0.5) ** 2) for x in jax.tree.leaves(params))
@@ -551,6 +552,7 @@ def test_a_pair_and_a_rule_in_a_chain():
 # One name at a time
 
 
+@pytest.mark.slow
 def test_jadam_among_them():
     ours = door.chain(door.clip_by_global_norm(0.5), jadam.adam(0.01))
     params, state = train(ours)
@@ -570,6 +572,7 @@ def test_jadam_among_them():
     assert distance(train(door.adam(0.011))[0], params) > 1e-3
 
 
+@pytest.mark.slow
 def test_multi_steps_in_a_chain():
     tx, theirs = (o.chain(o.clip(0.5), o.MultiSteps(o.adam(0.1), 2)) for o in (door, optax))
     assert distance(train(tx)[0], train(theirs)[0]) < 1e-5

@@ -4,6 +4,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -52,6 +53,7 @@ def fill(tree, seed):
     return jax.tree.map(lambda spec: jnp.float32(rng.standard_normal(spec[0])).astype(spec[1]), tree, is_leaf=is_spec)
 
 
+@pytest.mark.slow
 @examples
 @given(tree=trees, tx=chains)
 def test_types_are_a_fixed_point(tree, tx):
@@ -76,6 +78,7 @@ def test_chain_is_associative(tree, one, two, three):
     chex.assert_trees_all_equal(left.init(fill(tree, 0)), right.init(fill(tree, 0)))
 
 
+@pytest.mark.slow
 @examples
 @given(tree=trees, tx=chains)
 def test_a_group_of_all_is_the_whole_and_what_is_masked_out_is_untouched(tree, tx):

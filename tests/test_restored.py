@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import OPTIMIZERS, compilations, run
+from support import EACH, OPTIMIZERS, compilations, run
 
 import jadam
 from jadam._errors import Misuse
@@ -57,7 +57,7 @@ def test_a_restored_state_goes_on_as_if_it_had_not_stopped(name, way):
         chex.assert_trees_all_equal_shapes_and_dtypes(go(tx, held, params, 1), expected)
 
 
-@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+@pytest.mark.parametrize("name", EACH)
 @pytest.mark.parametrize("dtype", ["bfloat16", "int32", "float16"])
 def test_slots_of_another_dtype_are_refused(name, dtype):
     """They were taken; integers cut every average at each load."""
@@ -89,7 +89,7 @@ def test_every_array_of_a_state_has_its_type(name):
 SHAPES = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), PARAMS)
 
 
-@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+@pytest.mark.parametrize("name", EACH)
 def test_init_of_shapes(name):
     """Arrays, as optax returns, where no slot begins as a copy of the parameter."""
     tx = OPTIMIZERS[name](1e-2)
@@ -110,6 +110,7 @@ def test_slots_of_8_bits_are_trees_like_the_parameters():
         assert jax.tree.structure(PARAMS).flatten_up_to(tree)
 
 
+@pytest.mark.slow
 def test_numbers_in_float64_cause_no_warning():
     """scikit-learn's default; five warnings a step, once."""
     params = {"w": np.linspace(0.0, 1.0, 6).reshape(2, 3)}

@@ -172,6 +172,7 @@ USES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("use", USES)
 @pytest.mark.parametrize("compiled", [True, False])
 def test_nothing_is_kept_after_the_user_dropped_it(use, compiled):

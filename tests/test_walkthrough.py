@@ -10,6 +10,8 @@ import pytest
 from PIL import Image
 from support import ROOT, load_script
 
+pytestmark = pytest.mark.slow
+
 NAMES = ("g", "m", "v", "m_hat", "v_hat", "theta")
 
 

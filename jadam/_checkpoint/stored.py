@@ -15,7 +15,7 @@ from jax.core import Tracer
 
 from jadam._errors import BadType, BadValue, shown
 from jadam._state import numbered
-from jadam._tree import PyTree, flatten, quoted
+from jadam._tree import PyTree, flatten, is_array, quoted
 
 FORMAT, CHECKSUM = "format", "checksum"
 VERSION = 1
@@ -62,7 +62,7 @@ def _plain(name: str, x: Any) -> tuple[str, np.ndarray]:
     """An array in a dtype that numpy itself has, since `numpy.save` writes bfloat16 as bytes without a name."""
     if isinstance(x, Tracer):
         raise BadType(f"{name!r} is traced; call to_dict outside of jit.")
-    if not isinstance(x, Array | np.ndarray | np.generic | int | float | complex):
+    if not isinstance(x, Array | np.ndarray | np.generic | int | float | complex) or (isinstance(x, int) and not is_array(x)):
         raise BadType(f"{quoted(name)} is {shown(x)}, which is not an array.")
     x = x if isinstance(x, Array | np.ndarray) else jnp.asarray(x)
     marked = f"{name}:{x.dtype}"

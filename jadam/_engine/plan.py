@@ -40,6 +40,9 @@ class ReadItFromH:
 IN_STATE = ReadItFromH()
 
 
+Group = tuple[tuple[str, str], ...]
+
+
 @dataclass(frozen=True)
 class Placed:
     """A part over a tree; masks and options are resolved, numbers left out.
@@ -54,7 +57,7 @@ class Placed:
         counter: the name of its group, if that keeps its step count.
         counts: whether it keeps the step count of what is inside it.
         inner: what it wraps.
-        group: the groups it belongs to, in words.
+        group: the groups it belongs to, the outermost first: the name of each, and which parameters these are in words.
     """
 
     key: str
@@ -66,7 +69,7 @@ class Placed:
     counter: str | None
     counts: bool
     inner: tuple[Placed, ...]
-    group: str = field(compare=False)  # for the eyes alone: programs do not depend on it
+    group: Group = field(compare=False)  # for the eyes alone: programs do not depend on it
 
     def __iter__(self) -> Iterator[Placed]:
         yield self
@@ -86,7 +89,7 @@ class Plan:
         shapes: and dtypes, of all leaves.
         treedef: of the tree.
         trained: the numbers of the leaves that optimizers act on.
-        frozen: those that they would act on if their updates were not set to zero, with their groups in words.
+        frozen: those that they would act on if their updates were not set to zero, with their groups.
         row: the parts, in order.
         storages: of parameters, by their names in the state.
         landings: the name in the state of each leaf's storage, where the recipe says so; the innermost call does.
@@ -100,7 +103,7 @@ class Plan:
     shapes: tuple[tuple[tuple[int, ...], Any], ...]
     treedef: Any
     trained: tuple[int, ...]
-    frozen: dict[int, str]
+    frozen: dict[int, Group]
     row: tuple[Placed, ...]
     storages: dict[str, ParamStorage]
     landings: dict[int, str]
@@ -250,8 +253,8 @@ def _placed(row: Sequence[Place], leaves: Leaves, within: Sequence[int]) -> tupl
     return tuple(placed)
 
 
-def _group(place: Place) -> str:
-    return " > ".join(scope.group for scope in place.scope if scope.group)
+def _group(place: Place) -> Group:
+    return tuple((scope.label, scope.group) for scope in place.scope if scope.label)
 
 
 def _bound(rule: Any, at: Sequence[int], leaves: Leaves) -> tuple[Any, tuple[Any, ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +14,7 @@ from jadam._engine.checks import COUNT, check_scalar, kept_scalars
 from jadam._engine.kept import Type
 from jadam._engine.numbers import alike
 from jadam._engine.plan import Plan
-from jadam._errors import BadType, BadValue
+from jadam._errors import BadType, BadValue, shown
 from jadam._state import GIVEN, OptState
 from jadam._tree import flatten, is_array, quoted
 
@@ -37,14 +38,14 @@ def restored(plan: Plan, state: OptState) -> OptState:
         for key, value in state.hyperparams.items()
         if isinstance(value, int | float | np.ndarray | np.generic)
         or (isinstance(value, Array) and (value.dtype != plan.dtype or value.weak_type))
-        if key + GIVEN in given and np.ndim(value) == 0
+        if key + GIVEN in given and np.ndim(value) == 0 and not _too_large(value)
     }
     if assigned:
         state = state._replace(hyperparams={**state.hyperparams, **assigned})
     leaves = flatten(state)
     for name, leaf in zip(leaves.names, leaves.values, strict=True):
         if not is_array(leaf):
-            raise BadType(f"{quoted(name)} of the state is {leaf!r}, which is not an array.")
+            raise BadType(f"{quoted(name)} of the state is {shown(leaf)}, which is not an array.")
     types, number = kept_scalars(plan), Type((), plan.dtype)
     return state._replace(
         count=_number(state.count, np.int32),
@@ -73,8 +74,15 @@ def _checked(plan: Plan, key: str, value: Any) -> Any:
     return value
 
 
+def _too_large(value: Any) -> bool:
+    """Whether this is an integer that no float can represent. It is refused as what is not an array."""
+    return isinstance(value, int) and abs(value) > sys.float_info.max
+
+
 def _number(value: Any, dtype: Any) -> Any:
     """A Python number as an array, if it is of the kind that must be there; everything else as it is."""
+    if _too_large(value):
+        return value
     if np.dtype(dtype) == np.int32 and isinstance(value, int | np.integer | np.ndarray) and np.ndim(value) == 0 and value < 0:
         raise BadValue(f"the count of the state is {value}, and not the number of updates done.")
     return np.asarray(value, dtype) if isinstance(value, int if np.dtype(dtype) == np.int32 else int | float) else value

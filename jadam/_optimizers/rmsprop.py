@@ -18,9 +18,11 @@ class ScaleByRms(Rule):
     """Divides gradients by the root of an average of their squares: `u = g / (sqrt(v) + eps)`.
 
     `v = decay v + (1-decay) g^2`; with `centered`, `u = g / (sqrt(v - m^2) + eps)` with the average gradient `m`.
-    Other arguments as in `rmsprop`.
 
     Args:
+        decay: of both averages, in [0, 1).
+        eps: added to the root, >= 0.
+        centered: whether the square of the average gradient is subtracted from `v`.
         bias_correction: whether `v` is divided by `1 - decay^t`, as in Adam; not with `centered`.
 
     Raises:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import sys
 import typing
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
+from numbers import Rational
 from typing import Annotated, Any
 
 import jax.numpy as jnp
@@ -82,8 +84,11 @@ def not_a_number(value: Any, shape: tuple[int, ...] = ()) -> str:
         if not (jnp.issubdtype(value.dtype, np.floating) or jnp.issubdtype(value.dtype, np.integer)):
             return f"an array of dtype {value.dtype}"
         return "" if value.shape in ((), shape) else f"an array of shape {value.shape}"
-    is_number = hasattr(value, "__float__") and not isinstance(value, bool)
-    return "" if is_number else shown(value)
+    if isinstance(value, bool) or not hasattr(value, "__float__"):
+        return shown(value)
+    # Of other kinds, such as decimals, the float is inf.
+    too_large = isinstance(value, Rational) and abs(value) > sys.float_info.max
+    return f"{shown(value)}, which no float can represent" if too_large else ""
 
 
 def counts(count: Any) -> Array:

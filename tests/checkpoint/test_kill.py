@@ -22,7 +22,7 @@ TXS = {"adamw": CLIPPED, "in a window": jadam.accumulate(CLIPPED, 4)}
 def recipe():
     """`save` and `load` of the page."""
     page = (ROOT / "docs" / "checkpoints.md").read_text()
-    [block] = re.findall(r"^```python\n(def save.*?)^```", page, re.MULTILINE | re.DOTALL)
+    [block] = re.findall(r"^```\{code-cell\} ipython3\n(def save.*?)^```", page, re.MULTILINE | re.DOTALL)
     namespace = {"os": os, "np": np, "jnp": jnp, "jadam": jadam}
     exec(block, namespace)
     return namespace["save"], namespace["load"]

@@ -69,7 +69,10 @@ def test_what_a_kernel_computes():
 
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize(("params", "by"), list(zip(PARAMS, itertools.cycle(["step", "update"]), strict=False)))
-@pytest.mark.parametrize(("state", "rounding"), STATES)
+@pytest.mark.parametrize(
+    ("state", "rounding"),
+    [state if state[0] == "bfloat16" else pytest.param(*state, marks=pytest.mark.slow) for state in STATES],
+)
 def test_every_storage(state, rounding, params, by):
     check("adamw", state, rounding, params, by)
 
@@ -91,6 +94,7 @@ def test_the_comparison_sees_other_bits():
         assert_equal_but_for_rounding(run(one, params, grads, "step"), run(two, params, grads, "step"))
 
 
+@pytest.mark.slow
 def test_before_and_after_other_rules():
     """A clip of the whole tree before it, and a rule of whole arrays after it: the kernel has what is between."""
     inner = [build("adam", "int8", "kahan", "stochastic", kernel) for kernel in ("pallas", "xla")]
@@ -119,6 +123,7 @@ def test_many_models_and_derivatives_are_computed_by_xla():
     np.testing.assert_allclose(*slopes, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=str)
 @pytest.mark.parametrize("spec", [("data", None), (None, "model"), ("data", "model"), (("data", "model"), None)], ids=str)
 def test_each_device_computes_its_part(kind, spec):
@@ -166,6 +171,7 @@ def test_inside_shard_map():
     chex.assert_trees_all_close(jax.jit(step)(params), tx.step(params, tx.init(params), params)[0], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_tiles_of_other_platforms(monkeypatch):
     """What Triton and Mosaic would be given, interpreted: their tiles, and masks where there are any."""
     from jadam._engine import kernel

@@ -48,7 +48,9 @@ SHARED = {
 
 
 @pytest.mark.parametrize("name", SHARED)
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    "dtype", [pytest.param(jnp.float32, id="float32"), pytest.param(jnp.bfloat16, id="bfloat16", marks=pytest.mark.slow)]
+)
 def test_as_many_reductions_as_of_a_clip_alone(name, dtype):
     alone = reductions(jadam.chain(CLIP, ADAM), dtype)
     assert alone == 3

@@ -76,6 +76,7 @@ SEVERAL = {
     "units": jadam.chain(jadam.adaptive_grad_clip(0.1), jadam.sgd(0.1)),
     "without a number": jadam.chain(jadam.trace(0.9), jadam.scale(-0.1)),
 }
+USUAL = {"clipped", "stochastic, int8", "lamb"}
 
 
 def steps(name):
@@ -86,7 +87,7 @@ def steps(name):
 
 
 @pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize("name", SEVERAL)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[] if name in USUAL else pytest.mark.slow) for name in SEVERAL])
 def test_steps_are_those_of_a_cpu(name):
     expected = steps(name)
     for platform in PLATFORMS:

@@ -4,7 +4,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import pytest
-from support import OPTIMIZERS, run
+from support import EACH, OPTIMIZERS, run
 
 import jadam
 
@@ -27,7 +27,7 @@ def steps(tx):
     return run(tx, PARAMS, [PARAMS, PARAMS])
 
 
-@pytest.mark.parametrize("name", chains())
+@pytest.mark.parametrize("name", ["everything", *(pytest.param(name, marks=pytest.mark.slow) for name in OPTIMIZERS)])
 def test_debug_nans_and_no_tracer_leaks(name):
     with jax.checking_leaks():
         jax.jit(lambda: steps(chains()[name]))()
@@ -38,14 +38,14 @@ def test_debug_nans_and_no_tracer_leaks(name):
         steps(tx)
 
 
-@pytest.mark.parametrize("name", chains())
+@pytest.mark.parametrize("name", ["everything", *EACH])
 def test_disable_jit(name):
     compiled = steps(chains()[name])
     with jax.disable_jit():
         chex.assert_trees_all_close(steps(chains()[name]), compiled, rtol=1e-2, atol=1e-6)  # an ulp of bfloat16
 
 
-@pytest.mark.parametrize("name", chains())
+@pytest.mark.parametrize("name", ["everything", *EACH])
 @pytest.mark.usefixtures("x64")
 def test_x64_changes_nothing_for_float32(name):
     tx = chains()[name]
@@ -55,7 +55,7 @@ def test_x64_changes_nothing_for_float32(name):
         assert {x.dtype for x in jax.tree.leaves(state)} == {jnp.dtype(dtype), jnp.dtype("int32")}
 
 
-@pytest.mark.parametrize("name", chains())
+@pytest.mark.parametrize("name", ["everything", *EACH])
 def test_no_implicit_transfers_in_a_step(name):
     tx = chains()[name]
     state = tx.init(PARAMS)

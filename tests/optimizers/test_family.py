@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import OPTIMIZERS, at, cast, distance, stack
+from support import EACH, OPTIMIZERS, at, cast, distance, stack
 
 import jadam
 from jadam._optimizers.muon import orthogonalize
@@ -246,7 +246,7 @@ def test_coordinates_without_gradient_stay(name):
     assert np.all(np.abs(params["b"][-1, [0, 1, 3]] - START["b"][[0, 1, 3]]) > 0)
 
 
-@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+@pytest.mark.parametrize("name", EACH)
 def test_zero_gradients_for_long(name):
     """After some gradients, 5,000 zero ones: nothing blows up as the averages die out, and what comes then is finite."""
     grads = np.zeros((5_060, 4))

@@ -17,6 +17,7 @@ def test_equals_the_authors_code(name):
     assert golden.distance(case, golden.build(case, SCHEDULES), "float64") <= LOOSE.get(name, 1e-11)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_float32_stays_near(name):
     """Within four times what the authors' own code loses in float32."""

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import OPTIMIZERS, is_finite
+from support import EACH, OPTIMIZERS, is_finite
 
 pytestmark = pytest.mark.slow
 RNG = np.random.default_rng(0)
@@ -79,7 +79,7 @@ def allows_zero(name):
     return {hyper.name for rule in rules for hyper in rule.hypers if hyper.allowed.holds(0.0)}
 
 
-@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+@pytest.mark.parametrize("name", EACH)
 @pytest.mark.usefixtures("x64", "quick")
 def test_derivatives_by_hyperparameters(name):
     """At its default, and at zero where that is allowed: b1 = 0 is how GANs train, and was NaN."""
@@ -100,7 +100,7 @@ def test_derivatives_by_hyperparameters(name):
                 assert slope == pytest.approx(difference, rel=1e-3, abs=1e-4 + off), (key, value)
 
 
-@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+@pytest.mark.parametrize("name", EACH)
 @pytest.mark.usefixtures("x64", "quick")
 def test_where_no_gradient_is_the_derivative_is_finite(name):
     """A row that a batch does not touch: `sqrt(v)` has no derivative at zero, but `m / (sqrt(v) + eps)` has one."""
@@ -110,7 +110,7 @@ def test_where_no_gradient_is_the_derivative_is_finite(name):
         assert is_finite(loss(hypers, start, weights))
 
 
-@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+@pytest.mark.parametrize("name", EACH)
 @pytest.mark.usefixtures("x64", "quick")
 def test_derivatives_by_the_start(name):
     hypers, start, loss = problem(name)

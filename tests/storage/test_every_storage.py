@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from support import OPTIMIZERS, cast, counted, eight_devices, is_finite, master, run, scanned, stack, wide
+from support import EACH, OPTIMIZERS, cast, counted, eight_devices, is_finite, master, run, scanned, stack, wide
 
 import jadam
 
@@ -77,6 +77,7 @@ ON_A_MESH = {  # of parameters: shape, placement, placement of their scales
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ON_A_MESH)
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=str)
 def test_storages_on_a_mesh(kind, name):
@@ -168,8 +169,11 @@ def trained(name, state=None, rounding="stochastic", params=None):
     return wide(updates), path, last
 
 
-@pytest.mark.parametrize(("state", "rounding"), [("bfloat16", "stochastic"), ("int8", "stochastic"), ("int8", "nearest")])
-@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+@pytest.mark.parametrize(
+    ("state", "rounding"),
+    [("bfloat16", "stochastic"), ("int8", "stochastic"), pytest.param("int8", "nearest", marks=pytest.mark.slow)],
+)
+@pytest.mark.parametrize("name", EACH)
 def test_every_optimizer_with_slots_in_fewer_bits(name, state, rounding):
     """The updates of 200 steps point where those of float32 slots do; a scan holds the state to its dtypes."""
     updates, _, last = trained(name, state, rounding)
@@ -185,7 +189,7 @@ def test_every_optimizer_with_slots_in_fewer_bits(name, state, rounding):
     assert cosine < 1 or not most
 
 
-@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+@pytest.mark.parametrize("name", EACH)
 def test_every_optimizer_with_parameters_in_16_bits(name):
     """After 200 steps as far from float32 as the storage can hold.
 
@@ -218,6 +222,7 @@ def test_nearest_loses_what_others_keep():
     assert (np.abs(low["w"][-1] - full["w"][-1]) > kahan).mean() > 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "choice",
     [

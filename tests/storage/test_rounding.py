@@ -249,6 +249,7 @@ def alone(choice):
     return steps(optimizer(choice), *problem())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("choice", CHOICES)
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=str)
 def test_eight_devices_draw_what_one_draws(choice, kind):

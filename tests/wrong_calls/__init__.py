@@ -13,6 +13,9 @@ STATE = TX.init(PARAMS)
 ADAM, SOAP, BIAS, ONES = jadam.adam(1.0), jadam.soap(1e-3), jadam.match("**/bias"), jnp.ones(3)
 
 NEEDS_PARAMS = "needs the parameters; call update(grads, state, params), not update(grads, state)."
+HUGE = 10**400
+DIGITS = f"{str(HUGE)[:100]}..."
+NO_FLOAT = f"{DIGITS}, which no float can represent"
 STRUCTURE = "adamw.update: the gradients do not have the structure of the parameters: "
 SAME_TREE = "Differentiate with respect to the same tree, or mask out what has no gradient."
 TAKE_OUT = "which is not an array; take it out of the tree, or put None in its place."

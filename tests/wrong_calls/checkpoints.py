@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jadam
-from wrong_calls import ADAM, ONES, PARAMS, STATE, TX
+from wrong_calls import ADAM, DIGITS, HUGE, ONES, PARAMS, STATE, TX
 
 SAVED = jadam.to_dict(STATE)
 MIGRATE = "write jadam.migrate(saved, tx, params) for what has changed since it was saved."
@@ -39,6 +39,7 @@ def from_torch(entry=MOMENTS, names=("w",), tx=ADAM, params=W, **options):
 CALLS = {
     "to_dict: the first argument is a dict, " + RETURNED: lambda: jadam.to_dict(PARAMS),
     "to_dict: 'count' is traced; call to_dict outside of jit.": lambda: jax.jit(jadam.to_dict)(STATE),
+    f"to_dict: count is {DIGITS}, which is not an array.": lambda: jadam.to_dict(STATE._replace(count=HUGE)),
     "to_dict: slots/adam/mu/dense/bias is 'lost', which is not an array.": lambda: jadam.to_dict(
         STATE._replace(slots=jax.tree.map(lambda _: "lost", STATE.slots))
     ),

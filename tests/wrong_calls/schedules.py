@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jadam
-from wrong_calls import ONES, PARAMS
+from wrong_calls import HUGE, NO_FLOAT, ONES, PARAMS
 
 LINE, ONE = jadam.polynomial_schedule(1.0, 0.0, 1.0, 10), jadam.constant_schedule(1.0)
 
@@ -235,6 +235,10 @@ CALLS = {
     "sgd.init: the schedule of learning_rate returned [1.0]; it must return a number.": lambda: driven([1.0]),
     "sgd.init: the schedule of learning_rate returned True; it must return a number.": lambda: driven(True),
     "sgd.init: the schedule of learning_rate returned 1j; it must return a number.": lambda: driven(1j),
+    f"sgd.init: the schedule of learning_rate returned {NO_FLOAT}; it must return a number.": lambda: driven(HUGE),
+    "sgd.init: the schedule of learning_rate returned <int>, which no float can represent; it must return a number.": lambda: (
+        driven(10**5000)  # which Python refuses to write as digits
+    ),
     "sgd.init: the schedule of learning_rate returned an array of shape (3,); it must return a number.": lambda: driven(ONES),
     "sgd.init: the schedule of learning_rate returned an array of shape (1,); it must return a number.": lambda: driven(
         np.ones(1)

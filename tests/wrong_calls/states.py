@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jadam
-from wrong_calls import ADAM, BIAS, ONES, OTHER_STATE, PARAMS, STATE, TX
+from wrong_calls import ADAM, BIAS, DIGITS, HUGE, ONES, OTHER_STATE, PARAMS, STATE, TX
 
 PRODIGY = jadam.prodigy()
 INT8 = jadam.with_precision(ADAM, "int8", min_size=0)
@@ -154,6 +154,12 @@ CALLS = {
         LOW, KAHAN.init(LOW)._replace(slots=jax.tree.map(lambda x: x.astype(jnp.float32), KAHAN.init(LOW).slots)), LOW
     ),
     # hyperparameters of a state
+    f"adamw.update: hyperparams/learning_rate of the state is {DIGITS}, which is not an array.": lambda: TX.update(
+        PARAMS, STATE._replace(hyperparams=STATE.hyperparams | {"learning_rate": HUGE}), PARAMS
+    ),
+    f"adamw.update: given/learning_rate.given of the state is {DIGITS}, which is not an array.": lambda: TX.update(
+        PARAMS, STATE._replace(given=STATE.given | {"learning_rate.given": HUGE}), PARAMS
+    ),
     "adamw.set_hyperparams: there is no 'lr'; there are b1, b2, eps, eps_root, learning_rate, weight_decay.": lambda: (
         TX.set_hyperparams(STATE, lr=1.0)
     ),

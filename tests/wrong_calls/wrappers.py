@@ -1,7 +1,7 @@
 """Of chains and wrappers: what stands inside them, and their options."""
 
 import jadam
-from wrong_calls import ADAM, BIAS, ONES, PAIR, PARAMS, STATE, TX, Always
+from wrong_calls import ADAM, BIAS, HUGE, NO_FLOAT, ONES, PAIR, PARAMS, STATE, TX, Always
 
 
 def weigh(**extra):
@@ -207,6 +207,7 @@ CALLS = {
     "guard.update: value must be the loss, a real scalar, not an array of dtype bool.": lambda: watch(True),
     "guard.update: value must be the loss, a real scalar, not an array of dtype complex64.": lambda: watch(1j),
     "guard.update: value must be the loss, a real scalar, not {}.": lambda: watch({}),
+    f"guard.update: value must be the loss, a real scalar, not {NO_FLOAT}.": lambda: watch(HUGE),
     "has_diverged: the state is of no guard; build the transformation with jadam.guard(tx).": lambda: jadam.has_diverged(
         TX.init(PARAMS)
     ),
@@ -293,6 +294,7 @@ CALLS = {
     "accumulate.step: weight must be a number, not an array of shape (3,).": lambda: weigh(weight=ONES),
     "accumulate.step: weight must be a number, not True.": lambda: weigh(weight=True),
     "accumulate.step: weight must be a number, not 'a'.": lambda: weigh(weight="a"),
+    f"accumulate.step: weight must be a number, not {NO_FLOAT}.": lambda: weigh(weight=HUGE),
     "MultiSteps: opt is None, which is not a transformation; give one of jadam's, or an (init, update) pair.": lambda: (
         jadam.MultiSteps(None, 2)
     ),
@@ -317,6 +319,11 @@ CALLS = {
     "describe: a _Stranger is not a jadam transformation; write jadam.adam(...), or jadam.chain(...) around it.": lambda: (
         jadam.describe(PAIR, PARAMS)
     ),
+    "describe(depth=0): depth must be an integer >= 1, or None for all that there is.": lambda: jadam.describe(
+        TX, PARAMS, depth=0
+    ),
+    "describe(fold=1): fold must be True or False.": lambda: jadam.describe(TX, PARAMS, fold=1),
+    "describe: only tx, params may be given by position; write depth=2.": lambda: jadam.describe(TX, PARAMS, 2),
     "check_precision: a function is not a jadam transformation; write jadam.adam(...), or jadam.chain(...) "
     "around it.": lambda: jadam.check_precision(jadam.adam, PARAMS),
     "check_precision: the learning rate must be a finite number >= 0, or a schedule with such a peak_value.": lambda: (

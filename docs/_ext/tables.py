@@ -1,0 +1,67 @@
+"""Tables and code that fit a phone.
+
+A wide table is shown there as a card for each row, whose cells carry the title of their column. Code in a line may be broken
+after its punctuation, and nowhere else.
+"""
+
+import re
+
+from html import escape
+
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.transforms.post_transforms import SphinxPostTransform
+from sphinx.writers.html5 import HTML5Translator
+
+PHONE = 44  # characters of a row beside each other at 390 px
+
+
+class Cards(SphinxPostTransform):
+    """Marks tables that are wider than a phone, and gives each of their cells the title of its column."""
+
+    default_priority = 900
+
+    def run(self, **_: object) -> None:
+        """Called by Sphinx for each page."""
+        for group in self.document.findall(nodes.tgroup):
+            rows = list(group.findall(nodes.row))
+            columns = zip(*([entry.astext() for entry in row] for row in rows), strict=True)
+            if (
+                sum(max(map(len, column)) for column in columns) <= PHONE
+                or group.first_child_matching_class(nodes.thead) is None
+            ):
+                continue
+            group.parent["classes"].append("cards")
+            titles = [entry.astext() for entry in rows[0]]
+            for row in rows[1:]:
+                for entry, title in zip(row, titles, strict=True):
+                    entry["title"] = title
+
+
+def entry(self: HTML5Translator, node: nodes.entry) -> None:
+    """A cell, with the title of its column as an attribute that the style sheet shows."""
+    HTML5Translator.visit_entry(self, node)
+    if node.get("title"):
+        start, _, rest = self.body[-1].rpartition(">")
+        self.body[-1] = f'{start} data-title="{escape(node["title"])}">{rest}'
+
+
+def begin_literal(self: HTML5Translator, node: nodes.literal) -> None:
+    """Code in a line, from its first tag."""
+    node["start"] = len(self.body)
+    HTML5Translator.visit_literal(self, node)
+
+
+def end_literal(self: HTML5Translator, node: nodes.literal) -> None:
+    """Code in a line: what has been written since its first tag."""
+    for at in range(node["start"], len(self.body)):
+        self.body[at] = re.sub(r"(<[^>]+>|&\w+;)|(?<=[/_:.,(=|])(?=\w)", lambda found: found[1] or "<wbr>", self.body[at])
+    HTML5Translator.depart_literal(self, node)
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Called by Sphinx."""
+    app.add_post_transform(Cards)
+    app.add_node(nodes.literal, override=True, html=(begin_literal, end_literal))
+    app.add_node(nodes.entry, override=True, html=(entry, HTML5Translator.depart_entry))
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
