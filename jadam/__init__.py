@@ -95,6 +95,7 @@ from jadam._wrappers.loss_scale import loss_scale as loss_scale
 from jadam._wrappers.average import average as average
 from jadam._wrappers.lookahead import lookahead as lookahead
 from jadam._wrappers.sam import sam as sam
+from jadam._wrappers.lazy import lazy as lazy
 from jadam._wrappers.guard import guard as guard
 from jadam._wrappers.monitor import monitor as monitor
 from jadam._cautious import cautious as cautious

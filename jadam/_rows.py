@@ -171,7 +171,7 @@ def unique_rows(ids: Any, *, rows: int, size: int | None = None) -> Array:
         >>> batch = jnp.array([7, 2, 7])
         >>> ids = jadam.unique_rows(batch, rows=10, size=4)
         >>> ids, jnp.searchsorted(ids, batch)
-        (Array([ 2,  7, 10, 11], dtype=int32), Array([1, 0, 1], dtype=int32))
+        (Array([ 2,  7, 12, 13], dtype=int32), Array([1, 0, 1], dtype=int32))
     """
     ids = _array("ids", ids)
     if not jnp.issubdtype(ids.dtype, jnp.integer):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from jax import Array
@@ -11,6 +12,7 @@ from jax import Array
 from jadam._dtypes import cast, compute_dtype, decode, encode
 from jadam._engine import checks, returned
 from jadam._engine.leaf import Operands, Program, needs_params
+from jadam._engine.missed import Gap
 from jadam._engine.norms import Norms
 from jadam._engine.placement import decoded
 from jadam._engine.plan import Placed, Plan
@@ -32,6 +34,7 @@ class Step(NamedTuple):
     ids: Mapping[int, Array]  # by leaf, the rows of tables of which there are gradients of these alone
     rate: Array | None = None  # by which wrappers around a row multiply its learning rates
     measured: bool = False  # whether a wrapper around a row sums over its results
+    gaps: Mapping[int, Gap] = MappingProxyType({})  # by leaf, how many steps its rows missed, to be caught up with
 
 
 class Ready(NamedTuple):

@@ -20,6 +20,7 @@ from jadam._dtypes import cast, encode, full_dtype, full_products
 from jadam._engine import checks, returned
 from jadam._engine.kept import following, formats_of, kept_of, made_anew, part_of
 from jadam._engine.leaf import Mode, NoCount, Operands, Program, encoded
+from jadam._engine.missed import Gap
 from jadam._engine.norms import Norms, sums_of_squares
 from jadam._engine.placement import decoded, on_automatic_axes
 from jadam._engine.plan import Placed
@@ -140,6 +141,7 @@ class Row(Reader):
                 self.residues[i],
                 [one.h for one in ready],
                 (self.key, number_key(i)) if any(name for *_, name in rules) or plan.storage(i).draws else None,
+                self.step.gaps.get(i),
             )
             in_kernel = any(one.placed.formats.kernel == "pallas" for one in ready)
             program = Program(rules, plan.storage(i), mode, in_kernel, self.step.measured)
@@ -186,6 +188,7 @@ class Row(Reader):
             extra: Mapping[str, Any] = MappingProxyType({}),
             rate: Array | None = None,
             measured: bool = False,
+            gaps: Sequence[Gap] = (),
         ) -> Done:
             own = zip(at, returned.updates(wrapper, updates, len(at)), full, strict=True)
             # What is handed on unchanged stays as it is stored: its norm is known, and no cast of it is written to memory.
@@ -193,6 +196,7 @@ class Row(Reader):
             step = self.step._replace(extra={**self.step.extra, **extra}, measured=measured or self.step.measured)
             if mode == "step" and step.params is not None:
                 step = step._replace(params=[before.updates.get(i, p) for i, p in enumerate(step.params)])
+            step = step._replace(gaps=dict(zip(at, gaps, strict=False)))  # of none mostly
             if rate is not None:
                 _refuse_no_rate(placed)
                 step = step._replace(rate=rate if step.rate is None else rate * step.rate)

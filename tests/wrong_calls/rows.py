@@ -10,6 +10,8 @@ from jadam import Rows
 from wrong_calls import PAIR
 
 PARAMS = {"table": jnp.zeros((40, 3)), "w": jnp.zeros(3)}
+LAZY = jadam.lazy(jadam.adam(1.0), catch_up=True)
+UNKNOWN = "would have done in the steps that a row missed is not known; use adamw, lion or sgd."
 IDS = jnp.array([1, 4])
 ROWS = Rows(IDS, jnp.ones((2, 3)))
 IS_ROWS = "the gradient at table is Rows, and"
@@ -100,8 +102,26 @@ CALLS = {
     f"chain.step: {IS_ROWS} scale_by_adam(...) is not of jadam, and expects whole arrays; {DENSE}": lambda: step(
         jadam.chain(optax.scale_by_adam(), jadam.sgd(1.0))
     ),
-    f"with_precision.step: {IS_ROWS} mu of scale_by_adam is stored in 8 bits, in blocks of 32 rows; keep the state of tables in a "
-    "group of their own: with_precision(tx, state='bfloat16').": lambda: step(
+    f"with_precision.step: {IS_ROWS} mu of scale_by_adam is stored in 8 bits, in blocks of 32 rows; keep the state of tables "
+    "in a group of their own: with_precision(tx, state='bfloat16').": lambda: step(
         jadam.with_precision(jadam.adam(1.0), state="int8", min_size=1)
+    ),
+    # what cannot catch up
+    "lazy(catch_up=1): catch_up must be True or False.": lambda: jadam.lazy(jadam.adam(1.0), catch_up=1),
+    f"lazy: what scale_by_amsgrad {UNKNOWN}": lambda: jadam.lazy(jadam.amsgrad(1.0), catch_up=True),
+    f"lazy: what scale_by_muon {UNKNOWN}": lambda: jadam.lazy(jadam.muon(1.0), catch_up=True),
+    "lazy: guard cannot be inside; put it around: guard(lazy(tx, catch_up=True)).": lambda: jadam.lazy(
+        jadam.guard(jadam.adam(1.0)), catch_up=True
+    ),
+    "lazy.update: lazy needs the parameters; call update(grads, state, params), not update(grads, state).": lambda: LAZY.update(
+        PARAMS, LAZY.init(PARAMS)
+    ),
+    "lazy.step: lazy cannot sum up the steps of trace, which averages what other rules of lazy make of nothing; put them after "
+    "it, or outside.": lambda: step(jadam.lazy(jadam.sgd(1.0, momentum=0.9, weight_decay=0.1), catch_up=True)),
+    "lazy.step: lazy needs the steps of its rules in one, and something reads the updates of scale_by_learning_rate.": lambda: (
+        step(jadam.lazy(jadam.chain(jadam.adam(1.0), jadam.clip_by_global_norm(1.0)), catch_up=True))
+    ),
+    "lazy.step: lazy cannot sum up the steps of clip; put it before the averages, or outside.": lambda: step(
+        jadam.lazy(jadam.chain(jadam.adam(1.0), jadam.clip(1.0)), catch_up=True)
     ),
 }
