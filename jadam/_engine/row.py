@@ -25,9 +25,9 @@ from jadam._engine.norms import Norms, sums_of_squares
 from jadam._engine.placement import decoded, on_automatic_axes
 from jadam._engine.plan import Placed
 from jadam._engine.reader import Reader, Ready, Step
+from jadam._engine.rows import unpadded
 from jadam._errors import BadValue
 from jadam._recipe import Pair
-from jadam._rows import without_padding
 from jadam._rule import Context, DecayRate, H, Rule, extra, scalars_of
 from jadam._state import GIVEN, OptState
 from jadam._storage.rounding import number_key, step_key
@@ -147,7 +147,7 @@ class Row(Reader):
             program = Program(rules, plan.storage(i), mode, in_kernel, self.step.measured)
             self.updates[i], slots, self.residues[i] = self.step.run_rules(program, operands)
             if i in self.step.ids:  # no norm may count what a rule made of padding
-                self.updates[i] = without_padding(self.updates[i], self.step.ids[i], plan.whole[i][0])
+                self.updates[i] = unpadded(self.updates[i], self.step.ids[i], plan.whole[i][0])
             for one, new in zip(ready, slots, strict=True):
                 one.slots[i] = new
         for one in self.pending:

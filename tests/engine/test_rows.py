@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import ELEMENTWISE_RULES, OPTIMIZERS, assert_differ, run
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from support import ELEMENTWISE_RULES, OPTIMIZERS, assert_differ, eight_devices, run
 
 import jadam
 from jadam import Rows
@@ -355,3 +356,27 @@ def test_a_donated_table_stays_where_it_is(tx, by):
     assert program.memory_analysis().alias_size_in_bytes >= 768e6
     assert copies(program) == 0
     assert copies(compiled(())) == 3  # so the count can tell
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.parametrize("spec", [("data", None), (None, "model"), ("data", "model")])
+def test_a_table_that_is_spread_over_devices(spec, kind):
+    """By rows, by columns, by both: equal to one device, placed as before, and no table is put together anywhere."""
+    mesh, tx = eight_devices(kind), jadam.chain(jadam.clip_by_global_norm(1.0), jadam.adamw(1e-2))
+    params = {"table": normal(64, 16)}
+    rows = {"table": Rows(jnp.asarray(RNG.integers(0, 70, 20)), normal(20, 16))}
+    expected, state = tx.step(rows, tx.init(params), params)
+    with jax.set_mesh(mesh):
+        place = lambda x, *spec: jax.device_put(x, NamedSharding(mesh, PartitionSpec(*spec)))  # noqa: E731
+        spread = {"table": place(params["table"], *spec)}
+        everywhere = {"table": Rows(place(rows["table"].ids, None), place(rows["table"].values, None, None))}
+        new, after = tx.step(everywhere, tx.init(spread), spread)
+        updates, _ = tx.update(everywhere, tx.init(spread), spread)
+        added = jadam.apply_updates(spread, updates)
+        program = jax.jit(tx.step).lower(everywhere, tx.init(spread), spread).compile().as_text()
+    chex.assert_trees_all_close(jax.device_get((new, after)), (expected, state), rtol=1e-5, atol=1e-7)
+    chex.assert_trees_all_close(jax.device_get(added), expected, rtol=1e-5)
+    for x in (new["table"], added["table"], *of_table(after)):
+        assert x.sharding.is_equivalent_to(spread["table"].sharding, 2)
+    assert "all-gather(" not in program
+    assert "all-reduce(" in program  # the rows, or their norm
