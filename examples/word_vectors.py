@@ -1,6 +1,6 @@
 """Trains word vectors, of which a batch touches few, by steps on whole tables and by steps on rows.
 
-    python examples/word_vectors.py                   # Python's own documentation (83,000 words), a minute or two
+    python examples/word_vectors.py                   # Python's own documentation (64,000 words), a minute or two
     python examples/word_vectors.py --text book.txt   # any text
 
 Skip-gram with negative samples (Mikolov et al. 2013, arXiv:1310.4546): the vector of a word should have a large inner product
@@ -104,9 +104,9 @@ def main(arguments=None):
     words, vocabulary = words_of(options.text)
     print(f"{len(words):,} words, {len(vocabulary):,} different; {options.steps:,} steps of {BATCH} pairs")
     tx, found, fig = jadam.adam(2e-3), {}, plt.figure(figsize=(6, 4))
+    last = max(options.steps // 5, 1)
     for name, step in {"whole tables": on_tables, "rows": on_rows}.items():
         params, losses, seconds = train(step, tx, words, len(vocabulary), options.steps)
-        last = max(options.steps // 5, 1)
         found[name] = float(losses[-last:].mean()), float(seconds[-1])
         print(f"{name}: loss {found[name][0]:.3f} over the last {last:,} steps, {found[name][1]:.1f} s")
         for word in vocabulary[1:2] if options.text else ("class", "string"):

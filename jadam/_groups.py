@@ -98,7 +98,7 @@ def partition(
         inside, names = [tx for _, tx, _ in written], tuple(name for _, _, name in written)
         _check_names(names)
         groups = FirstMatch(names, tuple(mask for mask, _, _ in written))
-        described = ["everything else" if mask == EVERYTHING else repr(mask) for mask, _, _ in written]
+        described = ["everything else" if mask == EVERYTHING else shown(mask) for mask, _, _ in written]
     scopes = [Scope(groups, _InGroup(groups, n), number=n, label=names[n], group=described[n]) for n in range(len(names))]
     parts = zip(names, inside, scopes, strict=True)
     recipes = [recipe_of(f"the transformation of group {name!r}", tx).within(scope) for name, tx, scope in parts]

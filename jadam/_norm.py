@@ -117,7 +117,16 @@ def _in_one_pass(leaves: list[Array], known: Squares | None, dtype: Any) -> Squa
     if known is not None:
         return known
     count = sum(x.size for x in leaves)
-    return Squares([cast(_sum_of_bounded_squares(x, count), dtype) for x in leaves], jnp.asarray(1 / UNIT, dtype))
+    kinds: dict[Any, list[int]] = {}
+    for n, x in enumerate(leaves):
+        kinds.setdefault(jax.typeof(x) if x.ndim == 1 else n, []).append(n)
+    groups = (at[k : k + VECTORS] for at in kinds.values() for k in range(0, len(at), VECTORS))
+    sums = {n: x for at in groups for n, x in zip(at, _sums_of_bounded_squares([leaves[n] for n in at], count), strict=True)}
+    return Squares([cast(sums[n], dtype) for n in range(len(leaves))], jnp.asarray(1 / UNIT, dtype))
+
+
+VECTORS = 32
+"""How many vectors of a kind are summed in one kernel, since to start a kernel takes longer than to sum a vector."""
 
 
 def _in_two_passes(leaves: list[Array], known: Squares | None, dtype: Any) -> Squares:
@@ -161,16 +170,26 @@ UNIT = 8.0
 """In one pass, squares are of eighths: those of 1e-18 and of 1e18 are both numbers of float32, with room for a sum."""
 
 
-def _sum_of_eighths_squared(x: Array, axes: tuple[int, ...], count: Any) -> Array:
-    """The sum of the squares of eighths, each cut so far that a sum of `count` is finite."""
+def _eighths_squared(x: Array, count: Any) -> Array:
+    """The squares of eighths, each cut so far that a sum of `count` is finite."""
     x = bounded(x / np.asarray(UNIT, x.dtype), count)
-    return lax.reduce_sum(x * x, axes)
+    return x * x
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def _sum_of_bounded_squares(x: Array, count: Any) -> Array:
-    x = decode(x)
-    return _sum_of_eighths_squared(x, tuple(range(x.ndim)), count)
+def _sums_of_bounded_squares(leaves: list[Array], count: Any) -> list[Array]:
+    """Of leaves of one kind, each for itself."""
+    squares = [_bounded_squares(x, count) for x in leaves]
+    axes = tuple(range(squares[0].ndim))
+    if len(squares) == 1:
+        return [lax.reduce_sum(squares[0], axes)]
+    zeros = [np.zeros((), x.dtype) for x in squares]
+    return lax.reduce(squares, zeros, lambda a, b: [lax.add(x, y) for x, y in zip(a, b, strict=True)], axes)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _bounded_squares(x: Array, count: Any) -> Array:
+    return _eighths_squared(decode(x), count)
 
 
 def norm(x: Array, axes: tuple[int, ...] | None = None, mean: bool = False) -> Array:
@@ -185,7 +204,7 @@ def norm(x: Array, axes: tuple[int, ...] | None = None, mean: bool = False) -> A
 
 def _norm_in_one_pass(x: Array, axes: tuple[int, ...], mean: bool) -> Array:
     count = math.prod(x.shape[axis] for axis in axes)
-    total = lax.expand_dims(_sum_of_eighths_squared(x, axes, count), axes)
+    total = lax.expand_dims(lax.reduce_sum(_eighths_squared(x, count), axes), axes)
     return root(total / max_dim(count, 1) if mean else total) * UNIT
 
 

@@ -62,7 +62,7 @@ class Rows:
         with naming("Rows"):
             ids, values = _array("ids", ids), _array("values", values)
             if words := ill_formed(ids, values):
-                raise (BadType if "integers" in words else BadValue)(words)
+                raise BadType(words) if "integers" in words else BadValue(words)
             if not isinstance(ids, Tracer):
                 _check_known(ids)
             self.ids, self.values, self.distinct = ids, values, bool(distinct)
@@ -179,13 +179,13 @@ def unique_rows(ids: Any, *, rows: int, size: int | None = None) -> Array:
     for name, number in (("rows", rows), ("size", size)):
         if not isinstance(number, int | np.integer | None) or isinstance(number, bool) or (number is not None and number < 1):
             raise BadValue("{name} must be an integer >= 1.", **{name: number})
-    size = min(ids.size, rows) if size is None else int(size)
+    room = max(min(ids.size, rows), 1) if size is None else int(size)
     known = not isinstance(ids, Tracer)
     if known:
         _check_known(ids)
-    found, count = _unique(ids.reshape(-1), rows, max(size, 1))
-    if known and int(count) > size:
-        raise BadValue(f"there are {int(count)} distinct ids, and the size is {size}; give it a larger size.")
+    found, count = _unique(ids.reshape(-1), rows, room)
+    if known and int(count) > room:
+        raise BadValue(f"there are {int(count)} distinct ids, and the size is {room}; give it a larger size.")
     return found
 
 

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import jax
+import jax.numpy as jnp
 from jax import Array, lax
 from jax.core import Tracer
 
+from jadam._derivatives import forward_only
 from jadam._errors import BadValue
 from jadam._rows import DENSE
 from jadam._rule import Block
@@ -133,19 +135,21 @@ class Inside:
         still = self.stay()
         if not isinstance(condition, Tracer) and how != "select":
             return run(still) if bool(condition) else still  # outside `jit`, Python chooses
-        ways = {name: functools.partial(way, run) for name, way in (("cond", _cond), ("loop", _loop), ("select", _select))}
+        ways = {name: functools.partial(way, run) for name, way in (("cond", _cond), ("select", _select))}
         if how == "select" and isinstance(condition, Tracer):
             return lax.platform_dependent(condition, still, cpu=ways["cond"], default=ways["select"])
-        return ways[how](condition, still)
+        return _loop(run, condition, still, self.of.placed.rule.name) if how == "loop" else ways[how](condition, still)
 
 
 def _cond(run: Callable[[Outcome], Outcome], condition: Array, before: Outcome) -> Outcome:
     return lax.cond(condition, run, lambda before: before, before)
 
 
-def _loop(run: Callable[[Outcome], Outcome], condition: Array, before: Outcome) -> Outcome:
+def _loop(run: Callable[[Outcome], Outcome], condition: Array, before: Outcome, name: str) -> Outcome:
     start = condition, before
-    return lax.while_loop(lambda carry: carry[0], lambda carry: (carry[0] & False, run(carry[1])), start)[1]
+    after = lax.while_loop(lambda carry: carry[0], lambda carry: (carry[0] & False, run(carry[1])), start)[1]
+    words = f'{name}: how="loop" has no derivative in reverse, which jax.grad computes; write how="cond", or use jax.jvp.'
+    return jax.tree.map(lambda x: forward_only(x, words) if jnp.issubdtype(x.dtype, jnp.inexact) else x, after)
 
 
 def _select(run: Callable[[Outcome], Outcome], condition: Array, before: Outcome) -> Outcome:

@@ -60,7 +60,10 @@ def clipped_adamw(lib):
 @pytest.mark.parametrize("shapes", [MATRIX, GPT2], ids=["a matrix", "GPT-2"])
 @pytest.mark.parametrize("target", ["h100", "v5e"])
 def test_a_clipped_step_reads_gradients_twice_and_has_no_branch(target, shapes):
-    """28 bytes a parameter of AdamW, and 4 of the norm. Scalars of the state make 13 kernels more than optax has on an H100."""
+    """28 bytes a parameter of AdamW, and 4 of the norm.
+
+    Scalars of the state make 13 kernels on an H100. Of GPT-2, one kernel sums up to 32 vectors, where optax has one for each.
+    """
     import optax
 
     ours, theirs = (measured(target, clipped_adamw(lib), shapes, lib=lib) for lib in (jadam, optax))
@@ -68,7 +71,9 @@ def test_a_clipped_step_reads_gradients_twice_and_has_no_branch(target, shapes):
     assert ours.conditionals == 0
     assert ours.temporary <= theirs.temporary + 0.01
     assert ours.moved <= theirs.moved + 0.1
-    if target == "h100":
+    if shapes == GPT2:
+        assert ours.kernels <= (0.8 if target == "h100" else 0.95) * theirs.kernels
+    elif target == "h100":
         assert ours.kernels <= theirs.kernels + 13
 
 
@@ -182,14 +187,28 @@ def test_a_scale_that_falls_on_plateaus_costs_no_bytes(target):
         ("h100", "stable_adamw", 36),
         ("h100", "mars_adamw", 44),
         ("h100", "adafactor", 28.1),
+        ("h100", "big_vision_adafactor", 28.1),
+        ("h100", "prodigy", 48),
         ("v5e", "lamb", 40),
         ("v5e", "stable_adamw", 36),
         ("v5e", "mars_adamw", 36),
         ("v5e", "adafactor", 16.1),
+        ("v5e", "big_vision_adafactor", 24.1),
+        ("v5e", "prodigy", 48),
     ],
 )
 def test_norms_of_arrays_take_one_pass(target, name, bytes_):
     assert measured(target, getattr(jadam, name)(1e-3), MATRIX).moved <= bytes_ + 0.05
+
+
+@elsewhere
+@pytest.mark.parametrize("target", ["v5e", "v5p", "v6e"])
+def test_what_is_read_again_stays_on_the_chip_of_a_tpu(target):
+    """40 bytes, if the update of Adam is computed twice. A matrix of 64 MiB would go to memory: 4 bytes of it, and 44 moved."""
+    assert measured(target, jadam.lamb(1e-3), {"w": (2048, 4096)}).moved <= 32.05
+    large = measured(target, jadam.lamb(1e-3), MATRIX)
+    assert large.moved <= 40.05
+    assert large.temporary <= 0.02
 
 
 @elsewhere

@@ -228,3 +228,12 @@ def test_rows_of_a_depth_add_up():
 
 def test_trees_without_leaves():
     assert jadam.describe(jadam.adam(1e-3), {}).endswith("\n0 arrays with 0 parameters, 44 bytes of state")
+
+
+def test_a_mask_that_is_a_large_tree_is_cut():
+    params = shapes({str(n): (2,) for n in range(100)})
+    tx = jadam.partition([({str(n): n < 50 for n in range(100)}, jadam.freeze()), (True, jadam.sgd(0.1))])
+    rules = jadam.describe(tx, params).split("\n\n")[2]
+    assert rules.startswith("0 = {'0': True,")
+    assert "...: frozen\n1 = everything else: learning_rate\n" in rules
+    assert len(rules) < 300

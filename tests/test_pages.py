@@ -3,7 +3,8 @@
 import inspect
 import re
 
-from support import ROOT
+from golden import CASES
+from support import OPTIMIZERS, ROOT
 from test_ideas import anchors
 
 import jadam
@@ -58,6 +59,12 @@ def test_two_clicks():
     for page, heading in wanted.items():
         assert page in reached
         assert heading in (DOCS / f"{page}.md").read_text()
+
+
+def test_the_landing_page_counts_what_was_compared():
+    compared = set(OPTIMIZERS) & {case["factory"] for case in CASES.values()}
+    assert f"**{len(compared)} of the {len(OPTIMIZERS)} optimizers were compared with their authors' code or torch**" in INDEX
+    assert f"It has Adam and {len(OPTIMIZERS) - 1} other optimizers" in INDEX
 
 
 def test_every_schedule_is_plotted_and_in_the_table():

@@ -1,7 +1,7 @@
 """Signatures as their source spells them: `b1: Decay = 0.9`, and not the union of types that the name stands for.
 
 autodoc alone would evaluate every annotation. Here a name that readers can look up stays as it is, a name for some options is
-written out as these options, and a name for a checked number is written as the type of the number: the text below says its range.
+written out as these options, and a name for a checked number as the type of the number: the text below says its range.
 """
 
 import inspect
@@ -48,6 +48,7 @@ def written(annotation: Any, names: dict[str, Any]) -> Written:
             return name
         return of_type(get_args(meaning)[0] if get_origin(meaning) is Annotated else meaning)
 
+    annotation = re.sub(r"(?<![\w.])Array\b", "jax.Array", annotation)  # which is shown without "jax.", and is a link
     annotation = re.sub(r"(?<![\w.'\"])[A-Za-z_]\w*(?![\w'\"])", explained, annotation)
     return Written(re.sub(r"Annotated\[(.*), \w+\(.*\)\]", r"\1", annotation))
 
@@ -78,9 +79,13 @@ def signature(app: Sphinx, what: str, name: str, thing: Any, options: Any, text:
 
 
 def from_markdown(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
-    """Docstrings are Markdown. Of what they use, a table and a bar in the text are something else in reStructuredText."""
+    """Docstrings are Markdown: a table and a bar in it mean something else in reStructuredText; `Reference:` is a field."""
     written: list[str] = []
-    for line in lines:
+    text = "\n".join(lines)
+    text = re.sub(r"^Reference:\n((?: +.*\n?)+)", lambda found: f":Reference: {found[1].strip()}\n", text, flags=re.MULTILINE)
+    text = re.sub(r"(?<!`)\bdocs/([\w-]+)\.md\b", r":doc:`/\1`", text)
+    text = re.sub(r"arXiv:(\d{4}\.\d{5}|\d{4}\.\d{4})", r"`arXiv:\1 <https://arxiv.org/abs/\1>`__", text)
+    for line in text.split("\n"):
         if line.startswith("| "):
             cells = line.strip("| ").split(" | ")
             if not written or not written[-1].startswith("     -"):
@@ -93,6 +98,7 @@ def from_markdown(app: Sphinx, what: str, name: str, thing: Any, options: Any, l
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
+    """Called by Sphinx."""
     app.connect("autodoc-process-signature", signature)
-    app.connect("autodoc-process-docstring", from_markdown)
+    app.connect("autodoc-process-docstring", from_markdown, priority=400)  # before napoleon
     return {"parallel_read_safe": True, "parallel_write_safe": True}

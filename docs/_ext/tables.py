@@ -1,11 +1,10 @@
 """Tables and code that fit a phone.
 
-A wide table is shown there as a card for each row, whose cells carry the title of their column. Code in a line may be broken
-after its punctuation, and nowhere else.
+A wide table is shown there as a card for each row, whose cells carry the title of their column. What a cell of code printed
+is broken into lines that fit, except where it is in columns. Code in a line may be broken after its punctuation alone.
 """
 
 import re
-
 from html import escape
 
 from docutils import nodes
@@ -13,16 +12,21 @@ from sphinx.application import Sphinx
 from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx.writers.html5 import HTML5Translator
 
+LONG = 24  # characters of a name that is not torn where it can stand in one line
+DESK = 96  # characters of a printed line at 1366 px; longer ones in columns are set smaller
 PHONE = 44  # characters of a row beside each other at 390 px
 
 
 class Cards(SphinxPostTransform):
-    """Marks tables that are wider than a phone, and gives each of their cells the title of its column."""
+    """Marks printed columns, and tables that are wider than a phone: each of their cells has the title of its column."""
 
     default_priority = 900
 
     def run(self, **_: object) -> None:
         """Called by Sphinx for each page."""
+        for block in self.document.findall(lambda node: isinstance(node, nodes.literal_block | nodes.doctest_block)):
+            if len(re.findall(r"^(?!>>>|\.\.\.).*\S {2,}\S", block.astext(), re.MULTILINE)) > 1:
+                block["classes"] += ["columns", "wide"][: 1 + (max(map(len, block.astext().splitlines())) > DESK)]
         for group in self.document.findall(nodes.tgroup):
             rows = list(group.findall(nodes.row))
             columns = zip(*([entry.astext() for entry in row] for row in rows), strict=True)
@@ -35,7 +39,7 @@ class Cards(SphinxPostTransform):
             titles = [entry.astext() for entry in rows[0]]
             for row in rows[1:]:
                 for entry, title in zip(row, titles, strict=True):
-                    entry["title"] = title
+                    entry["title"] = title if entry.astext().strip() else ""
 
 
 def entry(self: HTML5Translator, node: nodes.entry) -> None:
@@ -54,8 +58,9 @@ def begin_literal(self: HTML5Translator, node: nodes.literal) -> None:
 
 def end_literal(self: HTML5Translator, node: nodes.literal) -> None:
     """Code in a line: what has been written since its first tag."""
+    marks = "/_:.,(=|" if len(node.astext()) > LONG else "/:,(=|"
     for at in range(node["start"], len(self.body)):
-        self.body[at] = re.sub(r"(<[^>]+>|&\w+;)|(?<=[/_:.,(=|])(?=\w)", lambda found: found[1] or "<wbr>", self.body[at])
+        self.body[at] = re.sub(rf"(<[^>]+>|&\w+;)|(?<=[{marks}])(?=\w)", lambda found: found[1] or "<wbr>", self.body[at])
     HTML5Translator.depart_literal(self, node)
 
 

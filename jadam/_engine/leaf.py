@@ -38,6 +38,7 @@ class Program(NamedTuple):
     mode: Mode
     kernel: bool = False
     measured: bool = False  # whether a wrapper sums over the result
+    read: frozenset[tuple[int, str]] = frozenset()  # the slots that `prepare` has read, with the place of their rule
 
     @property
     def elementwise(self) -> bool:
@@ -101,7 +102,9 @@ def run(program: Program, operands: Operands, scales: list[dict[str, Array]] | N
         out, residue = land(g, p, residue, None if key is None else Noise(key, "params", index))
     if program.elementwise and not (tile and tile.in_kernel):  # others have passes of their own
         old = jax.tree.leaves(operands.slots)
-        changed = [x for x in jax.tree.leaves(new_slots) if not any(x is one for one in old)]
+        # A slot that `prepare` has read was computed there, in an earlier pass, which may write it too.
+        unread = [{k: x for k, x in slots.items() if (n, k) not in program.read} for n, slots in enumerate(new_slots)]
+        changed = [x for x in jax.tree.leaves(unread) if not any(x is one for one in old)]
         out = _in_one_fusion(out, [*changed, *residue.values()], operands.hs)
         if program.measured:
             new_slots = _in_the_fusion_of(out, new_slots, operands.hs)
@@ -112,7 +115,7 @@ def updated(program: Program, operands: Operands) -> tuple[Array, list[dict[str,
     """The update and the slots that the rules make, in the dtype of the arithmetic."""
     u, p, gradient, slots, residue, hs, _, gap = operands
     dtype = compute_dtype(like(operands).dtype)
-    g = cast(decode(u), dtype)
+    g = first = cast(decode(u), dtype)
     full_p = None if p is None else program.landing.decode(p, residue)
     new_slots = []
     slots = [{slot: cast(decode_slot(value), dtype) for slot, value in stored.items()} for stored in slots]
@@ -125,6 +128,7 @@ def updated(program: Program, operands: Operands) -> tuple[Array, list[dict[str,
         param: Any = _NoParams(rule) if full_p is None else full_p
         if rule.reads_gradient and gradient is not None:
             values.gradient = cast(decode(gradient), dtype)
+        g = g if rule.elementwise or g is first else _on_chip(g)
         before = _shapes(g, own)
         with jax.named_scope(rule.name), full_products():  # the name shows in profiles and in the HLO
             seen = bounded(g, rule.squares(g.shape)) if own else g
@@ -153,6 +157,21 @@ def _in_place(value: Array, old: Array, h: Mapping[str, Any]) -> Array:
     """The gradient as the new value of a slot: on GPU, XLA writes over the old array only if the new one depends on it."""
     never = _never(h)
     return value if never is None else lax.select(never, old, value)
+
+
+ON_CHIP = 2**25
+"""Bytes of an array that is kept in the memory of a TPU's chip, which has 64 MiB or more: it is not alone there."""
+
+
+def _on_chip(g: Array) -> Array:
+    """The update of the rules before, for one that needs all of it at once and then each element of it.
+
+    XLA on TPU would read slots and parameter again to compute the update once more, though it has room for it on the chip. An
+    array that is larger would go to memory.
+    """
+    if g.size * g.dtype.itemsize > ON_CHIP:
+        return g
+    return lax.platform_dependent(g, tpu=lax.optimization_barrier, default=lambda g: g)
 
 
 def _in_one_fusion(out: Array, others: list[Array], hs: Any) -> Array:

@@ -55,10 +55,12 @@ class Reader(ABC):
         state: of the parts of the row.
         residues: what is stored beside parameters, by leaf.
         norms: what is known of norms.
+        slots_read: keys of rules with the names of slots that their `prepare` has asked for.
     """
 
     def __init__(self, step: Step, state: OptState, residues: dict[int, dict[str, Array]], norms: Norms):
         self.step, self.plan, self.state, self.residues, self.norms = step, step.plan, state, residues, norms
+        self.slots_read: set[tuple[str, str]] = set()
 
     @abstractmethod
     def read(self, of: Ready) -> list[Array]:
@@ -102,6 +104,7 @@ class Reader(ABC):
 
     def slot(self, of: Ready, name: str) -> list[Array]:
         checks.whole(self.plan, of.placed, f"reads the whole of {name}")
+        self.slots_read.add((of.placed.key, name))
         return [decoded(returned.slot(of.placed.rule, of.slots[i], name), self.plan.dtype_of(i)) for i in of.placed.at]
 
     def learning_rate(self, of: Ready) -> Array:

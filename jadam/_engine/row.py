@@ -130,8 +130,7 @@ class Row(Reader):
                 continue  # what landed inside a wrapper is not an update any more
             # A name only where random bits depend on it: equal rules under other names share a program.
             rules = tuple(
-                (one.rules[i], formats_of(plan, one.placed, i), one.placed.key if one.placed.formats.draws else "")
-                for one in ready
+                (one.rules[i], formats_of(plan, one.placed, i), one.placed.key * one.placed.formats.draws) for one in ready
             )
             operands = Operands(
                 self.updates[i],
@@ -144,10 +143,11 @@ class Row(Reader):
                 self.step.gaps.get(i),
             )
             in_kernel = any(one.placed.formats.kernel == "pallas" for one in ready)
-            program = Program(rules, plan.storage(i), mode, in_kernel, self.step.measured)
+            read = [(n, name) for n, one in enumerate(ready) for key, name in self.slots_read if key == one.placed.key]
+            program = Program(rules, plan.storage(i), mode, in_kernel, self.step.measured, frozenset(read))
             self.updates[i], slots, self.residues[i] = self.step.run_rules(program, operands)
-            if i in self.step.ids:  # no norm may count what a rule made of padding
-                self.updates[i] = unpadded(self.updates[i], self.step.ids[i], plan.whole[i][0])
+            if (ids := self.step.ids.get(i)) is not None:  # no norm may count what a rule made of padding
+                self.updates[i] = unpadded(self.updates[i], ids, plan.whole[i][0])
             for one, new in zip(ready, slots, strict=True):
                 one.slots[i] = new
         for one in self.pending:
@@ -220,7 +220,7 @@ class Row(Reader):
             h=H(**self._h(placed)),
             updates=full,
             slots=defaultdict(list, columns),
-            scalars=scalars_of(wrapper, own),
+            scalars=scalars_of(wrapper, {name: x for name, x in own.items() if name != "count"}),  # which is the engine's
             count=inner.count,
             extra=extra(self.step.extra),
             run=run,

@@ -139,7 +139,7 @@ def _check_part(plan: Plan, one: Placed, state: OptState, at: list[int]) -> None
         return
     if isinstance(one.rule, Pair):
         checks.refuse_rows(plan, at[0], f"{one.rule!r} is not of jadam, and expects whole arrays; {DENSE}")
-    if why := one.rule.needs_all_rows:
+    elif why := one.rule.needs_all_rows:
         checks.refuse_rows(plan, at[0], f"{one.rule.name} {why}")
     checks.slots(plan, state, one)
     for name, tree in state.slots.get(one.key, {}).items():

@@ -83,12 +83,13 @@ class ScaleByFactoredRms(Rule):
         return {"b2": DecayRate(jnp.maximum(context.h.beta2_cap.complement, newest))}
 
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
-        axes, squares = self._axes(g.shape), g * g + h.epsilon
+        axes = self._axes(g.shape)
         if axes is None:
-            v = h.b2.ema(slots["nu"], squares)
+            v = h.b2.ema(slots["nu"], g * g + h.epsilon)
             return g / root(v), {"nu": v}
-        row = h.b2.ema(slots["nu_row"], squares.mean(axes[0], keepdims=True))
-        col = h.b2.ema(slots["nu_col"], squares.mean(axes[1], keepdims=True))
+        # Added to the mean, which is the same: XLA for GPU would write the sums of all elements to memory.
+        row = h.b2.ema(slots["nu_row"], (g * g).mean(axes[0], keepdims=True) + h.epsilon)
+        col = h.b2.ema(slots["nu_col"], (g * g).mean(axes[1], keepdims=True) + h.epsilon)
         # A row without gradients has eps alone: beside a large mean its ratio underflows, and nothing may be divided by zero.
         relative = jnp.maximum(row / row.mean(axes[1], keepdims=True), jnp.finfo(g.dtype).tiny)
         return g / root(relative) / root(col), {"nu_row": row, "nu_col": col}

@@ -1,6 +1,7 @@
 """Wrappers of a user's own: their inside works as outside, is seen through, and stays to the bit when it does not run."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import chex
 import jax
@@ -260,3 +261,35 @@ def test_where_nothing_is_there():
         tx = around(jadam.loss_scale(plain))
         with pytest.raises(ValueError, match="loss_scale skips whole steps; put it around all else"):
             tx.update(params, tx.init(params), params)
+
+
+@dataclass(frozen=True)
+class Keeps(jadam.Wrapper):
+    """Keeps a slot, a copy of the parameters, a scalar and a history."""
+
+    positions: ClassVar[tuple[str, ...]] = ("copy",)
+
+    def init(self, p):
+        return {"mean": jadam.zeros(p), "copy": jnp.copy(p)}
+
+    def scalars(self):
+        return {"seen": 0.0, "history": jnp.zeros(4)}
+
+    def around(self, inside):
+        assert all(x.dtype == jnp.float32 for column in inside.slots.values() for x in column)
+        return inside.run(inside.updates), dict(inside.slots), dict(inside.scalars)
+
+
+def test_what_the_state_keeps():
+    """What docs/adding-a-wrapper.md says, of a wrapper in a group, stored in 8 bits."""
+    params = {"w": jnp.ones((64, 64)), "b": jnp.ones(2)}
+    tx = jadam.partition([(jadam.match("w"), jadam.wrap(Keeps(), jadam.sgd(0.1)), "body"), (True, jadam.sgd(0.1))])
+    for storage, dtype in (("float32", jnp.float32), ("int8", jnp.int8)):
+        stored = jadam.with_precision(tx, state=storage)
+        _, state = stored.step(params, stored.init(params), params)
+        slots = state.slots["body.keeps"]
+        assert slots["mean"]["b"] is None
+        assert (slots["mean"]["w"].dtype, slots["copy"]["w"].dtype) == (dtype, jnp.float32)
+        assert {name: x.shape for name, x in state.scalars["body.keeps"].items()} == {"count": (), "seen": (), "history": (4,)}
+    named = jadam.with_precision(tx, state={"copy": "bfloat16"}).init(params)
+    assert named.slots["body.keeps"]["copy"]["w"].dtype == jnp.bfloat16
