@@ -119,12 +119,12 @@ def updated(program: Program, operands: Operands) -> tuple[Array, list[dict[str,
     full_p = None if p is None else program.landing.decode(p, residue)
     new_slots = []
     slots = [{slot: cast(decode_slot(value), dtype) for slot, value in stored.items()} for stored in slots]
-    hs = [H(**jax.tree.map(lambda x: x if x.dtype == bool else cast(x, dtype), h)) for h in hs]
+    all_values = [H(**jax.tree.map(lambda x: x if x.dtype == bool else cast(x, dtype), h)) for h in hs]
     late = None
     if gap is not None:
-        late, slots = missed([rule for rule, *_ in program.rules], program.mode, full_p, slots, hs, gap)
+        late, slots = missed([rule for rule, *_ in program.rules], program.mode, full_p, slots, all_values, gap)
         full_p = late if full_p is None else full_p + late
-    for (rule, *_), own, values in zip(program.rules, slots, hs, strict=True):
+    for (rule, *_), own, h, values in zip(program.rules, slots, hs, all_values, strict=True):
         param: Any = _NoParams(rule) if full_p is None else full_p
         if rule.reads_gradient and gradient is not None:
             values.gradient = cast(decode(gradient), dtype)
@@ -133,7 +133,7 @@ def updated(program: Program, operands: Operands) -> tuple[Array, list[dict[str,
         with jax.named_scope(rule.name), full_products():  # the name shows in profiles and in the HLO
             seen = bounded(g, rule.squares(g.shape)) if own else g
             out, new = returned.update(rule, rule.update(seen, own, param, values))
-            own = {slot: _in_place(x, own[slot], vars(values)) if x is seen and slot in own else x for slot, x in new.items()}
+            own = {slot: _in_place(x, own[slot], h) if x is seen and slot in own else x for slot, x in new.items()}
         if (shapes := _shapes(out, own)) != before:
             raise BadValue(
                 f"{type(rule).__name__}.update must keep the shapes of update and slots: of {before} it made {shapes}."
