@@ -61,7 +61,12 @@ html_math_renderer = "mathml"
 html_theme = "furo"
 html_title = "jadam"
 html_logo = html_favicon = "_static/logo.svg"
-html_theme_options = {"top_of_page_buttons": []}
+html_theme_options = {
+    "source_repository": "https://github.com/jadam-dev/jadam",
+    "source_branch": "main",
+    "source_directory": "docs/",
+    "top_of_page_buttons": ["edit"],
+}
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_show_sphinx = False

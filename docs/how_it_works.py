@@ -4,6 +4,7 @@ python docs/how_it_works.py         # writes docs/how-it-works.png
 """
 
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 
@@ -86,8 +87,9 @@ def main():
     figure.subplots_adjust(left=0.01, right=0.99, bottom=0.005, top=0.995)
     draw(ax)
     figure.set_dpi(200)
-    figure.canvas.draw()
-    few = Image.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert("RGB").quantize(32)  # colours: a small file
+    canvas: Any = figure.canvas
+    canvas.draw()
+    few = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").quantize(32)  # colours: a small file
     few.save(Path(__file__).parent / "how-it-works.png", optimize=True)
 
 

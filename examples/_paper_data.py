@@ -41,7 +41,8 @@ def photographs(folder: Path | None) -> Data:
     if folder is None:
         data, name = digits(), "digits"
     else:
-        data, name = Data(*(halved(a) if a.ndim == 4 else a for a in stored(folder / "cifar10_subset.npz")), ""), "CIFAR-10"
+        x, y, x_test, y_test = stored(folder / "cifar10_subset.npz")
+        data, name = Data(halved(x), y, halved(x_test), y_test, ""), "CIFAR-10"
     mean, deviation = data.x.mean((0, 1, 2)), data.x.std((0, 1, 2))
     return data._replace(x=(data.x - mean) / deviation, x_test=(data.x_test - mean) / deviation, name=name)
 
@@ -57,7 +58,7 @@ def documents(folder: Path | None, words: int) -> Data:
     texts, texts_test, y, y_test = train_test_split(
         texts, np.array(labels, np.int32), test_size=0.2, stratify=labels, random_state=0
     )
-    bag = CountVectorizer(max_features=words, binary=True, dtype=np.uint8)
+    bag = CountVectorizer(max_features=words, binary=True, dtype=np.uint8)  # pyright: ignore[reportArgumentType]
     x: Any = bag.fit_transform(texts)
     x_test: Any = bag.transform(texts_test)
     return Data(x.toarray(), np.asarray(y), x_test.toarray(), np.asarray(y_test), name)
@@ -68,7 +69,7 @@ def digits() -> Data:
     x, y = load_digits(return_X_y=True)
     x = np.asarray(x, np.float32).reshape(-1, 8, 8, 1) / 16
     x, x_test, y, y_test = train_test_split(x, np.asarray(y, np.int32), test_size=0.2, stratify=y, random_state=0)
-    return Data(*map(np.asarray, (x, y, x_test, y_test)), "digits")
+    return Data(np.asarray(x), np.asarray(y), np.asarray(x_test), np.asarray(y_test), "digits")
 
 
 def stored(path: Path) -> tuple[np.ndarray, ...]:

@@ -27,6 +27,7 @@ from _paper_data import Data, documents, images, photographs
 from _paper_figures import bias_figure, curves_figure, generalisation_figure
 from _paper_models import Model, accuracy, auto_encoder, classifier_loss, convolutional, perceptron
 from _report import STYLE, Part, aligned, plain, write
+from tqdm import tqdm
 from walkthrough import UncorrectedAdam
 
 import jadam
@@ -159,7 +160,7 @@ def generalisation(sizes: Sizes) -> Part:
         "adamw": (jadam.adamw(1e-3), 1e-3, 0.3),
     }
     found = {}
-    for name, (tx, middle, some) in optimizers.items():
+    for name, (tx, middle, some) in tqdm(optimizers.items(), desc="generalisation", unit="optimizer"):
         rates, decays = np.array([(rate, decay) for rate in grid(middle, sizes.rates) for decay in (0.0, some)]).T
         tx = jadam.chain(tx, fall)
         losses, params, _ = train(tx, task, sizes.steps, sizes.seeds, learning_rate=rates, weight_decay=decays)
@@ -187,12 +188,12 @@ def generalisation(sizes: Sizes) -> Part:
 # What runs by default: small enough for a figure to be drawn in minutes on two cores
 PARTS = (logistic, imdb, mlp, cnn, vae, generalisation)
 SIZES = {
-    "logistic": Sizes(1000, 128, 9),
-    "imdb": Sizes(300, 128, 9),
+    "logistic": Sizes(1000, 128, 7),
+    "imdb": Sizes(300, 128, 7),
     "mlp": Sizes(100, 32, 5),
     "cnn": Sizes(250, 32, 5),
-    "vae": Sizes(400, 32, 7),
-    "generalisation": Sizes(800, 32, 4),
+    "vae": Sizes(400, 32, 5),
+    "generalisation": Sizes(500, 32, 4),
 }
 
 

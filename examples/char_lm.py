@@ -159,7 +159,7 @@ MATRICES = jadam.ndim_at_least(2) & ~jadam.match("embed/**", "head/**")
 # A function where something beside the rate has to be said, and the rate that `--tune` found for the default text and steps.
 TUNED: dict[str, tuple[Callable[..., jadam.GradientTransformation], float]] = {
     "sgd": (partial(jadam.sgd, momentum=0.9, nesterov=True), 0.3),
-    "rmsprop": (jadam.rmsprop, 3e-3),
+    "rmsprop": (jadam.rmsprop, 1e-2),
     "adagrad": (jadam.adagrad, 1e-1),
     "adadelta": (jadam.adadelta, 10.0),
     "adam": (jadam.adam, 1e-2),
@@ -167,14 +167,14 @@ TUNED: dict[str, tuple[Callable[..., jadam.GradientTransformation], float]] = {
     "adamax": (jadam.adamax, 3e-2),
     "amsgrad": (jadam.amsgrad, 1e-2),
     "radam": (jadam.radam, 3e-2),
-    "adabound": (jadam.adabound, 0.1),
+    "adabound": (partial(jadam.adabound, base_learning_rate=1e-2), 0.1),  # and a final rate ten times as high
     "adabelief": (jadam.adabelief, 1e-2),
     "yogi": (jadam.yogi, 3e-2),
-    "adopt": (jadam.adopt, 1e-2),
-    "laprop": (jadam.laprop, 1e-2),
+    "adopt": (jadam.adopt, 3e-3),
+    "laprop": (jadam.laprop, 3e-3),
     "nadam": (jadam.nadam, 1e-2),
     "nadamw": (jadam.nadamw, 1e-2),
-    "adan": (jadam.adan, 1e-2),
+    "adan": (jadam.adan, 0.1),
     "ademamix": (jadam.ademamix, 1e-2),
     "mars_adamw": (jadam.mars_adamw, 1e-2),
     "lion": (jadam.lion, 1e-3),
@@ -214,19 +214,21 @@ def trained(name: str, text: Text, steps: int, seeds: int, rates: np.ndarray) ->
     return np.nan_to_num(np.asarray(losses), nan=np.inf)
 
 
-def compare(names: list[str], text: Text, steps: int, seeds: int) -> dict[str, Any]:
-    """Prints a table of the optimizers at their tuned rates, the best first; returns its numbers."""
-    found = {}
+def compare(names: list[str], text: Text, steps: int, seeds: int, path: Path) -> dict[str, Any]:
+    """Prints a table of the optimizers at their tuned rates, the best first; returns its numbers.
+
+    What a file of an earlier run has of other optimizers stays, if its text, steps and seeds were these.
+    """
+    numbers: dict[str, Any] = {"characters": len(text.train) + len(text.held), "steps": steps, "seeds": seeds}
+    earlier = json.loads(path.read_text()) if path.exists() else {}
+    found = earlier["optimizers"] if earlier.items() >= numbers.items() else {}
     for name in tqdm(names, unit="optimizer"):
         losses = trained(name, text, steps, seeds, np.array([TUNED[name][1]]))[0]
         found[name] = {"rate": TUNED[name][1], "loss": losses.mean(), "deviation": losses.std(ddof=1), "of seeds": losses}
     found = dict(sorted(found.items(), key=lambda item: item[1]["loss"]))
-    print(
-        aligned(
-            [["", "rate", "validation loss", "deviation"], *([name, *list(row.values())[:3]] for name, row in found.items())]
-        )
-    )
-    return {"steps": steps, "seeds": seeds, "optimizers": found}
+    table = [[name, *list(row.values())[:3]] for name, row in found.items()]
+    print(aligned([["", "rate", "validation loss", "deviation"], *table]))
+    return numbers | {"optimizers": found}
 
 
 def tune(names: list[str], text: Text, steps: int) -> dict[str, Any]:
@@ -245,8 +247,10 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     """Trains, compares or tunes; returns the numbers."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="a text in UTF-8; by default Python's manual")
-    parser.add_argument("--steps", type=int, help="by default 1000; of --compare and --tune 500")
-    parser.add_argument("--compare", nargs="*", choices=TUNED, help="optimizers; without a name all")
+    parser.add_argument("--steps", type=int, help="by default 400; of --compare and --tune 500")
+    parser.add_argument(
+        "--compare", nargs="*", choices=TUNED, help="optimizers, whose rows in the JSON are made anew; without a name all"
+    )
     parser.add_argument("--tune", nargs="*", choices=TUNED, help="optimizers; without a name all")
     parser.add_argument("--seeds", type=int, default=3, help="of --compare")
     parser.add_argument("--figures", type=Path, default=Path("figures"), help="the folder of the figure and of the numbers")
@@ -257,11 +261,13 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     if options.tune is not None:
         name, numbers = "char_lm_tuning", tune(options.tune or list(TUNED), text, short)
     elif options.compare is not None:
-        name, numbers = "char_lm_optimizers", compare(options.compare or list(TUNED), text, short, options.seeds)
+        name = "char_lm_optimizers"
+        names, path = options.compare or list(TUNED), options.figures / f"{name}.json"
+        numbers = compare(names, text, short, options.seeds, path)
     else:
         name = "char_lm"
         with mpl.rc_context(STYLE):
-            numbers, figure = in_two_precisions(text, options.steps or 1000)
+            numbers, figure = in_two_precisions(text, options.steps or 400)
             write(figure, options.figures / name, options.formats)
     numbers = plain(numbers)
     (options.figures / f"{name}.json").write_text(json.dumps(numbers, indent=1, allow_nan=False))

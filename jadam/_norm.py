@@ -113,20 +113,37 @@ def _(dtype: Any, primals: tuple[list[Array], Any], tangents: Any) -> tuple[Squa
 
 
 def _in_one_pass(leaves: list[Array], known: Squares | None, dtype: Any) -> Squares:
-    # XLA for GPU makes a select of a branch: the second pass would run at every step.
+    # XLA for GPU makes a select of a branch: the second pass would run at every step. There are two or more vectors for each
+    # matrix, and to start a kernel takes longer than to sum a vector: those of a kind are summed together.
     if known is not None:
         return known
     count = sum(x.size for x in leaves)
-    kinds: dict[Any, list[int]] = {}
-    for n, x in enumerate(leaves):
-        kinds.setdefault(jax.typeof(x) if x.ndim == 1 else n, []).append(n)
-    groups = (at[k : k + VECTORS] for at in kinds.values() for k in range(0, len(at), VECTORS))
+    vectors = [n for n, x in enumerate(leaves) if x.ndim == 1]
+    groups = [[n] for n, x in enumerate(leaves) if x.ndim != 1]
+    groups += [[vectors[k] for k in at] for at in grouped([leaves[n] for n in vectors])]
     sums = {n: x for at in groups for n, x in zip(at, _sums_of_bounded_squares([leaves[n] for n in at], count), strict=True)}
     return Squares([cast(sums[n], dtype) for n in range(len(leaves))], jnp.asarray(1 / UNIT, dtype))
 
 
-VECTORS = 32
-"""How many vectors of a kind are summed in one kernel, since to start a kernel takes longer than to sum a vector."""
+TOGETHER = 32
+"""How many arrays are summed in one kernel: XLA for GPU fuses no more than 96 operands and results."""
+
+
+def grouped(arrays: Sequence[Array]) -> list[list[int]]:
+    """The places of arrays that one kernel can sum: of a kind, and not too many."""
+    kinds: dict[Any, list[int]] = {}
+    for n, x in enumerate(arrays):
+        kinds.setdefault(jax.typeof(x), []).append(n)
+    return [at[k : k + TOGETHER] for at in kinds.values() for k in range(0, len(at), TOGETHER)]
+
+
+def summed(arrays: list[Array], axes: tuple[int, ...] | None = None) -> list[Array]:
+    """The sum of each of some arrays of a kind along some axes, or all, in one reduction: one kernel."""
+    axes = tuple(range(arrays[0].ndim)) if axes is None else axes
+    if len(arrays) == 1:
+        return [lax.reduce_sum(arrays[0], axes)]
+    zeros = [np.zeros((), x.dtype) for x in arrays]
+    return lax.reduce(arrays, zeros, lambda a, b: [lax.add(x, y) for x, y in zip(a, b, strict=True)], axes)
 
 
 def _in_two_passes(leaves: list[Array], known: Squares | None, dtype: Any) -> Squares:
@@ -179,12 +196,7 @@ def _eighths_squared(x: Array, count: Any) -> Array:
 @functools.partial(jax.jit, static_argnums=1)
 def _sums_of_bounded_squares(leaves: list[Array], count: Any) -> list[Array]:
     """Of leaves of one kind, each for itself."""
-    squares = [_bounded_squares(x, count) for x in leaves]
-    axes = tuple(range(squares[0].ndim))
-    if len(squares) == 1:
-        return [lax.reduce_sum(squares[0], axes)]
-    zeros = [np.zeros((), x.dtype) for x in squares]
-    return lax.reduce(squares, zeros, lambda a, b: [lax.add(x, y) for x, y in zip(a, b, strict=True)], axes)
+    return summed([_bounded_squares(x, count) for x in leaves])
 
 
 @functools.partial(jax.jit, static_argnums=1)

@@ -83,7 +83,7 @@ def test_a_clipped_step_reads_gradients_twice_and_has_no_branch(target, shapes):
 def test_a_guarded_and_watched_step_moves_no_more(target, shapes):
     """A skip is chosen in the loops that write the state, and updates and parameters are summed up there.
 
-    Of the sums, an H100 has 4,096 or fewer partial ones of each matrix to add up in a small kernel of its own.
+    Of the sums, an H100 has one of each row of a matrix to add up, for up to 32 matrices of a shape in one small kernel.
     """
     tx = clipped_adamw(jadam)
     clipped, guarded, watched = (
@@ -91,7 +91,7 @@ def test_a_guarded_and_watched_step_moves_no_more(target, shapes):
     )
     for found in (guarded, watched):
         assert found.moved <= 32.1
-        assert found.moved <= clipped.moved + 0.03
+        assert found.moved <= clipped.moved + 0.04
         assert found.conditionals == 0
         assert found.temporary <= clipped.temporary + 0.03
 
@@ -205,9 +205,12 @@ def test_norms_of_arrays_take_one_pass(target, name, bytes_):
 @pytest.mark.parametrize("target", ["v5e", "v5p", "v6e"])
 def test_what_is_read_again_stays_on_the_chip_of_a_tpu(target):
     """40 bytes, if the update of Adam is computed twice. A matrix of 64 MiB would go to memory: 4 bytes of it, and 44 moved."""
+    import optax
+
     assert measured(target, jadam.lamb(1e-3), {"w": (2048, 4096)}).moved <= 32.05
     large = measured(target, jadam.lamb(1e-3), MATRIX)
     assert large.moved <= 40.05
+    assert large.moved <= measured(target, optax.lamb(1e-3, weight_decay=1e-2), MATRIX, lib=optax).moved - 3.9
     assert large.temporary <= 0.02
 
 

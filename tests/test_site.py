@@ -20,6 +20,7 @@ from support import ROOT
 pytest.importorskip("sphinx", reason="building the site needs: pip install -e '.[docs]'")
 from playwright import sync_api
 
+pytestmark = pytest.mark.slow  # pages are run: some minutes, where nothing is in site/cache yet
 DOCS = ROOT / "docs"
 PAGES = sorted(str(page.relative_to(DOCS).with_suffix(".html")) for page in DOCS.rglob("*.md"))
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -74,8 +75,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with open(folder / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "built").exists():
+            # Pages run one after another: kernels that start at once may choose the same port.
             places = ["-d", str(folder / "doctrees"), str(DOCS), str(folder / "html")]
-            command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-j", "2", *places]
+            command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", *places]
             # The tests' eight devices are not what a reader of the pages has.
             outside = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
             run = subprocess.run(command, cwd=ROOT, env=outside, capture_output=True, text=True, check=False)

@@ -6,6 +6,7 @@ is broken into lines that fit, except where it is in columns. Code in a line may
 
 import re
 from html import escape
+from typing import Any
 
 from docutils import nodes
 from sphinx.application import Sphinx
@@ -24,7 +25,7 @@ class Cards(SphinxPostTransform):
 
     def run(self, **_: object) -> None:
         """Called by Sphinx for each page."""
-        for block in self.document.findall(lambda node: isinstance(node, nodes.literal_block | nodes.doctest_block)):
+        for block in [*self.document.findall(nodes.literal_block), *self.document.findall(nodes.doctest_block)]:
             if len(re.findall(r"^(?!>>>|\.\.\.).*\S {2,}\S", block.astext(), re.MULTILINE)) > 1:
                 block["classes"] += ["columns", "wide"][: 1 + (max(map(len, block.astext().splitlines())) > DESK)]
         for group in self.document.findall(nodes.tgroup):
@@ -35,7 +36,8 @@ class Cards(SphinxPostTransform):
                 or group.first_child_matching_class(nodes.thead) is None
             ):
                 continue
-            group.parent["classes"].append("cards")
+            table: Any = group.parent
+            table["classes"].append("cards")
             titles = [entry.astext() for entry in rows[0]]
             for row in rows[1:]:
                 for entry, title in zip(row, titles, strict=True):

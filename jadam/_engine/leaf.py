@@ -169,7 +169,8 @@ def _on_chip(g: Array) -> Array:
     XLA on TPU would read slots and parameter again to compute the update once more, though it has room for it on the chip. An
     array that is larger would go to memory.
     """
-    if g.size * g.dtype.itemsize > ON_CHIP:
+    size = g.size * g.dtype.itemsize
+    if not isinstance(size, int) or size > ON_CHIP:  # the size of a symbolic shape is not known
         return g
     return lax.platform_dependent(g, tpu=lax.optimization_barrier, default=lambda g: g)
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jadam._dtypes import compute_dtype
-from jadam._norm import Squares, squares_of
+from jadam._norm import Squares, grouped, squares_of, summed
 
 
 class Norms:
@@ -44,17 +44,38 @@ class Norms:
             self._known[tuple(map(id, new))] = new, squares._replace(scale=squares.scale / factor.astype(squares.scale.dtype))
 
 
+Pair = tuple[Array, Array]
+
+
 @jax.jit
-def sums_of_squares(x: Array, y: Array) -> tuple[Array, Array]:
-    """Of two arrays of a leaf, on all its axes, so written that XLA computes them where the arrays are computed."""
+def sums_of_squares(pairs: list[Pair]) -> list[Pair]:
+    """Of two arrays of each leaf, so written that XLA computes them where the arrays are computed."""
+    return lax.platform_dependent(pairs, cpu=_apart, tpu=_apart, default=_row_by_row)
+
+
+def _apart(pairs: list[Pair]) -> list[Pair]:
+    return [_whole(x, y) for x, y in pairs]
+
+
+def _row_by_row(pairs: list[Pair]) -> list[Pair]:
+    # XLA for GPU puts one reduction into the kernel of a leaf, and no second one. It sums up rows there; what is left of
+    # leaves with as many rows is summed up in one kernel.
+    rows = [_rows(x, y) for x, y in pairs]
+    sums: list[Any] = [None] * len(rows)
+    for at in grouped([x for x, _ in rows]):
+        parts = [one for n in at for one in rows[n]]
+        totals = summed(parts) if parts[0].ndim else parts
+        for k, n in enumerate(at):
+            sums[n] = totals[2 * k], totals[2 * k + 1]
+    return sums
+
+
+@jax.jit
+def _whole(x: Array, y: Array) -> Pair:
     axes = tuple(range(x.ndim))
+    return lax.reduce_sum(x * x, axes), lax.reduce_sum(y * y, axes)
 
-    def apart(x: Array, y: Array) -> tuple[Array, Array]:
-        return lax.reduce_sum(x * x, axes), lax.reduce_sum(y * y, axes)
 
-    def together(x: Array, y: Array) -> tuple[Array, Array]:
-        # XLA for GPU puts one reduction into the kernel of a leaf, and no second one.
-        zero = jnp.zeros((), x.dtype)
-        return lax.reduce((x * x, y * y), (zero, zero), lambda a, b: (a[0] + b[0], a[1] + b[1]), axes)
-
-    return lax.platform_dependent(x, y, cpu=apart, tpu=apart, default=together)
+@jax.jit
+def _rows(x: Array, y: Array) -> Pair:
+    return tuple(summed([x * x, y * y], (x.ndim - 1,) if x.ndim else ()))  # pyright: ignore[reportReturnType]

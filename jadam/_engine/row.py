@@ -213,7 +213,7 @@ class Row(Reader):
             return done._replace(state=done.state._replace(count=jnp.zeros_like(inner.count), slots=slots, scalars=scalars))
 
         def moved(done: Done) -> list[tuple[Array, Array]]:
-            return [sums_of_squares(self._moved(i, done, p, mode), p) for i, p in zip(at, self.own_params(of), strict=True)]
+            return sums_of_squares([(self._moved(i, done, p, mode), p) for i, p in zip(at, self.own_params(of), strict=True)])
 
         columns = {name: [decoded(stored[i].get(name), plan.dtype_of(i)) for i in at] for name in together(names)}
         inside = Inside(

@@ -49,11 +49,12 @@ class Monitor(Wrapper):
         moved = inside.moved(outcome)
         updates, params = ([sums[of] for sums in moved] for of in (0, 1))
         update_norm, param_norm = _norm(updates, norm), _norm(params, norm)
+        there = param_norm > 0
         scalars = {
             "grad_norm": norm,
             "update_norm": update_norm,
             "param_norm": param_norm,
-            "update_ratio": jnp.where(param_norm > 0, update_norm / jnp.where(param_norm > 0, param_norm, 1), 0),
+            "update_ratio": jnp.where(there, _representable(update_norm / jnp.where(there, param_norm, 1)), 0),
         }
         if self.signal_to_noise:
             scalars["signal_to_noise"] = _signal_to_noise(inside.kept(outcome, ["mu", "nu"]), norm)

@@ -11,6 +11,7 @@ from jax import lax
 from support import run
 
 import jadam
+from jadam._engine.norms import _row_by_row
 from jadam._norm import _in_one_pass, norm, norm_of, scaled_norm
 
 RNG = np.random.default_rng(0)
@@ -107,3 +108,17 @@ def test_guarded_and_watched_steps(platform, by):
     chex.assert_trees_all_close(found, expected, rtol=1e-6)
     chex.assert_trees_all_close(there, here, rtol=1e-5)
     assert there.scalars["guard"]["skipped"] == 1
+
+
+SHAPES = [(5, 7), (5, 3), (4,), (), (2, 3, 4), (0, 3), (6, 1)] * 40  # more of each than one kernel sums
+
+
+def test_arrays_of_a_shape_that_are_summed_together_keep_their_sums():
+    """Those of the first and of the last of a shape are their own."""
+    rng = np.random.default_rng(0)
+    x, y = ([rng.normal(size=shape).astype(np.float32) for shape in SHAPES] for _ in range(2))
+    exact = [[np.sum(one.astype(np.float64) ** 2) for one in arrays] for arrays in (x, y)]
+    squares = jax.jit(lambda x: _in_one_pass(x, None, jnp.float32))(x)
+    np.testing.assert_allclose(np.asarray(squares.sums) / squares.scale**2, exact[0], rtol=2e-6)
+    pairs = jax.jit(_row_by_row)(list(zip(x, y, strict=True)))
+    np.testing.assert_allclose(np.asarray(pairs).T, exact, rtol=2e-6)

@@ -199,3 +199,9 @@ def test_signal_to_noise(storage):
     tx = jadam.monitor(jadam.lion(1e-3), signal_to_noise=True)
     with pytest.raises(ValueError, match="no rule inside monitor keeps mu and nu, which it reads"):
         tx.step(GRADS, tx.init(PARAMS), PARAMS)
+
+
+def test_a_ratio_that_no_float_represents_counts_as_the_largest():
+    tx, params = jadam.monitor(jadam.sgd(1.0)), {"w": jnp.full(2, 1e-3)}
+    _, state = jax.jit(tx.update)({"w": jnp.full(2, 3e38)}, tx.init(params), params)
+    assert jadam.metrics(state)["update_ratio"] == np.finfo(np.float32).max
