@@ -95,6 +95,7 @@ from jadam._wrappers.loss_scale import loss_scale as loss_scale
 from jadam._wrappers.average import average as average
 from jadam._wrappers.lookahead import lookahead as lookahead
 from jadam._wrappers.sam import sam as sam
+from jadam._wrappers.lazy import lazy as lazy
 from jadam._wrappers.guard import guard as guard
 from jadam._wrappers.monitor import monitor as monitor
 from jadam._cautious import cautious as cautious
@@ -105,6 +106,8 @@ from jadam._schedule_free import schedule_free as schedule_free
 from jadam._transformation import GradientTransformation as GradientTransformation
 from jadam._transformation import GradientTransformationExtraArgs as GradientTransformationExtraArgs
 from jadam._apply_updates import apply_updates as apply_updates
+from jadam._rows import Rows as Rows
+from jadam._rows import unique_rows as unique_rows
 from jadam._averages import incremental_update as incremental_update
 from jadam._averages import periodic_update as periodic_update
 from jadam._averages import bias_correction as bias_correction

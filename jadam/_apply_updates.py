@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
 
 from jadam._dtypes import compute_dtype, decode, encode, is_complex
+from jadam._engine.placement import on_automatic_axes
 from jadam._errors import BadType, BadValue, door
+from jadam._rows import Rows, add_rows, ill_formed, is_rows
 from jadam._tree import PyTree, arrays, difference, flatten, is_passed, is_trained, put_back, quoted, strong
 
 
@@ -17,8 +19,8 @@ def apply_updates(params: PyTree, updates: PyTree) -> PyTree:
 
     Args:
         params: a tree of arrays.
-        updates: a tree like it, each leaf of its parameter's shape. None, and leaves that are not trained, leave the
-            parameter as it is; so do functions and strings, where the parameters have such.
+        updates: a tree like it, each leaf of its parameter's shape, or `Rows` of a table. None, and leaves that are not
+            trained, leave the parameter as it is; so do functions and strings, where the parameters have such.
 
     Raises:
         ValueError: structures or shapes differ; nothing is broadcast.
@@ -43,6 +45,9 @@ def _apply(params: PyTree, updates: PyTree) -> PyTree:
         if u is None or not is_trained(p):
             new.append(p)
             continue
+        if is_rows(u):
+            new.append(_with_rows(name, p, u))
+            continue
         if jnp.shape(u) != p.shape:
             raise BadValue(f"the update at {quoted(name)} has shape {jnp.shape(u)}, its parameter {p.shape}.")
         if is_complex(u.dtype) != is_complex(p.dtype):
@@ -50,3 +55,14 @@ def _apply(params: PyTree, updates: PyTree) -> PyTree:
         same = u.dtype == p.dtype
         new.append(lax.add(p, u) if same else encode(decode(p) + decode(u).astype(compute_dtype(p.dtype)), p.dtype))
     return leaves.treedef.unflatten(new)
+
+
+def _with_rows(name: str, table: Array, rows: Rows) -> Array:
+    """A table plus the update of some of its rows."""
+    if words := ill_formed(rows.ids, rows.values):
+        raise BadValue(f"the update at {quoted(name)} is Rows, and its {words}")
+    if is_complex(rows.values.dtype) != is_complex(table.dtype):
+        raise BadType(f"the update at {quoted(name)} has dtype {rows.values.dtype}, its parameter {table.dtype}.")
+    if not table.ndim or rows.values.shape[1:] != table.shape[1:]:
+        raise BadValue(f"the update at {quoted(name)} is Rows of shape {rows.values.shape[1:]}, its parameter {table.shape}.")
+    return on_automatic_axes(add_rows, table, lambda: jax.typeof(table).sharding)(table, rows)

@@ -21,6 +21,7 @@ class Scale(Rule):
 
     step_size: Hyper
     keeps_zeros: ClassVar[bool] = True
+    linear: ClassVar[bool] = True
 
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
         return h.step_size * g, slots
@@ -38,6 +39,7 @@ class ScaleByLearningRate(Rule):
     learning_rate: Hyper
     flip_sign: bool = True
     keeps_zeros: ClassVar[bool] = True
+    linear: ClassVar[bool] = True
 
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
         return (-h.learning_rate if self.flip_sign else h.learning_rate) * g, slots

@@ -16,6 +16,7 @@ from jax.core import max_dim
 from jadam._derivatives import root
 from jadam._dtypes import cast, compute_dtype, decode
 from jadam._errors import door
+from jadam._rows import is_rows, of_rows
 from jadam._tree import PyTree, arrays, is_trained
 
 
@@ -29,12 +30,13 @@ def global_norm(updates: PyTree) -> Array:
     count as at most 7e19 / sqrt(n) each: of finite numbers the norm is finite.
 
     Args:
-        updates: a tree of arrays; leaves that are not numbers are passed over.
+        updates: a tree of arrays; leaves that are not numbers are passed over. Of `Rows`, values of one id are summed.
 
     Returns:
         A float32 scalar, float64 as soon as one leaf computes in it.
     """
-    leaves = [jnp.asarray(x) for x in jax.tree.leaves(arrays("updates", updates))]
+    updates = jax.tree.map(lambda x: of_rows(x) if is_rows(x) else x, arrays("updates", updates), is_leaf=is_rows)
+    leaves = [jnp.asarray(x) for x in jax.tree.leaves(updates)]
     leaves = [cast(x, jnp.float32) if jnp.issubdtype(x.dtype, jnp.integer) else x for x in leaves]
     leaves = [x for x in leaves if is_trained(x)]
     wide = any(compute_dtype(x.dtype) == jnp.float64 for x in leaves)

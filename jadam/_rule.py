@@ -13,39 +13,18 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, ClassVar, TypeVar
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.core import Tracer
 
-from jadam._derivatives import complement_of_power
+from jadam._decay import DecayRate as DecayRate
 from jadam._dtypes import cast, compute_dtype, decode
 from jadam._errors import BadType, BadValue, door, naming, shown
 from jadam._hyper import Declared, HyperField
+from jadam._rows import DENSE
 
 Slots = dict[str, Array]
 Self = TypeVar("Self", bound="Block")
-
-
-@functools.partial(jax.tree_util.register_dataclass, data_fields=["complement"], meta_fields=[])
-@dataclass(frozen=True)
-class DecayRate:
-    """A `Decay` as a rule meets it in `h`: the average that it makes, and that average's bias."""
-
-    complement: Array
-
-    @property
-    def value(self) -> Array:
-        """The rate itself, which float32 rounds."""
-        return 1 - self.complement
-
-    def ema(self, average: Array, x: Array) -> Array:
-        """The next exponential moving average, `m + (1-b) (x-m)`: its weights sum to one exactly."""
-        return average + self.complement * (x - average)
-
-    def debias(self, t: Array) -> Array:
-        """`1 - b**t`, by which a zero-initialised average after `t` steps is divided (Kingma & Ba 2015, section 3)."""
-        return complement_of_power(self.complement, t)
 
 
 @door
@@ -162,6 +141,11 @@ class Block(ABC):  # noqa: B024 (what is built are rules and wrappers)
     positions: ClassVar[tuple[str, ...]] = ()
     """Slots that begin as a copy of the parameter; a storage for all slots leaves them in float32."""
 
+    @property
+    def needs_all_rows(self) -> str:
+        """Why it cannot act on some rows of a table alone, as `Rows` ask it to, and what to write; empty where it can."""
+        return ""
+
     def init(self, p: Array) -> Slots:
         """Slots of one parameter `p`, arrays by name."""
         return {}
@@ -265,6 +249,21 @@ class Rule(Block):
     keeps_zeros: ClassVar[bool] = False
     """Whether an update of zeros stays one, whatever else the rule meets. A parameter whose update is set to zero, with only
     such rules after that, is frozen: nothing acts on it, and norms do not count it."""
+
+    @property
+    def needs_all_rows(self) -> str:
+        if self.elementwise:
+            return ""
+        return f"mixes the elements of a parameter; {DENSE}"
+
+    averages: ClassVar[Mapping[str, tuple[str, float]]] = {}
+    """Slots that are averages from zero: by name, the `Decay`, and with which power of the slot an update without a gradient
+    grows. So `lazy` knows what steps would have done that a row missed. Of Adam, `{"mu": ("b1", 1), "nu": ("b2", -0.5)}`.
+    All slots must be such, and `prepare` may look at `h`, `t` and `count` alone, which are then an array of rows."""
+
+    linear: ClassVar[bool] = False
+    """Whether it multiplies an update by what does not depend on it, or adds a share of the parameter, and no more: `lazy` lets
+    the sum of many updates pass it at once."""
 
     reads_gradient: ClassVar[bool] = False
     """Whether `update` finds in `h.gradient` the raw gradient, before the rules ahead of this one."""

@@ -43,6 +43,10 @@ class AddDecayedWeights(Rule):
             words = "give peak_learning_rate; the learning rate is not a number, and has no peak_value."
             raise BadValue(words, decay=self.decay)
 
+    @property
+    def linear(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return not self.cautious
+
     def prepare(self, context: Context) -> dict[str, Array]:
         rate = context.h.weight_decay
         if self.decay != "decoupled" and self.peak_learning_rate is not None:

@@ -15,6 +15,7 @@ from jax.core import Tracer
 
 from jadam._derivatives import forward_only
 from jadam._errors import BadValue
+from jadam._rows import DENSE
 from jadam._rule import Block
 
 Outcome = Any
@@ -169,6 +170,13 @@ class Wrapper(Block):
 
     elementwise: ClassVar[bool] = True
     """Whether its slots have the shapes of the parameters. Only then can it act on complex ones."""
+
+    @property
+    def needs_all_rows(self) -> str:
+        if type(self).init is Block.init:
+            return ""
+        # What it keeps may depend on every step, as a mean does.
+        return f"keeps something for each row, of which some would miss this step; {DENSE}"
 
     @abstractmethod
     def around(self, inside: Inside) -> tuple[Outcome, dict[str, list[Array]], dict[str, Array]]:

@@ -88,13 +88,23 @@ def cost(target: str, function: Callable[..., Any], *args: Any, donate: tuple[in
 
     `args` are trees of arrays or of `jax.ShapeDtypeStruct`.
     """
+    return cost_of(compiled(target, function, *args, donate=donate), passes)
+
+
+def compiled(target: str, function: Callable[..., Any], *args: Any, donate: tuple[int, ...] = ()) -> Any:
+    """`function` as it is compiled for a target."""
     there = place(target)
     args = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=there), args)
     with _as_if_on(there):
-        compiled = jax.jit(function, donate_argnums=donate).lower(*args).compile()
-    text = compiled.as_text()
-    moved, kernels, conditionals = _run(*_computations(text), passes)
-    return Cost(moved, compiled.memory_analysis().temp_size_in_bytes, kernels, conditionals, text.count(" fusion("))
+        return jax.jit(function, donate_argnums=donate).lower(*args).compile()
+
+
+def cost_of(program: Any, passes: int = 1, rows: tuple[int, int] | None = None) -> Cost:
+    """What a compiled program costs. Of an array with as many rows as the first of `rows`, kernels move the second."""
+    text = program.as_text()
+    counted = text if rows is None else re.sub(rf"\[{rows[0]}(?=[,\]])", f"[{rows[1]}", text)
+    moved, kernels, conditionals = _run(*_computations(counted), passes)
+    return Cost(moved, program.memory_analysis().temp_size_in_bytes, kernels, conditionals, text.count(" fusion("))
 
 
 def _as_if_on(there: SingleDeviceSharding) -> contextlib.AbstractContextManager[Any]:

@@ -79,6 +79,7 @@ def test_a_run_that_is_killed_twice(tmp_path, capfd):
 def test_every_example_is_run():
     tested = {"digits", "robust_training", "swap", "your_own_optimizer"}
     tested |= {"walkthrough", "landscapes"}  # by tests/test_walkthrough.py
+    tested |= {"word_vectors", "ratings"}  # by tests/test_table_examples.py
     tested |= {"adam_paper", "char_lm"}  # by tests/test_adam_paper.py and tests/test_char_lm.py
     assert {path.stem for path in EXAMPLES} == tested, "add a test for the new example"
 

@@ -11,11 +11,12 @@ from jax import Array
 
 from jadam._annotations import read
 from jadam._dtypes import cast, is_complex
-from jadam._engine.kept import Type, Types, kept, types
+from jadam._engine.kept import Type, Types, formats_of, kept, types
 from jadam._engine.plan import Placed, Plan
 from jadam._errors import BadType, BadValue
 from jadam._hyper import Range
 from jadam._recipe import Pair
+from jadam._rows import DENSE, Rows, ill_formed
 from jadam._schedules.fields import not_a_number
 from jadam._state import GIVEN, OptState
 from jadam._storage.slots import together
@@ -31,6 +32,9 @@ def gradients(plan: Plan, updates: PyTree) -> list[Any]:
         found = [None] * len(plan.names)  # the loop below says which leaf is at fault; JAX's words name none
     for i in plan.trained:
         (shape, dtype), g = plan.shapes[i], found[i]
+        if isinstance(g, Rows):
+            g = _fitting(plan, i, g)
+            shape = (*g.shape[:1], *shape[1:])
         if not isinstance(g, Array | np.ndarray | np.generic):
             raise BadValue(
                 "the gradients do not have the structure of the parameters: "
@@ -45,6 +49,32 @@ def gradients(plan: Plan, updates: PyTree) -> list[Any]:
                 "give a floating-point gradient, complex where the parameter is."
             )
     return found
+
+
+def _fitting(plan: Plan, i: int, rows: Rows) -> Any:
+    """The values of some rows of a table, whose ids fit them."""
+    words, shape = f"the gradient at {plan.path(i)} is Rows", plan.shapes[i][0]
+    for part, x in (("ids", rows.ids), ("values", rows.values)):
+        if not isinstance(x, Array | np.ndarray):
+            raise BadType(f"{words}, whose {part} are {x!r}, which is not an array.")
+    if not shape:
+        raise BadValue(f"{words}, and its parameter has no rows: it is a scalar.")
+    if words_of_ids := ill_formed(rows.ids, rows.values):
+        raise BadValue(f"{words}, and its {words_of_ids}")
+    if rows.values.shape[1:] != shape[1:]:
+        raise BadValue(f"{words} of shape {rows.values.shape[1:]}, the rows of its parameter have {shape[1:]}.")
+    return rows.values
+
+
+def refuse_rows(plan: Plan, i: int, words: str) -> None:
+    raise BadValue(f"the gradient at {plan.path(i)} is Rows, and {words}")
+
+
+def whole(plan: Plan, one: Placed, why: str) -> None:
+    """Refuses `Rows` at the leaves of a part that needs all of a parameter."""
+    for i in one.at:
+        if i in plan.whole:
+            refuse_rows(plan, i, f"{one.rule.name} {why}; {DENSE}")
 
 
 def asked(plan: Plan, values: Mapping[str, Any]) -> None:
@@ -133,7 +163,7 @@ def slots(plan: Plan, state: OptState, placed: Placed) -> dict[int, dict[str, An
     """What the state keeps for the leaves of a rule or wrapper."""
     found = _columns(plan, state, placed.key, placed.at)
     for i, rule in zip(placed.at, placed.rules, strict=True):
-        found[i] = together(_checked(plan, i, found[i], kept(plan, rule, placed.formats, i), rule.name))
+        found[i] = together(_checked(plan, i, found[i], kept(plan, rule, formats_of(plan, placed, i), i), rule.name))
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +19,7 @@ from jadam._recipe import Pair, SlotFormats
 from jadam._rule import Block
 from jadam._state import GIVEN, OptState
 from jadam._storage.params import ParamStorage
-from jadam._storage.slots import Float32, SlotStorage, apart
+from jadam._storage.slots import FLOAT32, Float32, SlotStorage, apart
 
 
 class Type(NamedTuple):
@@ -48,6 +49,16 @@ def kept(plan: Plan, rule: Any, formats: SlotFormats, i: int) -> Types:
         like = jax.ShapeDtypeStruct(shape, dtype)
         plan.kept[alike] = types(jax.eval_shape(functools.partial(new_slots, rule, formats), like))
     return plan.kept[alike]
+
+
+def formats_of(plan: Plan, placed: Placed, i: int) -> SlotFormats:
+    """How the slots of a leaf are stored: those of some rows as those of the whole parameter, however few these are."""
+    if i not in plan.whole or not placed.formats.said:
+        return placed.formats
+    whole, dtype = plan.whole[i], plan.dtype_of(i)
+    said = placed.formats.said
+    own = [(name, replace(codec, min_size=0) if codec.compresses(whole, dtype) else FLOAT32) for name, codec in said]
+    return replace(placed.formats, said=tuple(own))
 
 
 def kept_of(rule: Any, formats: SlotFormats) -> Types:

@@ -12,6 +12,7 @@ from jax import Array, lax
 
 from jadam._dtypes import cast, compute_dtype, decode, encode, full_dtype, full_products
 from jadam._engine import returned
+from jadam._engine.missed import Gap, missed
 from jadam._engine.placement import tied
 from jadam._errors import BadValue
 from jadam._norm import bounded
@@ -55,6 +56,7 @@ class Operands(NamedTuple):
         residue: what is stored beside the parameter.
         hs: hyperparameters and constants of each rule.
         keys: of the step and of the leaf, for random bits: their xor is the key.
+        gap: how many steps its rows missed, if these are to be caught up with.
     """
 
     u: Array
@@ -64,6 +66,7 @@ class Operands(NamedTuple):
     residue: dict[str, Array]
     hs: list[dict[str, Any]]
     keys: tuple[Any, ...] | None
+    gap: Gap | None = None
 
 
 Result = tuple[Array, list[dict[str, Any]], dict[str, Array]]
@@ -110,15 +113,19 @@ def run(program: Program, operands: Operands, scales: list[dict[str, Array]] | N
 
 def updated(program: Program, operands: Operands) -> tuple[Array, list[dict[str, Array]]]:
     """The update and the slots that the rules make, in the dtype of the arithmetic."""
-    u, p, gradient, slots, residue, hs, _ = operands
+    u, p, gradient, slots, residue, hs, _, gap = operands
     dtype = compute_dtype(like(operands).dtype)
     g = first = cast(decode(u), dtype)
     full_p = None if p is None else program.landing.decode(p, residue)
     new_slots = []
-    for (rule, *_), stored, h in zip(program.rules, slots, hs, strict=True):
+    slots = [{slot: cast(decode_slot(value), dtype) for slot, value in stored.items()} for stored in slots]
+    all_values = [H(**jax.tree.map(lambda x: x if x.dtype == bool else cast(x, dtype), h)) for h in hs]
+    late = None
+    if gap is not None:
+        late, slots = missed([rule for rule, *_ in program.rules], program.mode, full_p, slots, all_values, gap)
+        full_p = late if full_p is None else full_p + late
+    for (rule, *_), own, h, values in zip(program.rules, slots, hs, all_values, strict=True):
         param: Any = _NoParams(rule) if full_p is None else full_p
-        own = {slot: cast(decode_slot(value), dtype) for slot, value in stored.items()}
-        values = H(**jax.tree.map(lambda x: x if x.dtype == bool else cast(x, dtype), h))
         if rule.reads_gradient and gradient is not None:
             values.gradient = cast(decode(gradient), dtype)
         g = g if rule.elementwise or g is first else _on_chip(g)
@@ -133,7 +140,7 @@ def updated(program: Program, operands: Operands) -> tuple[Array, list[dict[str,
             )
         g = cast(out, dtype)  # float32 from rule to rule, so that the order of a chain costs no digits
         new_slots.append(own)
-    return g, new_slots
+    return g if late is None else g + late, new_slots
 
 
 # Where XLA cannot see that arrays are read and written in one pass, a dependency shows it: on a condition that never holds.

@@ -23,7 +23,7 @@ def run_rules(program: Program, operands: Operands) -> Result:
         return jax.tree.map(lambda x: jax.typeof(x).sharding, (leaf, operands.slots, operands.residue))
 
     in_xla = on_automatic_axes(functools.partial(_in_xla, program), leaf, shardings)
-    if program.kernel:
+    if program.kernel and operands.gap is None:
         from jadam._engine.kernel import fits, run_in_kernel  # here, since Pallas takes long to import
 
         if fits(program, operands):
@@ -33,7 +33,8 @@ def run_rules(program: Program, operands: Operands) -> Result:
 
 def _in_xla(program: Program, operands: Operands) -> Result:
     in_8_bits = any(isinstance(stored, Int8Blocks) for slots in operands.slots for stored in slots.values())
-    return (_in_two_passes if in_8_bits and program.elementwise else run)(program, operands)
+    by_blocks = in_8_bits and program.elementwise and operands.gap is None  # which is of rows, and not of blocks
+    return (_in_two_passes if by_blocks else run)(program, operands)
 
 
 def _in_two_passes(program: Program, operands: Operands) -> Result:
@@ -89,5 +90,5 @@ def _mapped(of_leaf: Any, change: Callable[[Any], Any]) -> Any:
     """Operands, or a result, with every array of the leaf changed."""
     if isinstance(of_leaf, Operands):
         u, p, gradient, slots, residue = _mapped(tuple(of_leaf[:5]), change)
-        return Operands(u, p, gradient, slots, residue, of_leaf.hs, of_leaf.keys)
+        return of_leaf._replace(u=u, p=p, gradient=gradient, slots=slots, residue=residue)
     return jax.tree.map(change, of_leaf, is_leaf=lambda x: isinstance(x, Int8Blocks))

@@ -21,6 +21,7 @@ from jadam._errors import BadType
 from jadam._frozen import SetToZero, frozen
 from jadam._hyper import Declared, HyperField
 from jadam._recipe import Landing, Pair, Place, Recipe, SlotFormats
+from jadam._rows import refuse_rows
 from jadam._scope import mask_of
 from jadam._storage.params import NEAREST, ParamStorage
 from jadam._tree import Leaves, PyTree, flatten, is_function, is_trained, quoted
@@ -95,6 +96,7 @@ class Plan:
         numbers: the keys of the hyperparameters that are numbers.
         traced: of those that are tracers. They stand for many numbers, of a sweep perhaps, so that they count as set by hand:
             code with one number must not take their place.
+        whole: of the tables that some rows stand for in this step, the shapes.
     """
 
     names: tuple[str, ...]
@@ -107,6 +109,7 @@ class Plan:
     landings: dict[int, str]
     numbers: tuple[str, ...]
     traced: tuple[str, ...]
+    whole: dict[int, tuple[int, ...]] = field(default_factory=dict)
 
     @cached_property
     def kept(self) -> dict[Any, Any]:
@@ -147,7 +150,9 @@ class Plan:
         if plan is None:
             if len(recipe.plans) >= 32:  # a transformation that meets ever new trees must not keep them all
                 recipe.plans.clear()
-            leaves = replace(flatten(treedef.unflatten(values)), readers=[] if initial else None)
+            tree = treedef.unflatten(values)
+            refuse_rows(tree)
+            leaves = replace(flatten(tree), readers=[] if initial else None)
             plan = cls._made(recipe, leaves, shapes)
             if not leaves.readers:
                 recipe.plans[treedef, shapes] = plan

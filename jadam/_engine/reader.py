@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from jax import Array
@@ -11,6 +12,7 @@ from jax import Array
 from jadam._dtypes import cast, compute_dtype, decode, encode
 from jadam._engine import checks, returned
 from jadam._engine.leaf import Operands, Program, needs_params
+from jadam._engine.missed import Gap
 from jadam._engine.norms import Norms
 from jadam._engine.placement import decoded
 from jadam._engine.plan import Placed, Plan
@@ -29,8 +31,10 @@ class Step(NamedTuple):
     extra: dict[str, Any]
     hyperparams: dict[str, tuple[Array, Array]]
     run_rules: Callable[[Program, Operands], Any]  # under `jit`
+    ids: Mapping[int, Array]  # by leaf, the rows of tables of which there are gradients of these alone
     rate: Array | None = None  # by which wrappers around a row multiply its learning rates
     measured: bool = False  # whether a wrapper around a row sums over its results
+    gaps: Mapping[int, Gap] = MappingProxyType({})  # by leaf, how many steps its rows missed, to be caught up with
 
 
 class Ready(NamedTuple):
@@ -85,6 +89,11 @@ class Reader(ABC):
         return bounded(u, of.placed.rule.squares(u.shape)) if of.placed.key in self.state.slots else u
 
     def params(self, of: Ready) -> list[Array]:
+        checks.whole(self.plan, of.placed, "reads whole parameters")
+        return self.own_params(of)
+
+    def own_params(self, of: Ready) -> list[Array]:
+        """The parameters; of tables, the rows of this step."""
         stored = self.given_params(of.placed.rule)
         return [self.plan.storage(i).decode(stored[i], self.residues[i]) for i in of.placed.at]
 
@@ -94,6 +103,7 @@ class Reader(ABC):
         return self.step.params
 
     def slot(self, of: Ready, name: str) -> list[Array]:
+        checks.whole(self.plan, of.placed, f"reads the whole of {name}")
         self.slots_read.add((of.placed.key, name))
         return [decoded(returned.slot(of.placed.rule, of.slots[i], name), self.plan.dtype_of(i)) for i in of.placed.at]
 
@@ -111,6 +121,7 @@ class Reader(ABC):
         )
 
     def as_params(self, of: Ready, values: list[Array]) -> PyTree:
+        checks.whole(self.plan, of.placed, "makes parameters for a function of yours")
         dtypes = [self.plan.dtype_of(i) for i in of.placed.at]
         new = {i: encode(x, dtype) for i, x, dtype in zip(of.placed.at, values, dtypes, strict=True)}
         return self.plan.tree(new, self.step.params)

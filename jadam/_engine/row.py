@@ -18,12 +18,14 @@ from jax import Array
 
 from jadam._dtypes import cast, encode, full_dtype, full_products
 from jadam._engine import checks, returned
-from jadam._engine.kept import following, kept_of, made_anew, part_of
+from jadam._engine.kept import following, formats_of, kept_of, made_anew, part_of
 from jadam._engine.leaf import Mode, NoCount, Operands, Program, encoded
+from jadam._engine.missed import Gap
 from jadam._engine.norms import Norms, sums_of_squares
 from jadam._engine.placement import decoded, on_automatic_axes
 from jadam._engine.plan import Placed
 from jadam._engine.reader import Reader, Ready, Step
+from jadam._engine.rows import unpadded
 from jadam._errors import BadValue
 from jadam._recipe import Pair
 from jadam._rule import Context, DecayRate, H, Rule, extra, scalars_of
@@ -128,7 +130,7 @@ class Row(Reader):
                 continue  # what landed inside a wrapper is not an update any more
             # A name only where random bits depend on it: equal rules under other names share a program.
             rules = tuple(
-                (one.rules[i], one.placed.formats, one.placed.key if one.placed.formats.draws else "") for one in ready
+                (one.rules[i], formats_of(plan, one.placed, i), one.placed.key * one.placed.formats.draws) for one in ready
             )
             operands = Operands(
                 self.updates[i],
@@ -138,11 +140,14 @@ class Row(Reader):
                 self.residues[i],
                 [one.h for one in ready],
                 (self.key, number_key(i)) if any(name for *_, name in rules) or plan.storage(i).draws else None,
+                self.step.gaps.get(i),
             )
             in_kernel = any(one.placed.formats.kernel == "pallas" for one in ready)
             read = [(n, name) for n, one in enumerate(ready) for key, name in self.slots_read if key == one.placed.key]
             program = Program(rules, plan.storage(i), mode, in_kernel, self.step.measured, frozenset(read))
             self.updates[i], slots, self.residues[i] = self.step.run_rules(program, operands)
+            if (ids := self.step.ids.get(i)) is not None:  # no norm may count what a rule made of padding
+                self.updates[i] = unpadded(self.updates[i], ids, plan.whole[i][0])
             for one, new in zip(ready, slots, strict=True):
                 one.slots[i] = new
         for one in self.pending:
@@ -183,6 +188,7 @@ class Row(Reader):
             extra: Mapping[str, Any] = MappingProxyType({}),
             rate: Array | None = None,
             measured: bool = False,
+            gaps: Sequence[Gap] = (),
         ) -> Done:
             own = zip(at, returned.updates(wrapper, updates, len(at)), full, strict=True)
             # What is handed on unchanged stays as it is stored: its norm is known, and no cast of it is written to memory.
@@ -190,6 +196,7 @@ class Row(Reader):
             step = self.step._replace(extra={**self.step.extra, **extra}, measured=measured or self.step.measured)
             if mode == "step" and step.params is not None:
                 step = step._replace(params=[before.updates.get(i, p) for i, p in enumerate(step.params)])
+            step = step._replace(gaps=dict(zip(at, gaps, strict=False)))  # of none mostly
             if rate is not None:
                 _refuse_no_rate(placed)
                 step = step._replace(rate=rate if step.rate is None else rate * step.rate)
@@ -201,11 +208,12 @@ class Row(Reader):
             )
 
         def restarted(done: Done) -> Done:
+            checks.whole(plan, placed, "begins anew with all rows")
             slots, scalars = made_anew(plan, placed.inner, self.given_params(wrapper))
             return done._replace(state=done.state._replace(count=jnp.zeros_like(inner.count), slots=slots, scalars=scalars))
 
         def moved(done: Done) -> list[tuple[Array, Array]]:
-            return sums_of_squares([(self._moved(i, done, p, mode), p) for i, p in zip(at, self.params(of), strict=True)])
+            return sums_of_squares([(self._moved(i, done, p, mode), p) for i, p in zip(at, self.own_params(of), strict=True)])
 
         columns = {name: [decoded(stored[i].get(name), plan.dtype_of(i)) for i in at] for name in together(names)}
         inside = Inside(
@@ -270,8 +278,9 @@ class Row(Reader):
         for name, x in slots.items():
             if x is not None and name in before:
                 place = functools.partial(jax.tree.map, lambda old: jax.typeof(old).sharding, before[name])
+                formats = formats_of(self.plan, placed, i)
                 encode_ = functools.partial(
-                    encoded, slot=name, formats=placed.formats, dtype=self.plan.dtype_of(i), key=key, owner=placed.key
+                    encoded, slot=name, formats=formats, dtype=self.plan.dtype_of(i), key=key, owner=placed.key
                 )
                 new[name] = on_automatic_axes(encode_, x, place)(x)
         return apart(new)

@@ -19,9 +19,11 @@ from jadam._engine.plan import Plan
 from jadam._engine.reader import Step
 from jadam._engine.restored import restored
 from jadam._engine.row import Row
+from jadam._engine.rows import Tables
 from jadam._engine.symbolic import asking_no_symbols
 from jadam._errors import BadValue
 from jadam._recipe import Recipe
+from jadam._rows import Rows
 from jadam._state import OptState, as_state
 from jadam._storage.params import NEAREST
 from jadam._tree import PyTree, arrays, is_array, is_passed, put_back, strong
@@ -113,12 +115,13 @@ def _run(
     given = checks.gradients(plan, updates)
     checks.check_state(plan, state)
     leaves = None if params is None else plan.treedef.flatten_up_to(params)
-    step = Step(plan, leaves, extra, acting(plan, state, code), rules)
-    residues = checks.residues(plan, state)
-    done = Row(step, plan.row, {i: given[i] for i in plan.trained}, residues, state, mode).run()
-    done.state.slots.update(plan.residues(done.residues))
+    tables = Tables.of(plan, given, leaves, state)
+    own, before = tables.smaller, tables.state(state)
+    step = Step(own, tables.params(leaves), extra, acting(plan, state, code), rules, tables.ids)
+    done = Row(step, own.row, tables.updates(given), checks.residues(own, before), before, mode).run()
+    done.state.slots.update(own.residues(done.residues))
     untouched = [None if i in done.updates else _untouched(step, given, i, mode) for i in range(len(given))]
-    return plan.tree(done.updates, untouched), done.state
+    return plan.tree(tables.landed(done.updates, mode), untouched), tables.scattered(state, done.state)
 
 
 def _untouched(step: Step, given: list[Any], i: int, mode: Mode) -> Any:
@@ -127,4 +130,6 @@ def _untouched(step: Step, given: list[Any], i: int, mode: Mode) -> Any:
         return jnp.zeros_like(given[i]) if i in step.plan.frozen and given[i] is not None else given[i]
     if mode == "step":
         return step.params[i]
+    if isinstance(given[i], Rows):
+        return given[i] * 0 if i in step.plan.frozen else given[i]
     return jnp.zeros_like(step.params[i]) if i in step.plan.frozen or isinstance(given[i], Array) else given[i]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax.numpy as jnp
 from jax import Array
@@ -36,6 +37,7 @@ class ScaleByAdam(Rule):
     eps_root: NonNegative = 0.0
     _: KW_ONLY
     eps_form: EpsForm = "standard"
+    averages: ClassVar[Mapping[str, tuple[str, float]]] = {"mu": ("b1", 1), "nu": ("b2", -0.5)}
 
     def init(self, p: Array) -> Slots:
         return {"mu": zeros(p), "nu": zeros(p)}

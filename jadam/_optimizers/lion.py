@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from jax import Array
@@ -21,6 +22,7 @@ class ScaleByLion(Rule):
 
     b1: Decay = 0.9
     b2: Decay = 0.99
+    averages: ClassVar[Mapping[str, tuple[str, float]]] = {"mu": ("b2", 0)}  # of which the update has the sign
 
     def init(self, p: Array) -> Slots:
         return {"mu": zeros(p)}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from jax import Array
@@ -19,6 +20,7 @@ class Trace(Rule):
     momentum: Decay
     nesterov: bool = False
     dampening: NonNegative = 0.0
+    averages: ClassVar[Mapping[str, tuple[str, float]]] = {"trace": ("momentum", 1)}
 
     def init(self, p: Array) -> Slots:
         return {"trace": zeros(p)}

@@ -39,6 +39,13 @@ class Accumulate(Wrapper):
     how: Literal["loop", "cond"] = "loop"
     flushes: bool = False  # as one step of `flush` has it: the window ends, and there is no micro-batch
 
+    @property
+    def needs_all_rows(self) -> str:
+        return (
+            "would lose the rows that a window touched before its last micro-batch; add up the Rows of the micro-batches "
+            "(a + b, then times 1 / every), and make one step of them."
+        )
+
     def init(self, p: Array) -> Slots:
         return {"mean": zeros(p)}
 

@@ -43,6 +43,10 @@ class UniformAverage(Rule):
     whole: ClassVar[float] = 1.0
     """The weight of an average that the parameters at its beginning count in."""
 
+    @property
+    def needs_all_rows(self) -> str:
+        return "averages every row at every step, and not those alone that a batch touches; mask the table out of it."
+
     def init(self, p: Array) -> Slots:
         return {"average": jnp.copy(p)}
 

@@ -11,6 +11,7 @@ from jax import Array, lax
 
 from jadam._chain import TransformationLike, builder, chain, wrap
 from jadam._hyper import Count, Share
+from jadam._rows import DENSE
 from jadam._rule import Context, Rule, Slots
 from jadam._transformation import GradientTransformation
 from jadam._wrapper import Inside, Outcome, Wrapper
@@ -25,6 +26,10 @@ class Lookahead(Rule):
 
     positions: ClassVar[tuple[str, ...]] = ("slow",)
     keeps_zeros: ClassVar[bool] = True
+
+    @property
+    def needs_all_rows(self) -> str:
+        return f"brings every row back at the end of a period, and not those alone that a batch touches; {DENSE}"
 
     def init(self, p: Array) -> Slots:
         return {"slow": jnp.copy(p)}

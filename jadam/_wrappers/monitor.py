@@ -31,6 +31,10 @@ class Monitor(Wrapper):
     def elementwise(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
         return not self.by_leaf
 
+    @property
+    def needs_all_rows(self) -> str:
+        return ""  # of a table, norms are those of the rows that a step touches
+
     def init(self, p: Array) -> Slots:
         return {name: jnp.zeros((), zeros(p).dtype) for name in self.positions} if self.by_leaf else {}
 

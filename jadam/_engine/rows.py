@@ -1,0 +1,151 @@
+"""A step on some rows of a table is a step on the tree that has these rows in its place.
+
+Gradients that are `Rows` are summed by row; the same rows of the parameter, of its slots and of what is stored beside it are
+gathered; the parts of the recipe run on them as on any array; what they return is scattered. The plan of the smaller tree is
+that of the whole one: names, groups and formats are those of the whole parameter.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import jax
+from jax import Array
+from jax.sharding import NamedSharding, PartitionSpec
+
+from jadam._engine import checks
+from jadam._engine.leaf import Mode
+from jadam._engine.placement import on_automatic_axes
+from jadam._engine.plan import Placed, Plan
+from jadam._recipe import Pair
+from jadam._rows import DENSE, Rows, gather, scatter, summed, without_padding
+from jadam._state import OptState
+from jadam._storage.blocks import block_axis
+from jadam._storage.slots import SCALES
+
+
+class Tables(NamedTuple):
+    """The tables of a step of which there are gradients of rows alone.
+
+    Attributes:
+        plan: of the whole tree.
+        whole: by leaf, the parameter.
+        rows: by leaf, the gradients, with sorted, distinct ids.
+    """
+
+    plan: Plan
+    whole: dict[int, Array]
+    rows: dict[int, Rows]
+
+    @classmethod
+    def of(cls, plan: Plan, given: list[Any], params: list[Any] | None, state: OptState) -> Tables:
+        """Those among the gradients; a part that they are not enough for is an error."""
+        found = {i: given[i] for i in plan.trained if isinstance(given[i], Rows)}
+        if params is None or not found:
+            return cls(plan, {}, {})
+        checks.residues(plan, state)
+        for one in plan.all:
+            _check_part(plan, one, state, [i for i in one.at if i in found])
+        whole = {i: params[i] for i in found}
+        return cls(plan, whole, {i: _on_mesh(_sum, whole[i], True)(whole[i], rows) for i, rows in found.items()})
+
+    @property
+    def ids(self) -> dict[int, Array]:
+        """By leaf, the rows, with those of padding past the end."""
+        return {i: rows.ids for i, rows in self.rows.items()}
+
+    @property
+    def smaller(self) -> Plan:
+        """The plan of the tree with rows in the place of tables."""
+        if not self.rows:
+            return self.plan
+        shapes = list(self.plan.shapes)
+        for i, rows in self.rows.items():
+            shapes[i] = rows.values.shape, self.plan.dtype_of(i)
+        return replace(self.plan, shapes=tuple(shapes), whole={i: self.plan.shapes[i][0] for i in self.rows})
+
+    def updates(self, given: list[Any]) -> dict[int, Array]:
+        """The gradients that are trained on."""
+        return {i: self.rows[i].values if i in self.rows else given[i] for i in self.plan.trained}
+
+    def params(self, params: list[Any] | None) -> list[Any] | None:
+        """The parameters, with rows in the place of tables."""
+        return params and [self._gathered(i, p) if i in self.rows else p for i, p in enumerate(params)]
+
+    def state(self, state: OptState) -> OptState:
+        """The state with the rows of slots."""
+        return self._changed(state, lambda i, slot, _: self._gathered(i, slot), state)
+
+    def scattered(self, before: OptState, after: OptState) -> OptState:
+        """The state after a step, with whole slots."""
+        return self._changed(before, self._scattered, after)
+
+    def landed(self, updates: dict[int, Array], mode: Mode) -> dict[int, Any]:
+        """What the caller gets of a step: whole tables, or the updates of rows."""
+        if mode == "step":
+            return updates | {i: self._scattered(i, table, updates[i]) for i, table in self.whole.items()}
+        return updates | {i: Rows.of(ids, updates[i], True) for i, ids in self.ids.items()}
+
+    def _gathered(self, i: int, table: Array) -> Array:
+        return _on_mesh(gather, table, True)(table, self.rows[i].ids)
+
+    def _scattered(self, i: int, table: Array, rows: Array) -> Array:
+        return _on_mesh(scatter, table, False)(table, self.rows[i].ids, rows)
+
+    def _changed(self, before: OptState, change: Callable[[int, Array, Any], Array], after: OptState) -> OptState:
+        """A state in which slots that have the rows of a table are other ones: by those before and after a step."""
+        if not self.rows:
+            return after
+        slots, plan = dict(after.slots), self.plan
+        for key in ({one.key for one in plan.all if not isinstance(one.rule, Pair)} | set(plan.storages)) & set(slots):
+            columns = {}
+            for name, tree in slots[key].items():
+                old, new = (plan.treedef.flatten_up_to(tree) for tree in (before.slots[key][name], tree))
+                for i in self.rows:
+                    if old[i] is not None and old[i].shape[:1] == plan.shapes[i][0][:1]:
+                        new[i] = change(i, old[i], new[i])
+                columns[name] = plan.treedef.unflatten(new)
+            slots[key] = columns
+        return after._replace(slots=slots)
+
+
+def _sum(table: Array, rows: Rows) -> Rows:
+    return summed(rows, table.shape[0], table.dtype)
+
+
+def _on_mesh(f: Callable[..., Any], table: Array, of_rows: bool) -> Callable[..., Any]:
+    """`f`, whose result is like the table on a mesh with explicit axes; or like its rows, which every device has."""
+
+    def shardings() -> Any:
+        own = jax.typeof(table).sharding
+        rows = NamedSharding(own.mesh, PartitionSpec(None, *own.spec[1:]))
+        return Rows.of(NamedSharding(own.mesh, PartitionSpec(None)), rows, True) if f is _sum else rows if of_rows else own
+
+    return on_automatic_axes(f, table, shardings)
+
+
+def unpadded(updates: Array, ids: Array, length: int) -> Array:
+    """The updates of some rows of a table of this length, of which those of padding are zeros."""
+    zeroed = functools.partial(without_padding, length=length)
+    return on_automatic_axes(zeroed, updates, lambda: jax.typeof(updates).sharding)(updates, ids)
+
+
+def _check_part(plan: Plan, one: Placed, state: OptState, at: list[int]) -> None:
+    """Whether a part may see some rows of its leaves alone."""
+    if not at:
+        return
+    if isinstance(one.rule, Pair):
+        checks.refuse_rows(plan, at[0], f"{one.rule!r} is not of jadam, and expects whole arrays; {DENSE}")
+    elif why := one.rule.needs_all_rows:
+        checks.refuse_rows(plan, at[0], f"{one.rule.name} {why}")
+    checks.slots(plan, state, one)
+    for name, tree in state.slots.get(one.key, {}).items():
+        if name + SCALES in state.slots[one.key]:
+            column = plan.treedef.flatten_up_to(tree)
+            for i in at:
+                if column[i] is not None and column[i].ndim + block_axis(column[i].shape) == 0:
+                    words = f"{name} of {one.rule.name} is stored in 8 bits, in blocks of 32 rows; keep the state of tables"
+                    checks.refuse_rows(plan, i, f"{words} in a group of their own: with_precision(tx, state='bfloat16').")

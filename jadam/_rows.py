@@ -1,0 +1,275 @@
+"""The gradient of a table of which a batch touches few rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+from jax.core import Tracer
+from jax.tree_util import GetAttrKey, keystr, tree_flatten_with_path
+
+from jadam._dtypes import cast, full_dtype
+from jadam._errors import BadType, BadValue, door, naming
+from jadam._tree import PyTree, is_array
+
+LOST = np.iinfo(np.int32).min
+"""In place of all ids of which some did not fit. No table has such a row: the step is NaN, and not one without them."""
+
+
+DENSE = "pass the gradient of the whole table, or put the table into a group of its own: jadam.partition([(mask, tx), ...])."
+"""What to write where `Rows` are refused."""
+
+
+class Rows:
+    """The gradient of a table as the rows that a batch touches: a pytree node of `ids` and `values`.
+
+    It may stand in a tree of gradients wherever the parameter is an array whose first axis counts rows. `tx.step` and
+    `tx.update` then read and write these rows of the parameter and of its slots, and no others. `tx.update` returns `Rows`,
+    which `apply_updates` adds.
+
+    Two of them are added as the gradients that they are, `a + b`, and multiplied by a number. In a tree, say that they are
+    leaves: `jax.tree.map(operator.add, a, b, is_leaf=lambda x: isinstance(x, jadam.Rows))`.
+
+    Args:
+        ids: integers of shape (n,), the rows. Values of an id that stands there several times are summed. An id past the end
+            of the table is padding. Where numbers are known, none may be negative. Under `jit`, negative ones count from the
+            end, as in `table[ids]`; one that is before the first row makes the step NaN.
+        values: an array of shape (n, ...): the gradient of each of these rows.
+        distinct: whether ids are sorted and each stands there once, as `unique_rows` returns them; they are then not sorted
+            again. It is not checked.
+
+    Raises:
+        TypeError: `ids` are not integers, or `values` are not an array.
+        ValueError: `ids` do not have one axis, there are more or fewer than values, or one is negative.
+
+    Example:
+        >>> import jadam, jax.numpy as jnp
+        >>> tx, params = jadam.sgd(1.0), {"table": jnp.zeros((4, 2))}
+        >>> grads = {"table": jadam.Rows(jnp.array([2, 0, 2]), jnp.ones((3, 2)))}
+        >>> params, state = tx.step(grads, tx.init(params), params)
+        >>> params["table"][:, 0]
+        Array([-1.,  0., -2.,  0.], dtype=float32)
+    """
+
+    ids: Array
+    values: Array
+    distinct: bool
+
+    def __init__(self, ids: Any, values: Any, *, distinct: bool = False):
+        with naming("Rows"):
+            ids, values = _array("ids", ids), _array("values", values)
+            if words := ill_formed(ids, values):
+                raise BadType(words) if "integers" in words else BadValue(words)
+            if not isinstance(ids, Tracer):
+                _check_known(ids)
+            self.ids, self.values, self.distinct = ids, values, bool(distinct)
+
+    def __add__(self, other: Any) -> Any:
+        if isinstance(other, Rows):
+            return Rows.of(jnp.concatenate([self.ids, other.ids]), jnp.concatenate([self.values, other.values]))
+        return self.__radd__(other)
+
+    def __radd__(self, table: Any) -> Array:
+        # `optax.apply_updates` writes `p + u`, and so do libraries that are built on it.
+        return add_rows(jnp.asarray(table), self) if hasattr(table, "shape") else NotImplemented
+
+    def __mul__(self, factor: Any) -> Rows:
+        with naming("Rows"):
+            if np.ndim(factor) != 0:
+                raise BadValue(f"they can be multiplied by a number, not by an array of shape {np.shape(factor)}.")
+            return Rows.of(self.ids, self.values * factor, self.distinct)
+
+    __rmul__ = __mul__
+    __array_ufunc__ = None  # so that arrays of numpy leave arithmetic to these methods
+
+    def __repr__(self) -> str:
+        return f"Rows(ids={self.ids!r}, values={self.values!r}{', distinct=True' if self.distinct else ''})"
+
+    @classmethod
+    def of(cls, ids: Any, values: Any, distinct: bool = False) -> Rows:
+        """The same, unchecked: JAX builds trees of whatever it needs in place of arrays."""
+        rows = object.__new__(cls)
+        rows.ids, rows.values, rows.distinct = ids, values, distinct
+        return rows
+
+
+jax.tree_util.register_pytree_with_keys(
+    Rows,
+    lambda rows: (((GetAttrKey("ids"), rows.ids), (GetAttrKey("values"), rows.values)), rows.distinct),
+    lambda distinct, children: Rows.of(*children, distinct),
+    lambda rows: ((rows.ids, rows.values), rows.distinct),
+)
+
+
+def is_rows(node: Any) -> bool:
+    return isinstance(node, Rows)
+
+
+def _array(name: str, value: Any) -> Any:
+    if isinstance(value, jax.Array):
+        return value
+    try:
+        if is_array(found := np.asarray(value)):
+            return jnp.asarray(found)
+    except ValueError:  # a list of lists of different lengths
+        pass
+    raise BadType("{name} must be an array.", **{name: value})
+
+
+def ill_formed(ids: Array, values: Array) -> str:
+    """In words, why ids do not fit their values; empty where they do."""
+    if not jnp.issubdtype(ids.dtype, jnp.integer):
+        return f"ids must be integers, not {ids.dtype}."
+    if ids.ndim != 1:
+        return f"ids must have one axis, not the shape {ids.shape}; write ids.reshape(-1), and values alike."
+    if values.shape[:1] != ids.shape:
+        return f"ids are {len(ids)}, and values have the shape {values.shape}: one value for each id."
+    return ""
+
+
+def refuse_rows(tree: PyTree) -> None:
+    """Refuses `Rows` in a tree that should be one of parameters."""
+    for path, node in tree_flatten_with_path(tree, is_leaf=is_rows)[0]:
+        if is_rows(node):
+            where = keystr(path, simple=True, separator="/") or "the root"
+            raise BadType(
+                f"{where} is Rows, which stand for the gradient of a table and not for a parameter; call init(params), and "
+                "update(grads, state, params) with the parameters."
+            )
+
+
+def _check_known(ids: Array) -> None:
+    """Whether ids of which the numbers are known are rows."""
+    if ids.size and (least := int(ids.min())) < 0:
+        raise BadValue(f"ids has {least}; rows count from 0, and padding is past the end of the table.")
+
+
+@door
+def unique_rows(ids: Any, *, rows: int, size: int | None = None) -> Array:
+    """The distinct ids of a batch in order, padded past the end of the table to a number that does not depend on the batch.
+
+    Differentiate with respect to these rows of a table, and a gradient has `size` rows, not one for each id of the batch.
+
+    Args:
+        ids: integers >= 0 of any shape; those past the end of the table are padding.
+        rows: of the table, >= 1.
+        size: of the result, >= 1; by default all fit. More distinct ids are an error. Under `jit`, where that is not known,
+            the step that gets the result in `Rows` is NaN then, and so where an id is negative: nothing is lost unseen.
+
+    Returns:
+        int32 of shape (size,), for `Rows(..., distinct=True)`.
+
+    Raises:
+        TypeError: `ids` are not integers.
+        ValueError: there are more distinct ids than `size`; an argument is out of its range.
+
+    Example:
+        >>> import jadam, jax.numpy as jnp
+        >>> batch = jnp.array([7, 2, 7])
+        >>> ids = jadam.unique_rows(batch, rows=10, size=4)
+        >>> ids, jnp.searchsorted(ids, batch)
+        (Array([ 2,  7, 12, 13], dtype=int32), Array([1, 0, 1], dtype=int32))
+    """
+    ids = _array("ids", ids)
+    if not jnp.issubdtype(ids.dtype, jnp.integer):
+        raise BadType(f"ids must be integers, not {ids.dtype}.")
+    for name, number in (("rows", rows), ("size", size)):
+        if not isinstance(number, int | np.integer | None) or isinstance(number, bool) or (number is not None and number < 1):
+            raise BadValue("{name} must be an integer >= 1.", **{name: number})
+    room = max(min(ids.size, rows), 1) if size is None else int(size)
+    known = not isinstance(ids, Tracer)
+    if known:
+        _check_known(ids)
+    found, count = _unique(ids.reshape(-1), rows, room)
+    if known and int(count) > room:
+        raise BadValue(f"there are {int(count)} distinct ids, and the size is {room}; give it a larger size.")
+    return found
+
+
+def _unique(ids: Array, rows: int, size: int) -> tuple[Array, Array]:
+    """Distinct ids, and how many there are: where these are too many, or one is negative, all are `LOST`."""
+    if not ids.size:
+        return _padding(rows, size), jnp.zeros((), jnp.int32)
+    ordered = lax.sort(_narrow(ids, rows))
+    first = _differs(ordered) & (ordered < rows)
+    place = jnp.cumsum(first.astype(jnp.int32)) - 1
+    count = place[-1] + 1
+    found = _padding(rows, size).at[jnp.where(first, place, size)].set(ordered, mode="drop")
+    wrong = (count > size) | (ordered[0] < 0)
+    return jnp.where(wrong, jnp.full_like(found, LOST), found), count
+
+
+def _narrow(ids: Array, length: int) -> Array:
+    """Ids as int32. Those of a wider type that do not fit are padding, or before the first row."""
+    if jnp.iinfo(ids.dtype).max > jnp.iinfo(jnp.int32).max:
+        least = 0 if jnp.issubdtype(ids.dtype, jnp.unsignedinteger) else -length - 1
+        ids = jnp.clip(ids, least, length)
+    return cast(ids, jnp.int32)
+
+
+def _differs(ordered: Array) -> Array:
+    """Whether each of some sorted ids is another than the one before."""
+    return jnp.concatenate([jnp.ones(1, bool), ordered[1:] != ordered[:-1]])
+
+
+def _padding(length: int, size: int) -> Array:
+    """Ids past the end, each another: a scatter may rely on that."""
+    return length + lax.iota(jnp.int32, size)
+
+
+def summed(rows: Rows, length: int, dtype: Any) -> Rows:
+    """The same with sorted, distinct ids: one at least, and no more than a table of this length has rows.
+
+    Values of one id are summed in the dtype of the arithmetic on a parameter of this dtype; those of padding are zeros.
+    """
+    ids, values, n = rows.ids, rows.values, rows.ids.shape[0]
+    if n == 0:
+        return Rows.of(_padding(length, 1), jnp.zeros((1, *values.shape[1:]), values.dtype), True)
+    ids = _narrow(ids, length)
+    if rows.distinct:
+        found, lost = ids, ids[0] < 0
+    else:
+        ids = jnp.where(ids < 0, ids + length, ids)
+        ids, order = lax.sort((ids, lax.iota(jnp.int32, n)), num_keys=1)
+        place, lost = jnp.cumsum(_differs(ids).astype(jnp.int32)) - 1, ids[0] < 0
+        values = cast(values[order], full_dtype(dtype))
+        values = jax.ops.segment_sum(values, place, num_segments=n, indices_are_sorted=True)
+        found = _padding(length, n).at[place].set(ids, indices_are_sorted=True)
+    # What has no row makes the first rows NaN: a step without it would be another than the one that was asked for.
+    counting = lax.iota(jnp.int32, n)
+    found = jnp.where(lost, counting, jnp.where(found < length, found, length + counting))
+    values = without_padding(jnp.where(lost, jnp.full_like(values, jnp.nan), values), found, length)
+    return Rows.of(found[:length], values[:length], True)
+
+
+def of_rows(rows: Rows) -> Array:
+    """The gradient of each row, for its norm: padding, of which nothing is known without the table, is a row too."""
+    return summed(rows, np.iinfo(np.int32).max - rows.ids.size, rows.values.dtype).values
+
+
+def without_padding(values: Array, ids: Array, length: int) -> Array:
+    """Rows, of which those of padding are zeros."""
+    real = lax.broadcast_in_dim(ids < length, values.shape, (0,))
+    return lax.select(real, values, jnp.zeros_like(values))
+
+
+def gather(table: Array, ids: Array) -> Array:
+    """The rows of sorted, distinct ids; zeros for padding."""
+    return table.at[ids].get(mode="fill", fill_value=0, unique_indices=True, indices_are_sorted=True)
+
+
+def scatter(table: Array, ids: Array, rows: Array) -> Array:
+    """The table with these rows in their places: in its own memory, if it is donated."""
+    return table.at[ids].set(rows, mode="drop", unique_indices=True, indices_are_sorted=True)
+
+
+def add_rows(table: Array, rows: Rows) -> Array:
+    """A table plus an update of some of its rows, in the dtype of the table."""
+    own = summed(rows, table.shape[0], table.dtype)
+    old, u = gather(table, own.ids), own.values
+    exact = full_dtype(table.dtype)
+    new = lax.add(old, u) if u.dtype == old.dtype else cast(cast(old, exact) + cast(u, exact), old.dtype)
+    return scatter(table, own.ids, new)
