@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
@@ -99,7 +100,7 @@ class Rows:
 jax.tree_util.register_pytree_with_keys(
     Rows,
     lambda rows: (((GetAttrKey("ids"), rows.ids), (GetAttrKey("values"), rows.values)), rows.distinct),
-    lambda distinct, children: Rows.of(*children, distinct),
+    lambda distinct, children: Rows.of(*children, distinct=distinct),
     lambda rows: ((rows.ids, rows.values), rows.distinct),
 )
 
@@ -254,6 +255,13 @@ def without_padding(values: Array, ids: Array, length: int) -> Array:
     """Rows, of which those of padding are zeros."""
     real = lax.broadcast_in_dim(ids < length, values.shape, (0,))
     return lax.select(real, values, jnp.zeros_like(values))
+
+
+def numbered(ids: Array, shape: tuple[int, ...]) -> Array:
+    """The number of each element of some rows in the table, uint32: by that, its random bits do not depend on other rows."""
+    width = math.prod(shape[1:])
+    first = lax.broadcast_in_dim(cast(ids, jnp.uint32) * np.uint32(width), shape, (0,))
+    return first + lax.reshape(lax.iota(jnp.uint32, width), (1, *shape[1:]))
 
 
 def gather(table: Array, ids: Array) -> Array:

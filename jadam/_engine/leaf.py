@@ -17,6 +17,7 @@ from jadam._engine.placement import tied
 from jadam._errors import BadValue
 from jadam._norm import bounded
 from jadam._recipe import SlotFormats
+from jadam._rows import numbered, without_padding
 from jadam._rule import H, Rule
 from jadam._storage.blocks import Tile
 from jadam._storage.params import ParamStorage
@@ -39,6 +40,7 @@ class Program(NamedTuple):
     kernel: bool = False
     measured: bool = False  # whether a wrapper sums over the result
     read: frozenset[tuple[int, str]] = frozenset()  # the slots that `prepare` has read, with the place of their rule
+    length: int = 0  # of the table, where the leaf is some of its rows
 
     @property
     def elementwise(self) -> bool:
@@ -57,6 +59,7 @@ class Operands(NamedTuple):
         hs: hyperparameters and constants of each rule.
         keys: of the step and of the leaf, for random bits: their xor is the key.
         gap: how many steps its rows missed, if these are to be caught up with.
+        ids: where the leaf is some rows of a table, which.
     """
 
     u: Array
@@ -67,6 +70,7 @@ class Operands(NamedTuple):
     hs: list[dict[str, Any]]
     keys: tuple[Any, ...] | None
     gap: Gap | None = None
+    ids: Array | None = None
 
 
 Result = tuple[Array, list[dict[str, Any]], dict[str, Array]]
@@ -80,18 +84,19 @@ def like(operands: Operands) -> Array:
 
 def run(program: Program, operands: Operands, scales: list[dict[str, Array]] | None = None, tile: Tile | None = None) -> Result:
     """The rules on one array, or on a tile of it."""
-    own, p, residue = like(operands), operands.p, operands.residue
-    index = None if tile is None else tile.index
+    own, p, residue, ids = like(operands), operands.p, operands.residue, operands.ids
+    index = (None if ids is None else numbered(ids, own.shape)) if tile is None else tile.index
     # Combined here and not by the caller: an operation of the caller's would be one more kernel for each leaf.
     key = None if operands.keys is None else functools.reduce(lax.bitwise_xor, operands.keys)
     g, slots_of = updated(program, operands)
+    g = g if ids is None else without_padding(g, ids, program.length)  # no norm may count what a rule made of it
     new_slots = []
     for at, ((_, formats, name), slots) in enumerate(zip(program.rules, slots_of, strict=True)):
-        tied_slots = {slot: tied(x, own, g.shape) for slot, x in slots.items()}
-        known = {} if scales is None else scales[at]
-        new_slots.append(
-            {slot: encoded(x, slot, formats, own.dtype, key, name, tile, known.get(slot)) for slot, x in tied_slots.items()}
-        )
+        known, stored = {} if scales is None else scales[at], {}
+        for slot, x in slots.items():
+            x = tied(x, own, g.shape)
+            stored[slot] = encoded(x, slot, formats, own.dtype, key, name, index, tile, known.get(slot))
+        new_slots.append(stored)
     if program.mode == "between":
         return encode(g, full_dtype(own.dtype)), new_slots, residue
     if p is None:
@@ -113,7 +118,7 @@ def run(program: Program, operands: Operands, scales: list[dict[str, Array]] | N
 
 def updated(program: Program, operands: Operands) -> tuple[Array, list[dict[str, Array]]]:
     """The update and the slots that the rules make, in the dtype of the arithmetic."""
-    u, p, gradient, slots, residue, hs, _, gap = operands
+    u, p, gradient, slots, residue, hs, _, gap, _ = operands
     dtype = compute_dtype(like(operands).dtype)
     g = first = cast(decode(u), dtype)
     full_p = None if p is None else program.landing.decode(p, residue)
@@ -209,11 +214,12 @@ def encoded(
     dtype: Any,
     key: Any,
     owner: str,
+    index: Array | None = None,
     tile: Tile | None = None,
     scales: Array | None = None,
 ) -> Any:
     """A slot of a parameter of this dtype as its owner stores it."""
-    noise = None if key is None else Noise(key, f"{owner}/{slot}", None if tile is None else tile.index)
+    noise = None if key is None else Noise(key, f"{owner}/{slot}", index)
     return formats.codec(slot).encode(cast(value, compute_dtype(dtype)), dtype, noise, tile, scales)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ from jax import Array, lax
 
 from jadam._engine.leaf import Operands, Program, Result, like, run, updated
 from jadam._engine.placement import on_automatic_axes
+from jadam._rows import numbered
 from jadam._storage.blocks import BLOCK, Int8Blocks, Tile, as_array, block_axis, in_blocks, joined, scales_of
 
 
@@ -23,7 +25,7 @@ def run_rules(program: Program, operands: Operands) -> Result:
         return jax.tree.map(lambda x: jax.typeof(x).sharding, (leaf, operands.slots, operands.residue))
 
     in_xla = on_automatic_axes(functools.partial(_in_xla, program), leaf, shardings)
-    if program.kernel and operands.gap is None:
+    if program.kernel and operands.gap is None and operands.ids is None:
         from jadam._engine.kernel import fits, run_in_kernel  # here, since Pallas takes long to import
 
         if fits(program, operands):
@@ -44,6 +46,8 @@ def _in_two_passes(program: Program, operands: Operands) -> Result:
     """
     shape = like(operands).shape
     tile = Tile.whole(shape)
+    if operands.ids is not None:
+        tile = replace(tile, index=in_blocks(numbered(operands.ids, shape)))
 
     def scales(blocks: Operands, inside: Array | None) -> list[dict[str, Array]]:
         return [

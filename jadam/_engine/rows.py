@@ -7,7 +7,6 @@ that of the whole one: names, groups and formats are those of the whole paramete
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -21,7 +20,7 @@ from jadam._engine.leaf import Mode
 from jadam._engine.placement import on_automatic_axes
 from jadam._engine.plan import Placed, Plan
 from jadam._recipe import Pair
-from jadam._rows import DENSE, Rows, gather, scatter, summed, without_padding
+from jadam._rows import DENSE, Rows, gather, scatter, summed
 from jadam._state import OptState
 from jadam._storage.blocks import block_axis
 from jadam._storage.slots import SCALES
@@ -125,12 +124,6 @@ def _on_mesh(f: Callable[..., Any], table: Array, of_rows: bool) -> Callable[...
         return Rows.of(NamedSharding(own.mesh, PartitionSpec(None)), rows, True) if f is _sum else rows if of_rows else own
 
     return on_automatic_axes(f, table, shardings)
-
-
-def unpadded(updates: Array, ids: Array, length: int) -> Array:
-    """The updates of some rows of a table of this length, of which those of padding are zeros."""
-    zeroed = functools.partial(without_padding, length=length)
-    return on_automatic_axes(zeroed, updates, lambda: jax.typeof(updates).sharding)(updates, ids)
 
 
 def _check_part(plan: Plan, one: Placed, state: OptState, at: list[int]) -> None:
