@@ -194,7 +194,7 @@ def _unique(ids: Array, rows: int, size: int) -> tuple[Array, Array]:
     """Distinct ids, and how many there are: where these are too many, or one is negative, all are `LOST`."""
     if not ids.size:
         return _padding(rows, size), jnp.zeros((), jnp.int32)
-    ordered = lax.sort(_narrow(ids, rows))
+    ordered = lax.sort(narrow(ids, rows))
     first = _differs(ordered) & (ordered < rows)
     place = jnp.cumsum(first.astype(jnp.int32)) - 1
     count = place[-1] + 1
@@ -203,7 +203,7 @@ def _unique(ids: Array, rows: int, size: int) -> tuple[Array, Array]:
     return jnp.where(wrong, jnp.full_like(found, LOST), found), count
 
 
-def _narrow(ids: Array, length: int) -> Array:
+def narrow(ids: Array, length: int) -> Array:
     """Ids as int32. Those of a wider type that do not fit are padding, or before the first row."""
     if jnp.iinfo(ids.dtype).max > jnp.iinfo(jnp.int32).max:
         least = 0 if jnp.issubdtype(ids.dtype, jnp.unsignedinteger) else -length - 1
@@ -229,7 +229,7 @@ def summed(rows: Rows, length: int, dtype: Any) -> Rows:
     ids, values, n = rows.ids, rows.values, rows.ids.shape[0]
     if n == 0:
         return Rows.of(_padding(length, 1), jnp.zeros((1, *values.shape[1:]), values.dtype), True)
-    ids = _narrow(ids, length)
+    ids = narrow(ids, length)
     if rows.distinct:
         found, lost = ids, ids[0] < 0
     else:
