@@ -194,7 +194,7 @@ def _unique(ids: Array, rows: int, size: int) -> tuple[Array, Array]:
     """Distinct ids, and how many there are: where these are too many, or one is negative, all are `LOST`."""
     if not ids.size:
         return _padding(rows, size), jnp.zeros((), jnp.int32)
-    ordered = lax.sort(_narrow(ids, rows))
+    ordered = lax.sort(narrow(ids, rows))
     first = _differs(ordered) & (ordered < rows)
     place = jnp.cumsum(first.astype(jnp.int32)) - 1
     count = place[-1] + 1
@@ -203,7 +203,7 @@ def _unique(ids: Array, rows: int, size: int) -> tuple[Array, Array]:
     return jnp.where(wrong, jnp.full_like(found, LOST), found), count
 
 
-def _narrow(ids: Array, length: int) -> Array:
+def narrow(ids: Array, length: int) -> Array:
     """Ids as int32. Those of a wider type that do not fit are padding, or before the first row."""
     if jnp.iinfo(ids.dtype).max > jnp.iinfo(jnp.int32).max:
         least = 0 if jnp.issubdtype(ids.dtype, jnp.unsignedinteger) else -length - 1
@@ -229,16 +229,17 @@ def summed(rows: Rows, length: int, dtype: Any) -> Rows:
     ids, values, n = rows.ids, rows.values, rows.ids.shape[0]
     if n == 0:
         return Rows.of(_padding(length, 1), jnp.zeros((1, *values.shape[1:]), values.dtype), True)
-    ids = _narrow(ids, length)
+    ids = narrow(ids, length)
     if rows.distinct:
         found, lost = ids, ids[0] < 0
     else:
         ids = jnp.where(ids < 0, ids + length, ids)
-        ids, order = lax.sort((ids, lax.iota(jnp.int32, n)), num_keys=1)
-        place, lost = jnp.cumsum(_differs(ids).astype(jnp.int32)) - 1, ids[0] < 0
-        values = cast(values[order], full_dtype(dtype))
-        values = jax.ops.segment_sum(values, place, num_segments=n, indices_are_sorted=True)
-        found = _padding(length, n).at[place].set(ids, indices_are_sorted=True)
+        # On CPU, ids alone are sorted in a fifth of the time that they take with their order, and values stay where they are.
+        ordered = lax.sort(ids, is_stable=False)
+        place, lost = jnp.cumsum(_differs(ordered).astype(jnp.int32)) - 1, ordered[0] < 0
+        found = _padding(length, n).at[place].set(ordered, indices_are_sorted=True)
+        exact = cast(values, full_dtype(dtype))
+        values = jnp.zeros_like(exact).at[place[jnp.searchsorted(ordered, ids)]].add(exact, mode="promise_in_bounds")
     # What has no row makes the first rows NaN: a step without it would be another than the one that was asked for.
     counting = lax.iota(jnp.int32, n)
     found = jnp.where(lost, counting, jnp.where(found < length, found, length + counting))

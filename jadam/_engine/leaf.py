@@ -17,7 +17,7 @@ from jadam._engine.placement import tied
 from jadam._errors import BadValue
 from jadam._norm import bounded
 from jadam._recipe import SlotFormats
-from jadam._rows import numbered, without_padding
+from jadam._rows import numbered
 from jadam._rule import H, Rule
 from jadam._storage.blocks import Tile
 from jadam._storage.params import ParamStorage
@@ -84,12 +84,11 @@ def like(operands: Operands) -> Array:
 
 def run(program: Program, operands: Operands, scales: list[dict[str, Array]] | None = None, tile: Tile | None = None) -> Result:
     """The rules on one array, or on a tile of it."""
-    own, p, residue, ids = like(operands), operands.p, operands.residue, operands.ids
-    index = (None if ids is None else numbered(ids, own.shape)) if tile is None else tile.index
+    own, p, residue = like(operands), operands.p, operands.residue
+    index = _index(operands) if tile is None else tile.index
     # Combined here and not by the caller: an operation of the caller's would be one more kernel for each leaf.
     key = None if operands.keys is None else functools.reduce(lax.bitwise_xor, operands.keys)
     g, slots_of = updated(program, operands)
-    g = g if ids is None else without_padding(g, ids, program.length)  # no norm may count what a rule made of it
     new_slots = []
     for at, ((_, formats, name), slots) in enumerate(zip(program.rules, slots_of, strict=True)):
         known, stored = {} if scales is None else scales[at], {}
@@ -114,6 +113,11 @@ def run(program: Program, operands: Operands, scales: list[dict[str, Array]] | N
         if program.measured:
             new_slots = _in_the_fusion_of(out, new_slots, operands.hs)
     return out, new_slots, residue
+
+
+def _index(operands: Operands) -> Array | None:
+    """The number of each element in its table, where the leaf is some rows of one."""
+    return None if operands.ids is None else numbered(operands.ids, like(operands).shape)
 
 
 def updated(program: Program, operands: Operands) -> tuple[Array, list[dict[str, Array]]]:

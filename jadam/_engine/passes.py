@@ -13,7 +13,7 @@ from jax import Array, lax
 
 from jadam._engine.leaf import Operands, Program, Result, like, run, updated
 from jadam._engine.placement import on_automatic_axes
-from jadam._rows import numbered
+from jadam._rows import numbered, without_padding
 from jadam._storage.blocks import BLOCK, Int8Blocks, Tile, as_array, block_axis, in_blocks, joined, scales_of
 
 
@@ -36,7 +36,10 @@ def run_rules(program: Program, operands: Operands) -> Result:
 def _in_xla(program: Program, operands: Operands) -> Result:
     in_8_bits = any(isinstance(stored, Int8Blocks) for slots in operands.slots for stored in slots.values())
     by_blocks = in_8_bits and program.elementwise and operands.gap is None  # which is of rows, and not of blocks
-    return (_in_two_passes if by_blocks else run)(program, operands)
+    result = (_in_two_passes if by_blocks else run)(program, operands)
+    if operands.ids is None:
+        return result
+    return without_padding(result[0], operands.ids, program.length), *result[1:]  # no norm may count what rules made of it
 
 
 def _in_two_passes(program: Program, operands: Operands) -> Result:

@@ -17,6 +17,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jadam._engine import checks
 from jadam._engine.leaf import Mode
+from jadam._engine.owners import on_owners, owners, summed_by_owner
 from jadam._engine.placement import on_automatic_axes
 from jadam._engine.plan import Placed, Plan
 from jadam._recipe import Pair
@@ -32,7 +33,7 @@ class Tables(NamedTuple):
     Attributes:
         plan: of the whole tree.
         whole: by leaf, the parameter.
-        rows: by leaf, the gradients, with sorted, distinct ids.
+        rows: by leaf, the gradients, with sorted, distinct ids; or those of one owner after the other.
     """
 
     plan: Plan
@@ -49,7 +50,7 @@ class Tables(NamedTuple):
         for one in plan.all:
             _check_part(plan, one, state, [i for i in one.at if i in found])
         whole = {i: params[i] for i in found}
-        return cls(plan, whole, {i: _on_mesh(_sum, whole[i], True)(whole[i], rows) for i, rows in found.items()})
+        return cls(plan, whole, {i: _summed(whole[i], rows) for i, rows in found.items()})
 
     @property
     def ids(self) -> dict[int, Array]:
@@ -72,27 +73,21 @@ class Tables(NamedTuple):
 
     def params(self, params: list[Any] | None) -> list[Any] | None:
         """The parameters, with rows in the place of tables."""
-        return params and [self._gathered(i, p) if i in self.rows else p for i, p in enumerate(params)]
+        return params and [_gathered(p, self.rows[i].ids) if i in self.rows else p for i, p in enumerate(params)]
 
     def state(self, state: OptState) -> OptState:
         """The state with the rows of slots."""
-        return self._changed(state, lambda i, slot, _: self._gathered(i, slot), state)
+        return self._changed(state, lambda i, old, _: _gathered(old, self.rows[i].ids), state)
 
     def scattered(self, before: OptState, after: OptState) -> OptState:
         """The state after a step, with whole slots."""
-        return self._changed(before, self._scattered, after)
+        return self._changed(before, lambda i, old, new: _scattered(old, self.rows[i].ids, new), after)
 
     def landed(self, updates: dict[int, Array], mode: Mode) -> dict[int, Any]:
         """What the caller gets of a step: whole tables, or the updates of rows."""
         if mode == "step":
-            return updates | {i: self._scattered(i, table, updates[i]) for i, table in self.whole.items()}
-        return updates | {i: Rows.of(ids, updates[i], True) for i, ids in self.ids.items()}
-
-    def _gathered(self, i: int, table: Array) -> Array:
-        return _on_mesh(gather, table, True)(table, self.rows[i].ids)
-
-    def _scattered(self, i: int, table: Array, rows: Array) -> Array:
-        return _on_mesh(scatter, table, False)(table, self.rows[i].ids, rows)
+            return updates | {i: _scattered(table, self.rows[i].ids, updates[i]) for i, table in self.whole.items()}
+        return updates | {i: Rows.of(rows.ids, updates[i], rows.distinct) for i, rows in self.rows.items()}
 
     def _changed(self, before: OptState, change: Callable[[int, Array, Any], Array], after: OptState) -> OptState:
         """A state in which slots that have the rows of a table are other ones: by those before and after a step."""
@@ -111,19 +106,33 @@ class Tables(NamedTuple):
         return after._replace(slots=slots)
 
 
-def _sum(table: Array, rows: Rows) -> Rows:
-    return summed(rows, table.shape[0], table.dtype)
+def _summed(table: Array, rows: Rows) -> Rows:
+    """The rows of a step, on every device or by owner."""
+    if owners(table):
+        return summed_by_owner(table, rows)
 
-
-def _on_mesh(f: Callable[..., Any], table: Array, of_rows: bool) -> Callable[..., Any]:
-    """`f`, whose result is like the table on a mesh with explicit axes; or like its rows, which every device has."""
-
-    def shardings() -> Any:
+    def shardings() -> Rows:
         own = jax.typeof(table).sharding
-        rows = NamedSharding(own.mesh, PartitionSpec(None, *own.spec[1:]))
-        return Rows.of(NamedSharding(own.mesh, PartitionSpec(None)), rows, True) if f is _sum else rows if of_rows else own
+        return Rows.of(*(NamedSharding(own.mesh, PartitionSpec(*spec)) for spec in ((None,), (None, *own.spec[1:]))), True)
 
-    return on_automatic_axes(f, table, shardings)
+    return on_automatic_axes(lambda table, rows: summed(rows, table.shape[0], table.dtype), table, shardings)(table, rows)
+
+
+def _gathered(table: Array, ids: Array) -> Array:
+    if owners(table):
+        return on_owners(gather, table)(table, ids)
+
+    def sharding() -> NamedSharding:
+        own = jax.typeof(table).sharding
+        return NamedSharding(own.mesh, PartitionSpec(None, *own.spec[1:]))
+
+    return on_automatic_axes(gather, table, sharding)(table, ids)
+
+
+def _scattered(table: Array, ids: Array, rows: Array) -> Array:
+    if owners(table):
+        return on_owners(scatter, table)(table, ids, rows)
+    return on_automatic_axes(scatter, table, lambda: jax.typeof(table).sharding)(table, ids, rows)
 
 
 def _check_part(plan: Plan, one: Placed, state: OptState, at: list[int]) -> None:
