@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jadam._engine import checks
+from jadam._engine.alike import staying
 from jadam._engine.leaf import Mode, Operands, Program
 from jadam._engine.numbers import Said, acting, said, without_state
 from jadam._engine.passes import run_rules
@@ -77,7 +78,7 @@ class Programs:
         # Functions of its own, since JAX keeps what it traced and compiled for as long as the function lives. The plan is no
         # argument of them: JAX keeps static arguments for longer.
         rules = jax.jit(lambda program, operands: run_rules(program, operands), static_argnums=0)
-        self.step = functools.partial(_run, rules, plan)
+        self.step = lambda mode, *operands: staying(functools.partial(_run, rules, plan, mode), *operands)
         self.run = jax.jit(self.step, static_argnums=0)
 
         def new(make: Callable[..., Any], of: tuple[Any, ...], shape: Any, p: Array) -> dict[str, Array]:
