@@ -19,7 +19,7 @@ from jax.core import Tracer
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from jaxlib.mlir.dialects import sdy
+from jax.extend.mlir.dialects import sdy
 
 from jadam._state import OptState
 from jadam._tree import PyTree
