@@ -18,6 +18,7 @@ from jadam._errors import BadValue
 from jadam._norm import bounded
 from jadam._recipe import SlotFormats
 from jadam._rule import H, Rule
+from jadam._shards import indices
 from jadam._storage.blocks import Tile
 from jadam._storage.params import ParamStorage
 from jadam._storage.rounding import Noise
@@ -81,7 +82,7 @@ def like(operands: Operands) -> Array:
 def run(program: Program, operands: Operands, scales: list[dict[str, Array]] | None = None, tile: Tile | None = None) -> Result:
     """The rules on one array, or on a tile of it."""
     own, p, residue = like(operands), operands.p, operands.residue
-    index = None if tile is None else tile.index
+    index = indices(own) if tile is None else tile.index
     # Combined here and not by the caller: an operation of the caller's would be one more kernel for each leaf.
     key = None if operands.keys is None else functools.reduce(lax.bitwise_xor, operands.keys)
     g, slots_of = updated(program, operands)
@@ -213,7 +214,7 @@ def encoded(
     scales: Array | None = None,
 ) -> Any:
     """A slot of a parameter of this dtype as its owner stores it."""
-    noise = None if key is None else Noise(key, f"{owner}/{slot}", None if tile is None else tile.index)
+    noise = None if key is None else Noise(key, f"{owner}/{slot}", indices(value) if tile is None else tile.index)
     return formats.codec(slot).encode(cast(value, compute_dtype(dtype)), dtype, noise, tile, scales)
 
 

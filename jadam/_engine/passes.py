@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ from jax import Array, lax
 
 from jadam._engine.leaf import Operands, Program, Result, like, run, updated
 from jadam._engine.placement import on_automatic_axes
+from jadam._shards import indices, varying_like
 from jadam._storage.blocks import BLOCK, Int8Blocks, Tile, as_array, block_axis, in_blocks, joined, scales_of
 
 
@@ -44,6 +46,8 @@ def _in_two_passes(program: Program, operands: Operands) -> Result:
     """
     shape = like(operands).shape
     tile = Tile.whole(shape)
+    if (index := indices(like(operands))) is not None:
+        tile = replace(tile, index=in_blocks(index))
 
     def scales(blocks: Operands, inside: Array | None) -> list[dict[str, Array]]:
         return [
@@ -68,7 +72,7 @@ def _in_two_passes(program: Program, operands: Operands) -> Result:
             return jax.tree.map(joined, found, scales(at_row, None if tile.inside is None else row(tile.inside)))
 
         none = jax.tree.map(lambda x: jnp.full(x.shape, -0.0, x.dtype), jax.eval_shape(at_once, blocks))
-        return lax.fori_loop(0, BLOCK, with_row, none)
+        return lax.fori_loop(0, BLOCK, with_row, varying_like(none, blocks))
 
     # Blocks as axes of their own keep fusions on TPU; on CPU and GPU results are written in place only without.
     def on_blocks(operands: Operands, blocks: Operands, scales: list[dict[str, Array]]) -> Result:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jadam._engine import checks
+from jadam._engine import checks, parts
 from jadam._engine.alike import staying
 from jadam._engine.leaf import Mode, Operands, Program
 from jadam._engine.numbers import Said, acting, said, without_state
@@ -118,6 +118,7 @@ def _run(
     leaves = None if params is None else plan.treedef.flatten_up_to(params)
     tables = Tables.of(plan, given, leaves, state)
     own, before = tables.smaller, tables.state(state)
+    parts.check(plan, dict(enumerate(given)), leaves)
     step = Step(own, tables.params(leaves), extra, acting(plan, state, code), rules, tables.ids)
     done = Row(step, own.row, tables.updates(given), checks.residues(own, before), before, mode).run()
     done.state.slots.update(own.residues(done.residues))
