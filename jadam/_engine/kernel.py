@@ -23,7 +23,6 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jadam._engine.leaf import Operands, Program, Result, like, run
 from jadam._errors import BadValue
-from jadam._shards import varying
 from jadam._storage.blocks import BLOCK, Tile, block_axis
 
 TILES = {"tpu": (256, 256), "cuda": (32, 128), "interpreted": (64, 256)}
@@ -67,7 +66,7 @@ def run_in_kernel(program: Program, operands: Operands, in_xla: Callable[[Operan
 
 def _parts(operands: Operands) -> tuple[Any, Any]:
     """The arrays of the leaf, and what its tiles share."""
-    *arrays, hs, keys = operands
+    *arrays, hs, keys = operands[:7]  # no kernel computes a leaf with a gap
     return tuple(arrays), (hs, keys)
 
 
@@ -193,9 +192,7 @@ def _on_devices(program: Program, operands: Operands) -> list[Array]:
     if AxisType.Explicit in kinds:
         return _by_types(kernel, arrays, shared)
     if AxisType.Manual in kinds:
-        axes = varying(leaf)  # whose parts follow each other along the first axis, as in `indices`
-        first = lax.axis_index(axes).astype(jnp.int32) * leaf.shape[0] if axes else jnp.zeros((), jnp.int32)
-        return kernel.on_device([first, *[jnp.zeros((), jnp.int32)] * (leaf.ndim - 1)], arrays, shared)
+        return kernel.on_device([jnp.zeros((), jnp.int32)] * leaf.ndim, arrays, shared)
     return _by_partitioner(kernel, arrays, shared)
 
 

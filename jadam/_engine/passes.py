@@ -13,7 +13,7 @@ from jax import Array, lax
 
 from jadam._engine.leaf import Operands, Program, Result, like, run, updated
 from jadam._engine.placement import on_automatic_axes
-from jadam._shards import indices, varying_like
+from jadam._shards import indices, varying, varying_like
 from jadam._storage.blocks import BLOCK, Int8Blocks, Tile, as_array, block_axis, in_blocks, joined, scales_of
 
 
@@ -25,7 +25,8 @@ def run_rules(program: Program, operands: Operands) -> Result:
         return jax.tree.map(lambda x: jax.typeof(x).sharding, (leaf, operands.slots, operands.residue))
 
     in_xla = on_automatic_axes(functools.partial(_in_xla, program), leaf, shardings)
-    if program.kernel and operands.gap is None:
+    # Inside `shard_map`, Pallas would have to be told how the results differ between devices.
+    if program.kernel and operands.gap is None and not varying(leaf):
         from jadam._engine.kernel import fits, run_in_kernel  # here, since Pallas takes long to import
 
         if fits(program, operands):
