@@ -21,6 +21,7 @@ from jax.interpreters import ad, batching, mlir
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jax.extend.mlir.dialects import sdy
 
+from jadam._engine.leaf import Mode
 from jadam._state import OptState
 from jadam._tree import PyTree
 
@@ -59,11 +60,13 @@ ad.primitive_jvps[_alike] = _differentiated
 batching.primitive_batchers[_alike] = _mapped
 
 
-def staying(step: Callable[..., Any], updates: PyTree, state: OptState, params: PyTree, extra: Any, code: Any) -> Any:
-    """`step(updates, state, params, extra, code)`, whose results stay where parameters and state were."""
+def staying(
+    step: Callable[..., Any], mode: Mode, updates: PyTree, state: OptState, params: PyTree, extra: Any, code: Any
+) -> tuple[PyTree, OptState]:
+    """`step(mode, updates, state, params, extra, code)`, whose results stay where parameters and state were."""
 
     def near(updates: PyTree, state: OptState, params: PyTree, extra: Any, code: Any) -> Any:
-        found, new = step(updates, state._replace(slots=jax.tree.map(_on_device, state.slots)), params, extra, code)
+        found, new = step(mode, updates, state._replace(slots=jax.tree.map(_on_device, state.slots)), params, extra, code)
         slots = {key: placed_alike(own, state.slots.get(key)) for key, own in new.slots.items()}
         return found if params is None else placed_alike(found, params), new._replace(slots=slots)
 

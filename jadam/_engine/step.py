@@ -10,6 +10,7 @@ from weakref import WeakValueDictionary
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.core import Tracer
 
 from jadam._engine import checks, parts
 from jadam._engine.alike import staying
@@ -62,6 +63,8 @@ def _update(
     programs = Programs.of(recipe, plan)
     run = programs.run if plan.compiles and of_arrays else programs.step
     extra = arrays("extra", extra) if extra and of_arrays else extra
+    traced = any(isinstance(leaf, Tracer) for leaf in leaves[:1])
+    run = functools.partial(staying, run) if traced or run is programs.step else programs.alone
     found, state = run(mode, updates, state, params, extra, said(recipe, plan, state))
     return (put_back(found, like, like if mode == "step" else given) if passing else found), state
 
@@ -78,8 +81,10 @@ class Programs:
         # Functions of its own, since JAX keeps what it traced and compiled for as long as the function lives. The plan is no
         # argument of them: JAX keeps static arguments for longer.
         rules = jax.jit(lambda program, operands: run_rules(program, operands), static_argnums=0)
-        self.step = lambda mode, *operands: staying(functools.partial(_run, rules, plan, mode), *operands)
-        self.run = jax.jit(self.step, static_argnums=0)
+        self.step = functools.partial(_run, rules, plan)
+        self.run = jax.jit(self.step, static_argnums=0)  # as a part of a program
+        # As a whole one. In a program with several steps each has its own arrays to stay with.
+        self.alone = jax.jit(functools.partial(staying, self.step), static_argnums=0)
 
         def new(make: Callable[..., Any], of: tuple[Any, ...], shape: Any, p: Array) -> dict[str, Array]:
             return make(*of, jnp.zeros(*shape) if shape else p)
