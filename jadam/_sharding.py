@@ -59,8 +59,9 @@ def state_shardings(
         raise BadType(f"{tx!r} is not a transformation; the order is (tx, params).")
     AXES.check("data", data)
     MEMORY.check("memory_kind", memory_kind)
-    placed = shardings_of(jax.eval_shape(tx.init, params), params, data if isinstance(data, tuple | None) else (data,))
-    return placed if memory_kind is None else _in_memory(placed, memory_kind)
+    state = jax.eval_shape(tx.init, params)
+    placed = shardings_of(state, params, data if isinstance(data, tuple | None) else (data,))
+    return placed if memory_kind is None else _in_memory(placed, state, memory_kind)
 
 
 def shardings_of(state: OptState, params: PyTree, data: tuple[str, ...] | None = None) -> OptState:
@@ -90,14 +91,16 @@ def shardings_of(state: OptState, params: PyTree, data: tuple[str, ...] | None =
     return jax.tree.structure(state).unflatten(found)
 
 
-def _in_memory(placed: OptState, kind: str) -> OptState:
-    """Slots in a memory of this kind; what the host would read at each step stays on the devices."""
+def _in_memory(placed: OptState, state: OptState, kind: str) -> OptState:
+    """Slots in a memory of this kind. Scalars stay on the devices: they are few, and TPUs have no copies of them."""
 
-    def there(sharding: Sharding) -> Sharding:
+    def there(sharding: Sharding, x: jax.ShapeDtypeStruct) -> Sharding:
         try:
-            return sharding.with_memory_kind(kind)
+            return sharding.with_memory_kind(kind) if x.ndim else sharding
         except ValueError:
             kinds = {memory.kind for device in sharding.device_set for memory in device.addressable_memories()}
             raise BadValue(f"{{name}} must be one of {', '.join(sorted(kinds))} here.", memory_kind=kind) from None
 
-    return placed._replace(slots=jax.tree.map(there, placed.slots)) if isinstance(placed, OptState) else jax.tree.map(there, placed)
+    if not isinstance(state, OptState):  # of an optimizer from elsewhere
+        return jax.tree.map(there, placed, state)
+    return placed._replace(slots=jax.tree.map(there, placed.slots, state.slots))

@@ -94,7 +94,7 @@ def _placed_alike(x: Any, like: Any) -> Any:
         alike = not like.committed or x.sharding.is_equivalent_to(like.sharding, x.ndim)
         return x if alike else jax.device_put(x, like.sharding)
     mesh = jax.typeof(like).sharding.mesh
-    if mesh.size > 1 and set(mesh.axis_types) == {AxisType.Auto}:
+    if x.ndim and mesh.size > 1 and set(mesh.axis_types) == {AxisType.Auto}:
         # An array of its own for the parts: a parameter in 16 bits is gathered, and not its update in 32.
         x = lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(*(PartitionSpec.UNCONSTRAINED,) * x.ndim)))
         x = _alike.bind(x, like, group=next(_GROUPS))
@@ -121,7 +121,7 @@ def _type_on(mesh: Any, x: Any) -> NamedSharding:
 
 
 def _is_placed(x: Any) -> bool:
-    return isinstance(x, Array) and x.ndim > 0 and not jnp.issubdtype(x.dtype, jax.dtypes.extended)
+    return isinstance(x, Array) and not jnp.issubdtype(x.dtype, jax.dtypes.extended)
 
 
 def _on_host(x: Array) -> bool:
