@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import jax
-from jax.sharding import NamedSharding, PartitionSpec, Sharding
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
 from jadam._annotations import Option
 from jadam._engine.placement import slot_sharding, spread
@@ -95,6 +96,8 @@ def _in_memory(placed: OptState, state: OptState, kind: str) -> OptState:
     """Slots in a memory of this kind. Scalars stay on the devices: they are few, and TPUs have no copies of them."""
 
     def there(sharding: Sharding, x: jax.ShapeDtypeStruct) -> Sharding:
+        if isinstance(sharding, SingleDeviceSharding):  # with which programs forget the memory of their results (JAX 0.10)
+            sharding = NamedSharding(Mesh(np.array(list(sharding.device_set)), "alone"), PartitionSpec())
         try:
             return sharding.with_memory_kind(kind) if x.ndim else sharding
         except ValueError:

@@ -10,6 +10,7 @@ from support import cast, counted, eight_devices, run
 
 import jadam
 
+pytestmark = pytest.mark.usefixtures("quick")
 KINDS = pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=str)
 TX = jadam.chain(jadam.clip_by_global_norm(1.0), jadam.adamw(jadam.constant_schedule(0.1)))
 SHAPES = {"kernel": (64, 32), "heads": (8, 16, 32), "bias": (64,), "scale": ()}
@@ -56,14 +57,14 @@ def check_run(tx, kind, specs=WHOLE, data=("data", "model"), memory_kind=None, d
 
 
 @KINDS
-@pytest.mark.parametrize("eager", [False, True], ids=["jit", "eager"])
+@pytest.mark.parametrize("eager", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["jit", "eager"])
 def test_the_state_is_spread_and_parameters_stay_whole(kind, eager):
     state = check_run(TX, kind, eager=eager)
     assert bytes_a_device(state.slots) <= 1.05 / 8 * sum(x.nbytes for x in jax.tree.leaves(state.slots))
 
 
 @KINDS
-@pytest.mark.parametrize("data", [None, "data"])
+@pytest.mark.parametrize("data", [pytest.param(None, marks=pytest.mark.slow), "data"])
 def test_in_the_memory_of_the_host(kind, data):
     check_run(TX, kind, data=data, memory_kind="pinned_host")
 
@@ -73,7 +74,8 @@ def test_one_device_with_a_state_on_the_host():
     where = jadam.state_shardings(TX, params, memory_kind="pinned_host")
     state = jax.jit(TX.init, out_shardings=where)(params)
     after, state = jax.jit(TX.step)(grads[0], state, params)
-    assert {x.sharding.memory_kind for x in jax.tree.leaves(state.slots)} == {"pinned_host"}
+    kinds = {(x.ndim > 0, x.sharding.memory_kind) for x in jax.tree.leaves(state.slots)}
+    assert kinds == {(True, "pinned_host"), (False, "device")}
     assert {x.sharding.memory_kind for x in jax.tree.leaves((after, state.count))} == {"device"}
     np.testing.assert_array_equal(after["kernel"], run(TX, params, grads[:1])[0]["kernel"])
 
@@ -86,20 +88,17 @@ def test_beside_other_axes(kind):
 
 
 @KINDS
-def test_random_bits_are_those_of_one_device(kind):
+@pytest.mark.parametrize("state", ["bfloat16", pytest.param("int8", marks=pytest.mark.slow)])
+def test_random_bits_are_those_of_one_device(state, kind):
     """A hash of the index in the whole array: what is stored is the same to the bit."""
-    for state, params in [("bfloat16", "stochastic"), ("int8", "remainder")]:
-        tx = jadam.with_precision(jadam.adamw(0.1), state=state, params=params, min_size=0)
-        check_run(tx, kind, dtype="bfloat16", atol=0)
+    check_run(jadam.with_precision(jadam.adamw(0.1), state=state, params="stochastic"), kind, dtype="bfloat16", atol=0)
 
 
-@pytest.mark.usefixtures("quick")
 def test_each_optimizer(optimizer):
     check_run(optimizer(0.1), AxisType.Auto, atol=2e-5)  # SOAP divides rounding by rounding in a null space
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("quick")
 def test_each_optimizer_on_explicit_axes(optimizer):
     check_run(optimizer(0.1), AxisType.Explicit, atol=2e-5)
 
@@ -119,7 +118,6 @@ WRAPPED = {
 @pytest.mark.slow
 @KINDS
 @pytest.mark.parametrize("name", WRAPPED)
-@pytest.mark.usefixtures("quick")
 def test_each_wrapper(name, kind):
     if name == "optax" and kind == AxisType.Explicit:
         pytest.skip("optax computes on arrays that are placed otherwise, which explicit axes refuse")
@@ -162,7 +160,7 @@ def test_along_which_axis():
         return jadam.state_shardings(tx, params, data=data).slots["adam"][slot]["w"].spec
 
     assert spec((256, 32), ()) == PartitionSpec("data", None)
-    assert spec((64, 32), ()) == spec((64, 32), (), slot="mu_scales") == PartitionSpec(None, "data")  # two blocks
+    assert spec((64, 32), ()) == spec((64, 32), (), slot="mu.scales") == PartitionSpec(None, "data")  # two blocks
     assert spec((256, 32), ("model",)) == PartitionSpec("model", "data")
     assert spec((256, 33), ("model",)) == PartitionSpec(("model", "data"), None)
     assert spec((256, 32), (), ("data", "model")) == PartitionSpec(("data", "model"), None)
