@@ -100,7 +100,7 @@ class Context:
     @property
     def updates(self) -> list[Array]:
         """The updates that reach this rule, leaf by leaf, as its `update` sees them. The rules before it run first."""
-        return [self.reader.bound(self.of, decode(u)) for u in self.reader.read(self.of)]
+        return [self.reader.bound(self.of, decode(u)) for u in self.reader.whole_updates(self.of)]
 
     @property
     def finite(self) -> Array:
