@@ -98,6 +98,7 @@ from jadam._wrappers.sam import sam as sam
 from jadam._wrappers.lazy import lazy as lazy
 from jadam._wrappers.guard import guard as guard
 from jadam._wrappers.monitor import monitor as monitor
+from jadam._hyperball import hyperball as hyperball
 from jadam._cautious import cautious as cautious
 from jadam._weight_decay import cautious_weight_decay as cautious_weight_decay
 from jadam._schedule_free import schedule_free as schedule_free

@@ -141,6 +141,9 @@ class Block(ABC):  # noqa: B024 (what is built are rules and wrappers)
     positions: ClassVar[tuple[str, ...]] = ()
     """Slots that begin as a copy of the parameter; a storage for all slots leaves them in float32."""
 
+    real: ClassVar[bool] = False
+    """Whether it acts on real parameters alone. Who mixes the elements of a parameter need not say so."""
+
     @property
     def needs_all_rows(self) -> str:
         """Why it cannot act on some rows of a table alone, as `Rows` ask it to, and what to write; empty where it can."""
