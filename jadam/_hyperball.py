@@ -23,7 +23,7 @@ from jadam._weight_decay import AddDecayedWeights, DecayAfterStep, decays
 
 
 @dataclass(frozen=True)
-class LandOnSphere(AfterStep):
+class Hyperball(AfterStep):
     """A step of `learning_rate` times the radius along the update, and back to the radius: `q = p + lr R u/|u|`, `q R/|q|`.
 
     Arguments as in `hyperball`.
@@ -63,13 +63,14 @@ def hyperball(
     """The same transformation with matrices whose norm stays as it was at the start: `q = p - lr R u/|u|`, `p = q R/|q|`.
 
     `u` is the update of `tx`, of which only the direction counts, `R` the norm of the matrix, and `lr` the learning rate, which
-    is therefore relative: the angle of a step. Other factors of an update, such as those of `scale_by_path`, count for the other
-    parameters alone. Where the norm stays, weight decay would have nothing to do, and that of `tx` is masked out. The norm is
-    kept in every storage of 16 bits, to what rounding each element makes of it.
+    is therefore relative: the angle of a step. Other factors of an update, such as those of `scale_by_path`, count for the
+    other parameters alone. Where the norm stays, weight decay would have nothing to do, and that of `tx` is masked out. In
+    every storage of 16 bits the norm is kept too, up to the rounding of each element.
 
     Args:
         tx: a transformation of jadam with a learning rate, such as `adam(0.01)` or `muon(0.01)`.
-        mask: which parameters keep their norm; by default those with two or more axes. A matrix of zeros stays zeros: mask it out.
+        mask: which parameters keep their norm; by default those with two or more axes. A matrix of zeros has norm zero, and
+            stays where it is: mask it out.
         radius: "initial" keeps the norm at the start in the state, one number a matrix; "current" keeps nothing and takes the
             norm before each step, which over many steps drifts by what is rounded.
         axis: the axes of a matrix. What has others too is a stack of matrices, each with a norm of its own.
@@ -95,4 +96,4 @@ def hyperball(
         return replace(part, scope=(*part.scope, masked_by(~own))) if decay else part
 
     free = GradientTransformation.of(Recipe(tuple(p.map(without_decay) for p in tx.recipe.parts), tx.recipe.landings))
-    return chain(free, masked(chain(LandOnSphere(radius, axis)), own))
+    return chain(free, masked(chain(Hyperball(radius, axis)), own))

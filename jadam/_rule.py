@@ -193,6 +193,11 @@ class Block(ABC):  # noqa: B024 (what is built are rules and wrappers)
         """How it is called in the state: `adam` for `ScaleByAdam`."""
         return self.name.removeprefix("scale_by_")
 
+    @property
+    def summary(self) -> str:
+        """How `describe` calls it; that of a leaf may say more than `key`."""
+        return self.key
+
     def measuring(self: Self) -> Self:
         """The same, but keeping scalars for `metrics`, if it has something to show: `monitor` puts that inside."""
         return self

@@ -25,6 +25,7 @@ LAYERS = [
     {"_transformation"},
     {"_chain"},
     {"_groups", "_learning_rate", "_reduce_on_plateau", "_clipping", "_adaptive_clipping", "_ema", "_wrappers"},
+    {"_multipliers", "_update_ratio"},
     {"_weight_decay", "_precision", "_sharding", "_folding", "_describe", "_cautious", "_schedule_free"},
     {"_hyperball", "_projections", "_qk_clip"},
     {"_checkpoint"},
