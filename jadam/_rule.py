@@ -141,6 +141,9 @@ class Block(ABC):  # noqa: B024 (what is built are rules and wrappers)
     positions: ClassVar[tuple[str, ...]] = ()
     """Slots that begin as a copy of the parameter; a storage for all slots leaves them in float32."""
 
+    real: ClassVar[bool] = False
+    """Whether it acts on real parameters alone. Who mixes the elements of a parameter need not say so."""
+
     @property
     def needs_all_rows(self) -> str:
         """Why it cannot act on some rows of a table alone, as `Rows` ask it to, and what to write; empty where it can."""
@@ -189,6 +192,11 @@ class Block(ABC):  # noqa: B024 (what is built are rules and wrappers)
     def key(self) -> str:
         """How it is called in the state: `adam` for `ScaleByAdam`."""
         return self.name.removeprefix("scale_by_")
+
+    @property
+    def summary(self) -> str:
+        """How `describe` calls it; that of a leaf may say more than `key`."""
+        return self.key
 
     def measuring(self: Self) -> Self:
         """The same, but keeping scalars for `metrics`, if it has something to show: `monitor` puts that inside."""
@@ -264,6 +272,9 @@ class Rule(Block):
     linear: ClassVar[bool] = False
     """Whether it multiplies an update by what does not depend on it, or adds a share of the parameter, and no more: `lazy` lets
     the sum of many updates pass it at once."""
+
+    observes: ClassVar[bool] = False
+    """Whether it returns updates as they are, and only keeps something: such a rule may follow an `AfterStep`."""
 
     reads_gradient: ClassVar[bool] = False
     """Whether `update` finds in `h.gradient` the raw gradient, before the rules ahead of this one."""

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jadam._after_step import AfterStep
 from jadam._dtypes import cast, compute_dtype, decode, encode, full_dtype, full_products
 from jadam._engine import returned
 from jadam._engine.missed import Gap, missed
@@ -139,6 +140,8 @@ def updated(program: Program, operands: Operands) -> tuple[Array, list[dict[str,
         param: Any = _NoParams(rule) if full_p is None else full_p
         if rule.reads_gradient and gradient is not None:
             values.gradient = cast(decode(gradient), dtype)
+        if isinstance(rule, AfterStep) and p is not None:
+            values.stored = functools.partial(program.landing.stored, p=p)
         g = g if rule.elementwise or g is first else _on_chip(g)
         before = _shapes(g, own)
         with jax.named_scope(rule.name), full_products():  # the name shows in profiles and in the HLO

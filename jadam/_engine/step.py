@@ -16,6 +16,7 @@ from jadam._engine import checks, parts
 from jadam._engine.alike import staying
 from jadam._engine.leaf import Mode, Operands, Program
 from jadam._engine.numbers import Said, acting, said, without_state
+from jadam._engine.order import check_order
 from jadam._engine.passes import run_rules
 from jadam._engine.plan import Plan
 from jadam._engine.reader import Step
@@ -120,6 +121,7 @@ def _run(
 ) -> tuple[PyTree, OptState]:
     given = checks.gradients(plan, updates)
     checks.check_state(plan, state)
+    check_order(plan)
     leaves = None if params is None else plan.treedef.flatten_up_to(params)
     tables = Tables.of(plan, given, leaves, state)
     own, before = tables.smaller, tables.state(state)
