@@ -3,28 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, ClassVar, Literal
 
-import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 from jax.core import max_dim
 
-from jadam._assembly import (
-    GradientTransformation,
-    Scale,
-    add_decayed_weights,
-    as_mask,
-    block,
-    chain,
-    masked,
-    ndim_at_least,
-    scale_by_learning_rate,
-)
+from jadam._assembly import GradientTransformation, block
 from jadam._authoring import (
     BadValue,
+    Context,
     Count,
     Decay,
+    FixedPositive,
     Hyper,
     MaskLike,
     NonNegative,
@@ -32,40 +22,15 @@ from jadam._authoring import (
     Slots,
     builder,
     cast,
-    scaled_norm,
     zeros,
 )
-from jadam._optimizers.adam import scale_by_adam
+from jadam._optimizers import auxiliary_adam, newton_schulz
 
-
-def orthogonalize(x: Array, steps: int = 5, eps: Any = 1e-7, dtype: str | None = None) -> Array:
-    """The nearest matrix with orthonormal rows or columns, roughly: its singular values are mostly between 0.7 and 1.2.
-
-    `steps` times `x = a x + (b A + c A A) x` with `A = x x^T`, on all leading axes at once, every result rounded to `dtype`.
-    """
-    a, b, c = 3.4445, -4.7750, 2.0315  # steepest at zero that stays near one (Jordan et al. 2024)
-    r, tall = partial(rounded, dtype=dtype), x.shape[-2] > x.shape[-1]
-    x = r(x.mT if tall else x)  # wide, so that x x^T is the smaller of the two Gram matrices
-    # The Frobenius norm bounds all singular values; the iteration diverges from those above 1.26.
-    x = r(x / r(r(scaled_norm(x, (x.ndim - 2, x.ndim - 1))) + jnp.asarray(eps, x.dtype)))
-
-    def product(left: Array, right: Array) -> Array:
-        factors = (cast(factor, dtype or x.dtype) for factor in (left, right))
-        precision = "default" if dtype in ("bfloat16", "float16") else None
-        return r(jnp.matmul(*factors, precision=precision, preferred_element_type=x.dtype))
-
-    for _ in range(steps):
-        gram = product(x, x.mT)
-        x = r(r(a * x) + product(r(r(b * gram) + product(r(c * gram), gram)), x))
-    return x.mT if tall else x
-
-
-def rounded(x: Array, dtype: str | None) -> Array:
-    """`x` at the precision of `dtype`, as torch's operations return it; XLA may drop a cast there and back."""
-    if dtype is None:
-        return x
-    limits = jnp.finfo(dtype)
-    return lax.reduce_precision(cast(x, jnp.float32), limits.nexp, limits.nmant)
+Scaling = Literal["keller", "moonlight", "unit_rms"]
+MomentumForm = Literal["lerp", "sum", "bias_corrected"]
+Precision = Literal["bfloat16", "float16", "float32"]
+DEFAULT_RATIO = {"keller": 0.015, "moonlight": 1.0, "unit_rms": 0.015}
+"""The learning rate of the other parameters, divided by that of the matrices."""
 
 
 @dataclass(frozen=True)
@@ -77,11 +42,15 @@ class ScaleByMuon(Rule):
 
     momentum: Decay = 0.95
     nesterov: bool = True
-    ns_steps: Count = 5
-    scale: Literal["keller", "moonlight"] = "keller"
-    ns_dtype: Literal["bfloat16", "float16", "float32"] | None = None
+    ns_coeffs: newton_schulz.Coefficients = "quintic"
+    ns_steps: Count | None = None
+    scale: Scaling = "keller"
+    scale_factor: FixedPositive | None = None
+    ns_dtype: Precision | None = None
     ns_eps: NonNegative = 1e-7
-    momentum_form: Literal["lerp", "sum"] = "lerp"
+    ns_eps_form: newton_schulz.EpsForm = "add"
+    ns_safety: FixedPositive | None = None
+    momentum_form: MomentumForm = "lerp"
     output_axis: Literal[-1, -2] = -1
     elementwise: ClassVar[bool] = False
 
@@ -90,20 +59,37 @@ class ScaleByMuon(Rule):
             raise BadValue(f"an array of shape {p.shape} cannot be orthogonalised; say with matrices= what can.")
         return {"mu": zeros(p)}
 
+    def prepare(self, context: Context) -> dict[str, Array]:
+        if self.momentum_form != "bias_corrected":
+            return {}
+        b, t = context.h.momentum, context.t
+        return {"g_scale": 1 / b.debias(t), "m_scale": 1 / b.debias(t + 1 if self.nesterov else t)}
+
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
-        if self.momentum_form == "lerp":
-            m = h.momentum.ema(slots["mu"], g)
-            u = h.momentum.ema(m, g) if self.nesterov else m
-        else:
-            m = h.momentum.value * slots["mu"] + g
+        o, m = self.orthogonal(g, slots["mu"], h)
+        # "keller" scales the matrix in the dtype of Newton-Schulz, the others the learning rate: where their authors do.
+        scaled = newton_schulz.rounded(self.size(g) * o, self.ns_dtype) if self.scale == "keller" else self.size(g) * o
+        return cast(scaled, g.dtype), {"mu": m}
+
+    def orthogonal(self, g: Array, m: Array, h: Any) -> tuple[Array, Array]:
+        """The momentum, orthogonalised, and as it is."""
+        if self.momentum_form == "sum":
+            m = h.momentum.value * m + g
             u = g + h.momentum.value * m if self.nesterov else m
+        else:
+            m = h.momentum.ema(m, g)
+            now, ahead = (h.g_scale * g, h.m_scale * m) if self.momentum_form == "bias_corrected" else (g, m)
+            u = h.momentum.ema(ahead, now) if self.nesterov else ahead
+        options = {"eps": h.ns_eps, "eps_form": self.ns_eps_form, "safety": self.ns_safety, "dtype": self.ns_dtype}
+        return newton_schulz.orthogonalize(u, self.ns_coeffs, self.ns_steps, **options), m
+
+    def size(self, g: Array) -> Any:
+        """What an orthogonal matrix is multiplied by, from its shape."""
         outputs, inputs = g.shape[self.output_axis], g.shape[-3 - self.output_axis]
         larger = max_dim(outputs, inputs)  # of symbolic shapes too
-        size = (larger / inputs) ** 0.5 if self.scale == "keller" else 0.2 * larger**0.5
-        u = orthogonalize(u, self.ns_steps, h.ns_eps, self.ns_dtype)
-        # "keller" scales the matrix in the dtype of Newton-Schulz, "moonlight" the learning rate: where their authors do.
-        scaled = rounded(size * u, self.ns_dtype) if self.scale == "keller" else size * u
-        return cast(scaled, g.dtype), {"mu": m}
+        root = {"keller": larger / inputs, "moonlight": larger, "unit_rms": outputs / inputs}[self.scale] ** 0.5
+        factor = self.scale_factor or (0.2 if self.scale == "moonlight" else 1)
+        return root if factor == 1 else factor * root
 
 
 scale_by_muon = block(ScaleByMuon)
@@ -115,11 +101,15 @@ def muon(
     *,
     momentum: Decay = 0.95,
     nesterov: bool = True,
-    ns_steps: Count = 5,
-    scale: Literal["keller", "moonlight"] = "keller",
-    ns_dtype: Literal["bfloat16", "float16", "float32"] | None = None,
+    ns_coeffs: newton_schulz.Coefficients = "quintic",
+    ns_steps: Count | None = None,
+    scale: Scaling = "keller",
+    scale_factor: FixedPositive | None = None,
+    ns_dtype: Precision | None = None,
     ns_eps: NonNegative = 1e-7,
-    momentum_form: Literal["lerp", "sum"] = "lerp",
+    ns_eps_form: newton_schulz.EpsForm = "add",
+    ns_safety: FixedPositive | None = None,
+    momentum_form: MomentumForm = "lerp",
     output_axis: Literal[-1, -2] = -1,
     weight_decay: NonNegative = 0.0,
     mask: MaskLike = None,
@@ -128,6 +118,8 @@ def muon(
     adam_b2: Decay = 0.95,
     adam_eps: NonNegative = 1e-10,
     adam_ratio: NonNegative | None = None,
+    adam_learning_rate: Hyper | None = None,
+    adam_weight_decay: NonNegative | None = None,
 ) -> GradientTransformation:
     """Muon for matrices, AdamW for the other parameters.
 
@@ -135,12 +127,19 @@ def muon(
         learning_rate: of the matrices, a number or a schedule; about 0.02 for "keller", as for AdamW for "moonlight".
         momentum: decay of the momentum, in [0, 1).
         nesterov: whether the momentum is that of one step ahead.
-        ns_steps: iterations of Newton-Schulz, >= 1.
+        ns_coeffs: the polynomials of Newton-Schulz: "quintic" (Jordan), "polar_express" (Amsel et al.), "deepseek_v4", "cans"
+            (Grishina et al.), or a tuple of `(a, b, c)`, one a step.
+        ns_steps: iterations of Newton-Schulz, >= 1; None is 5, 10 for "deepseek_v4", and all that a tuple has. The last
+            polynomial is repeated where there are more steps.
         scale: "keller" multiplies by `sqrt(max(1, outputs/inputs))`, "moonlight" by `0.2 sqrt(max(rows, columns))`, the size of
-            an update of Adam.
+            an update of Adam, "unit_rms" by `sqrt(outputs/inputs)`, which keeps the root mean square of inputs.
+        scale_factor: a factor of that, > 0; None is 0.2 for "moonlight" (DeepSeek V4 has 0.18), else 1.
         ns_dtype: precision of Newton-Schulz, "bfloat16" in the authors' code; None is that of the arithmetic.
-        ns_eps: added to the norm by which Newton-Schulz divides at its start, >= 0.
-        momentum_form: "lerp", or "sum" for `m = momentum m + g`, which differs only by `ns_eps`.
+        ns_eps: what keeps Newton-Schulz from dividing by zero at its start, >= 0.
+        ns_eps_form: "add" adds it to the norm by which is divided, "max" is the least that this may be.
+        ns_safety: factor of that norm, > 0; None is the set's own, 1.01 for "polar_express", else 1.
+        momentum_form: "lerp", or "sum" for `m = momentum m + g`, which differs only by `ns_eps`, or "bias_corrected", which
+            divides the average by `1 - momentum^t` as optax does: with `nesterov` that of t+1, and the gradient by that of t.
         output_axis: -1 where the last axis is the output, as in JAX's kernels; -2 for torch's.
         weight_decay: decoupled, a number >= 0 or a schedule.
         mask: which parameters decay; None is all of them.
@@ -149,31 +148,32 @@ def muon(
         adam_b1: b1 of the other parameters, in [0, 1).
         adam_b2: b2 of the other parameters, in [0, 1).
         adam_eps: eps of the other parameters, >= 0.
-        adam_ratio: learning rate of the other parameters, divided by that of the matrices, >= 0; None is 0.015 for "keller"
-            (3e-4 for 0.02, as the authors have it) and 1 for "moonlight".
+        adam_ratio: learning rate of the other parameters, divided by that of the matrices, >= 0; None is 1 for "moonlight",
+            else 0.015 (3e-4 for 0.02, as the authors have it).
+        adam_learning_rate: of the other parameters, in place of a ratio, a number or a schedule. The two are then called
+            `matrices.learning_rate` and `others.learning_rate` in the state.
+        adam_weight_decay: of the other parameters, a number >= 0 or a schedule; None is `weight_decay`.
 
     Raises:
-        ValueError: a parameter of `matrices` has fewer than two axes.
+        ValueError: a parameter of `matrices` has fewer than two axes; both a ratio and a rate are given for the others.
 
     Reference:
-        Jordan et al. 2024, Muon: an optimizer for hidden layers; Liu et al. 2025, arXiv:2502.16982.
+        Jordan et al. 2024, Muon: an optimizer for hidden layers; Liu et al. 2025, arXiv:2502.16982; Amsel et al. 2025,
+        arXiv:2505.16932; Grishina et al. 2025, arXiv:2506.10935.
     """
-    of_matrices = ndim_at_least(2) & ~ndim_at_least(3) if matrices is None else as_mask(matrices)
-    orthogonal = scale_by_muon(
+    direction = scale_by_muon(
         momentum=momentum,
         nesterov=nesterov,
+        ns_coeffs=ns_coeffs,
         ns_steps=ns_steps,
         scale=scale,
+        scale_factor=scale_factor,
         ns_dtype=ns_dtype,
         ns_eps=ns_eps,
+        ns_eps_form=ns_eps_form,
+        ns_safety=ns_safety,
         momentum_form=momentum_form,
         output_axis=output_axis,
     )
-    ratio = adam_ratio if adam_ratio is not None else 0.015 if scale == "keller" else 1.0
-    return chain(
-        masked(orthogonal, of_matrices),
-        masked(scale_by_adam(b1=adam_b1, b2=adam_b2, eps=adam_eps), ~of_matrices),
-        add_decayed_weights(weight_decay, mask),
-        masked(chain(Scale(ratio)), ~of_matrices),  # after the decay, which the ratio scales too
-        scale_by_learning_rate(learning_rate),
-    )
+    adam = auxiliary_adam.Auxiliary(adam_b1, adam_b2, adam_eps, adam_ratio, adam_learning_rate, adam_weight_decay)
+    return auxiliary_adam.beside_adam(direction, matrices, learning_rate, weight_decay, mask, adam, DEFAULT_RATIO[scale])
