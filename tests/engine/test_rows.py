@@ -18,6 +18,7 @@ RNG = np.random.default_rng(0)
 SPARSE = {case["id"]: case for case in json.loads((golden.DATA / "sparse_adam.json").read_text())["cases"]}
 ELEMENTWISE = [name for name in ELEMENTWISE_RULES if name != "prodigy"]
 """Without the rule that adds up, in `prepare`, what it keeps for all elements."""
+IN_GENERAL = ("float32", "stochastic", "remainder")
 USUAL = ("adam", "lion", "sgd", "adagrad")
 STORAGES = {
     "float32": ("float32", {"state": "float32"}),
@@ -126,12 +127,13 @@ def test_equals_sparse_adam_written_out(options):
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize(
     ("name", "storage"),
-    [
-        pytest.param(
-            name, storage, marks=() if name == "adamw" or (storage == "float32" and name in USUAL) else pytest.mark.slow
-        )
+    [("adamw", storage) for storage in STORAGES]
+    + [(name, "float32") for name in USUAL]
+    + [
+        pytest.param(name, storage, marks=pytest.mark.slow)
         for name in ELEMENTWISE
-        for storage in STORAGES
+        for storage in IN_GENERAL
+        if name != "adamw" and (name, storage) not in [(usual, "float32") for usual in USUAL]
     ],
 )
 def test_all_rows_touched_is_a_dense_step(name, storage):
