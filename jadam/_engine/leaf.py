@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jadam._after_step import AfterStep
 from jadam._dtypes import cast, compute_dtype, decode, encode, full_dtype, full_products
 from jadam._engine import returned
 from jadam._engine.missed import Gap, missed
@@ -18,6 +19,7 @@ from jadam._errors import BadValue
 from jadam._norm import bounded
 from jadam._recipe import SlotFormats
 from jadam._rule import H, Rule
+from jadam._shards import indices
 from jadam._storage.blocks import Tile
 from jadam._storage.params import ParamStorage
 from jadam._storage.rounding import Noise
@@ -85,7 +87,7 @@ def like(operands: Operands) -> Array:
 def run(program: Program, operands: Operands, scales: list[dict[str, Array]] | None = None, tile: Tile | None = None) -> Result:
     """The rules on one array, or on a tile of it."""
     own, p, residue = like(operands), operands.p, operands.residue
-    index = _index(operands) if tile is None else tile.index
+    index = index_of(operands) if tile is None else tile.index
     # Combined here and not by the caller: an operation of the caller's would be one more kernel for each leaf.
     key = None if operands.keys is None else functools.reduce(lax.bitwise_xor, operands.keys)
     g, slots_of = updated(program, operands)
@@ -115,9 +117,10 @@ def run(program: Program, operands: Operands, scales: list[dict[str, Array]] | N
     return out, new_slots, residue
 
 
-def _index(operands: Operands) -> Array | None:
-    """The number of each element in its table, where the leaf is some rows of one."""
-    return None if operands.ids is None else numbered(operands.ids, like(operands).shape)
+def index_of(operands: Operands) -> Array | None:
+    """Which elements of the whole parameter these are, where they are rows of it or what a device has inside `shard_map`."""
+    own = like(operands)
+    return indices(own) if operands.ids is None else numbered(operands.ids, own.shape)
 
 
 def updated(program: Program, operands: Operands) -> tuple[Array, list[dict[str, Array]]]:
@@ -137,6 +140,8 @@ def updated(program: Program, operands: Operands) -> tuple[Array, list[dict[str,
         param: Any = _NoParams(rule) if full_p is None else full_p
         if rule.reads_gradient and gradient is not None:
             values.gradient = cast(decode(gradient), dtype)
+        if isinstance(rule, AfterStep) and p is not None:
+            values.stored = functools.partial(program.landing.stored, p=p)
         g = g if rule.elementwise or g is first else _on_chip(g)
         before = _shapes(g, own)
         with jax.named_scope(rule.name), full_products():  # the name shows in profiles and in the HLO

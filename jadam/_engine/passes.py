@@ -11,10 +11,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jadam._engine.leaf import Operands, Program, Result, like, run, updated
+from jadam._engine.leaf import Operands, Program, Result, index_of, like, run, updated
 from jadam._engine.placement import on_automatic_axes
+from jadam._shards import varying, varying_like
 from jadam._storage.blocks import BLOCK, Int8Blocks, Tile, as_array, block_axis, in_blocks, joined, scales_of
-from jadam._tables import numbered, without_padding
+from jadam._tables import without_padding
 
 
 def run_rules(program: Program, operands: Operands) -> Result:
@@ -25,7 +26,8 @@ def run_rules(program: Program, operands: Operands) -> Result:
         return jax.tree.map(lambda x: jax.typeof(x).sharding, (leaf, operands.slots, operands.residue))
 
     in_xla = on_automatic_axes(functools.partial(_in_xla, program), leaf, shardings)
-    if program.kernel and operands.gap is None and operands.ids is None:
+    # Inside `shard_map`, Pallas would have to be told how the results differ between devices.
+    if program.kernel and operands.gap is None and operands.ids is None and not varying(leaf):
         from jadam._engine.kernel import fits, run_in_kernel  # here, since Pallas takes long to import
 
         if fits(program, operands):
@@ -49,8 +51,8 @@ def _in_two_passes(program: Program, operands: Operands) -> Result:
     """
     shape = like(operands).shape
     tile = Tile.whole(shape)
-    if operands.ids is not None:
-        tile = replace(tile, index=in_blocks(numbered(operands.ids, shape)))
+    if (index := index_of(operands)) is not None:
+        tile = replace(tile, index=in_blocks(index))
 
     def scales(blocks: Operands, inside: Array | None) -> list[dict[str, Array]]:
         return [
@@ -75,7 +77,7 @@ def _in_two_passes(program: Program, operands: Operands) -> Result:
             return jax.tree.map(joined, found, scales(at_row, None if tile.inside is None else row(tile.inside)))
 
         none = jax.tree.map(lambda x: jnp.full(x.shape, -0.0, x.dtype), jax.eval_shape(at_once, blocks))
-        return lax.fori_loop(0, BLOCK, with_row, none)
+        return lax.fori_loop(0, BLOCK, with_row, varying_like(none, blocks))
 
     # Blocks as axes of their own keep fusions on TPU; on CPU and GPU results are written in place only without.
     def on_blocks(operands: Operands, blocks: Operands, scales: list[dict[str, Array]]) -> Result:

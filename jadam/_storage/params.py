@@ -51,6 +51,12 @@ class ParamStorage(Storage, ABC):
         """The residue of a parameter that landed, where it should be `new`."""
         return {}
 
+    def stored(self, new: Array, p: Array) -> Array:
+        """The parameter that the caller will have where `new` should be; `new` itself where the difference is not lost: it is
+        kept beside the parameter, or zero on average.
+        """
+        return new
+
     @abstractmethod
     def land(self, u: Array, p: Array, residue: Residue, noise: Noise | None) -> tuple[Array, Residue]:
         """The update in the dtype of the parameter, for the caller to add, and the new residue."""
@@ -62,6 +68,12 @@ class ParamStorage(Storage, ABC):
 
 class Nearest(ParamStorage):
     """Rounds as the caller's `params + updates` does. In 16 bits, small steps are lost."""
+
+    def stored(self, new: Array, p: Array) -> Array:
+        if p.dtype not in self.dtypes:
+            return new
+        update = decode(_exactly(new - decode(p), p.dtype))
+        return decode(_exactly(decode(p) + update, p.dtype))
 
     def land(self, u: Array, p: Array, residue: Residue, noise: Noise | None) -> tuple[Array, Residue]:
         return encode(u, p.dtype), {}
