@@ -12,6 +12,7 @@ LAYERS = [
     {"_errors"},
     {"_annotations"},
     {"_tree", "_dtypes", "_derivatives", "_schedules", "_shards"},
+    {"_tables"},
     {"_rows", "_decay"},
     {"_by_leaf", "_masks", "_norm", "_state", "_storage", "_types", "_averages", "_positions"},
     {"_hyper"},

@@ -18,13 +18,13 @@ from jadam._engine.placement import tied
 from jadam._errors import BadValue
 from jadam._norm import bounded
 from jadam._recipe import SlotFormats
-from jadam._rows import numbered
 from jadam._rule import H, Rule
 from jadam._shards import indices
 from jadam._storage.blocks import Tile
 from jadam._storage.params import ParamStorage
 from jadam._storage.rounding import Noise
 from jadam._storage.slots import decode_slot
+from jadam._tables import numbered
 
 Mode = Literal["between", "update", "step"]
 """What becomes of an update: the next part's, in float32; the caller's; or the new parameter."""

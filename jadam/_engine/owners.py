@@ -1,8 +1,8 @@
-"""Rows of a table whose rows are spread over the devices of a mesh: each device reads and writes those that it owns.
+"""Some rows of one table, wherever the table is: on every device, or each on the device that owns it.
 
-Ids and gradients go to every device. An all-to-all would have to leave room for a batch of which one device owns all rows, and
-be as large. Each device then sums the rows that it owns, and from there on none leaves it: gathered rows of parameter and
-slots, which are three times as much in Adam, are not sent.
+Where types say that rows are spread over devices, each device reads and writes its own. Ids and gradients go to every device;
+an all-to-all would have to leave room for a batch of which one device owns all rows, and be as large. Each sums the rows that
+it owns, and none leaves it from there on. Where XLA chooses, it sends the gathered rows of the parameter and of every slot.
 """
 
 from __future__ import annotations
@@ -15,56 +15,74 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from jadam._rows import LOST, Rows, narrow, summed
+from jadam._engine.placement import on_automatic_axes
+from jadam._rows import Rows
+from jadam._tables import LOST, gather, narrow, scatter, summed
 
 
-def owners(table: Array) -> Any:
-    """The axes of the mesh over which the rows are spread, as far as types tell: where all axes are explicit. None if none."""
-    sharding = jax.typeof(table).sharding
-    return sharding.spec[0] if set(sharding.mesh.axis_types) == {AxisType.Explicit} else None
-
-
-def summed_by_owner(table: Array, rows: Rows) -> Rows:
-    """For each device the rows that it owns, one device after the other: sorted, distinct, and padded past the end."""
-    length, dtype = table.shape[0], table.dtype
-    spec = jax.typeof(table).sharding.spec
+def summed_rows(table: Array, rows: Rows) -> Rows:
+    """The rows of a step, sorted and distinct: those of all, or of one owner after the other."""
+    length, dtype, sharding = table.shape[0], table.dtype, jax.typeof(table).sharding
+    of_values = PartitionSpec(None, *sharding.spec[1:])
+    if not _owned(table):
+        on_mesh = tuple(NamedSharding(sharding.mesh, spec) for spec in (PartitionSpec(None), of_values))
+        own = on_automatic_axes(lambda ids, values: summed(ids, values, rows.distinct, length, dtype), table, lambda: on_mesh)
+        return Rows.of(*own(rows.ids, rows.values), True)
 
     def part(table: Array, ids: Array, values: Array) -> tuple[Array, Array]:
-        first, own = _first(table, spec[0]), table.shape[0]
+        first, own = _first(table, sharding.spec[0]), table.shape[0]
         ids = narrow(ids, length)
         ids = jnp.where(ids < 0, ids + length, ids)
         here = jnp.where((ids >= first) & (ids < first + own), ids - first, own)
         here = jnp.where((ids < 0).any(), LOST, here)
-        found = summed(Rows.of(here, values), own, dtype)
-        return jnp.where(found.ids < own, found.ids + first, found.ids + length), found.values
+        here, values = summed(here, values, False, own, dtype)
+        return here + jnp.where(here < own, first, length), values
 
-    by_owner = PartitionSpec(spec[0])
-    rows_of = PartitionSpec(None, *spec[1:])
-    return Rows.of(*_on_devices(part, table, (PartitionSpec(None), rows_of), (by_owner, spec))(table, rows.ids, rows.values))
+    placed = PartitionSpec(None), of_values
+    result = PartitionSpec(sharding.spec[0]), sharding.spec
+    return Rows.of(*_on_devices(part, table, placed, result)(table, rows.ids, rows.values))
 
 
-def on_owners(f: Callable[..., Array], table: Array) -> Callable[..., Array]:
-    """`f` of a table, the ids that `summed_by_owner` returns and what goes with these."""
+def gathered(table: Array, ids: Array) -> Array:
+    """The rows of the ids that `summed_rows` returns."""
+    if _owned(table):
+        return _on_owners(gather, table, ids)
+    sharding = jax.typeof(table).sharding
+    rows = PartitionSpec(None, *sharding.spec[1:])
+    return on_automatic_axes(gather, table, lambda: NamedSharding(sharding.mesh, rows))(table, ids)
+
+
+def scattered(table: Array, ids: Array, rows: Array) -> Array:
+    """The table with these in their place."""
+    if _owned(table):
+        return _on_owners(scatter, table, ids, rows)
+    return on_automatic_axes(scatter, table, lambda: jax.typeof(table).sharding)(table, ids, rows)
+
+
+def _owned(table: Array) -> bool:
+    """Whether its type says over which devices its rows are spread: where all axes of the mesh are explicit."""
+    sharding = jax.typeof(table).sharding
+    return set(sharding.mesh.axis_types) == {AxisType.Explicit} and sharding.spec[0] is not None
+
+
+def _on_owners(f: Callable[..., Array], table: Array, ids: Array, *rows: Array) -> Array:
+    """`f` of the part of a table that a device owns, and of ids that count in it."""
     spec = jax.typeof(table).sharding.spec
 
     def part(table: Array, ids: Array, *rows: Array) -> Array:
-        first, own = _first(table, spec[0]), table.shape[0]
-        here = ids - first
+        own, here = table.shape[0], ids - _first(table, spec[0])
         return f(table, jnp.where(here < own, here, own + lax.iota(jnp.int32, ids.size)), *rows)
 
-    def call(table: Array, ids: Array, *rows: Array) -> Array:
-        return _on_devices(part, table, (PartitionSpec(spec[0]), *(spec for _ in rows)), spec)(table, ids, *rows)
-
-    return call
+    return _on_devices(part, table, (PartitionSpec(spec[0]), *(spec for _ in rows)), spec)(table, ids, *rows)
 
 
 def _first(table: Array, axes: Any) -> Array:
-    """The number of the first row of the device's part."""
+    """The number of the first row of a device's part."""
     return lax.axis_index(axes).astype(jnp.int32) * table.shape[0]
 
 
 def _on_devices(part: Callable[..., Any], table: Array, given: tuple[Any, ...], result: Any) -> Callable[..., Any]:
-    """`part` on the table and arrays that are placed like these, on each device."""
+    """`part` of the table and of arrays that are placed like these, on each device."""
     own = jax.typeof(table).sharding
 
     def call(table: Array, *arrays: Array) -> Any:

@@ -13,9 +13,9 @@ from jax import Array, lax
 
 from jadam._engine.leaf import Operands, Program, Result, index_of, like, run, updated
 from jadam._engine.placement import on_automatic_axes
-from jadam._rows import without_padding
 from jadam._shards import varying, varying_like
 from jadam._storage.blocks import BLOCK, Int8Blocks, Tile, as_array, block_axis, in_blocks, joined, scales_of
+from jadam._tables import without_padding
 
 
 def run_rules(program: Program, operands: Operands) -> Result:

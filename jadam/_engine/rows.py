@@ -11,17 +11,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-import jax
 from jax import Array
-from jax.sharding import NamedSharding, PartitionSpec
 
 from jadam._engine import checks
 from jadam._engine.leaf import Mode
-from jadam._engine.owners import on_owners, owners, summed_by_owner
-from jadam._engine.placement import on_automatic_axes
+from jadam._engine.owners import gathered, scattered, summed_rows
 from jadam._engine.plan import Placed, Plan
 from jadam._recipe import Pair
-from jadam._rows import DENSE, Rows, gather, scatter, summed
+from jadam._rows import DENSE, Rows
 from jadam._state import OptState
 from jadam._storage.blocks import block_axis
 from jadam._storage.slots import SCALES
@@ -50,7 +47,7 @@ class Tables(NamedTuple):
         for one in plan.all:
             _check_part(plan, one, state, [i for i in one.at if i in found])
         whole = {i: params[i] for i in found}
-        return cls(plan, whole, {i: _summed(whole[i], rows) for i, rows in found.items()})
+        return cls(plan, whole, {i: summed_rows(whole[i], rows) for i, rows in found.items()})
 
     @property
     def ids(self) -> dict[int, Array]:
@@ -73,20 +70,20 @@ class Tables(NamedTuple):
 
     def params(self, params: list[Any] | None) -> list[Any] | None:
         """The parameters, with rows in the place of tables."""
-        return params and [_gathered(p, self.rows[i].ids) if i in self.rows else p for i, p in enumerate(params)]
+        return params and [gathered(p, self.rows[i].ids) if i in self.rows else p for i, p in enumerate(params)]
 
     def state(self, state: OptState) -> OptState:
         """The state with the rows of slots."""
-        return self._changed(state, lambda i, old, _: _gathered(old, self.rows[i].ids), state)
+        return self._changed(state, lambda i, old, _: gathered(old, self.rows[i].ids), state)
 
     def scattered(self, before: OptState, after: OptState) -> OptState:
         """The state after a step, with whole slots."""
-        return self._changed(before, lambda i, old, new: _scattered(old, self.rows[i].ids, new), after)
+        return self._changed(before, lambda i, old, new: scattered(old, self.rows[i].ids, new), after)
 
     def landed(self, updates: dict[int, Array], mode: Mode) -> dict[int, Any]:
         """What the caller gets of a step: whole tables, or the updates of rows."""
         if mode == "step":
-            return updates | {i: _scattered(table, self.rows[i].ids, updates[i]) for i, table in self.whole.items()}
+            return updates | {i: scattered(table, self.rows[i].ids, updates[i]) for i, table in self.whole.items()}
         return updates | {i: Rows.of(rows.ids, updates[i], rows.distinct) for i, rows in self.rows.items()}
 
     def _changed(self, before: OptState, change: Callable[[int, Array, Any], Array], after: OptState) -> OptState:
@@ -104,35 +101,6 @@ class Tables(NamedTuple):
                 columns[name] = plan.treedef.unflatten(new)
             slots[key] = columns
         return after._replace(slots=slots)
-
-
-def _summed(table: Array, rows: Rows) -> Rows:
-    """The rows of a step, on every device or by owner."""
-    if owners(table):
-        return summed_by_owner(table, rows)
-
-    def shardings() -> Rows:
-        own = jax.typeof(table).sharding
-        return Rows.of(*(NamedSharding(own.mesh, PartitionSpec(*spec)) for spec in ((None,), (None, *own.spec[1:]))), True)
-
-    return on_automatic_axes(lambda table, rows: summed(rows, table.shape[0], table.dtype), table, shardings)(table, rows)
-
-
-def _gathered(table: Array, ids: Array) -> Array:
-    if owners(table):
-        return on_owners(gather, table)(table, ids)
-
-    def sharding() -> NamedSharding:
-        own = jax.typeof(table).sharding
-        return NamedSharding(own.mesh, PartitionSpec(None, *own.spec[1:]))
-
-    return on_automatic_axes(gather, table, sharding)(table, ids)
-
-
-def _scattered(table: Array, ids: Array, rows: Array) -> Array:
-    if owners(table):
-        return on_owners(scatter, table)(table, ids, rows)
-    return on_automatic_axes(scatter, table, lambda: jax.typeof(table).sharding)(table, ids, rows)
 
 
 def _check_part(plan: Plan, one: Placed, state: OptState, at: list[int]) -> None:

@@ -18,6 +18,7 @@ RNG = np.random.default_rng(0)
 SPARSE = {case["id"]: case for case in json.loads((golden.DATA / "sparse_adam.json").read_text())["cases"]}
 ELEMENTWISE = [name for name in ELEMENTWISE_RULES if name != "prodigy"]
 """Without the rule that adds up, in `prepare`, what it keeps for all elements."""
+IN_GENERAL = ("float32", "stochastic", "remainder")
 USUAL = ("adam", "lion", "sgd", "adagrad")
 STORAGES = {
     "float32": ("float32", {"state": "float32"}),
@@ -93,18 +94,46 @@ def test_equals_sparse_adam_of_torch(name):
     assert from_torch(case, sparse_adam(case, eps_form="standard"))[0] > 1e-8
 
 
+OPTIONS = [
+    {"learning_rate": 1e-3, "b1": 0.9, "b2": 0.999, "eps": 1e-8},
+    {"learning_rate": 1.0, "b1": 0.0, "b2": 0.9, "eps": 1e-2},
+    {"learning_rate": 0.1, "b1": 0.99, "b2": 0.0, "eps": 1e-3, "maximize": True},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.usefixtures("x64")
+def test_equals_sparse_adam_written_out(options):
+    """With decays of 0, and towards a maximum; rows that stand there twice are summed."""
+    lr, b1, b2, eps, maximize = (options.get(name, False) for name in ("learning_rate", "b1", "b2", "eps", "maximize"))
+    tx = jadam.chain(jadam.scale(-1.0 if maximize else 1.0), jadam.adam(lr, b1=b1, b2=b2, eps=eps, eps_form="eps_hat"))
+    p, rng = np.random.default_rng(1).standard_normal((20, 3)), np.random.default_rng(2)
+    start, m, v = p.copy(), np.zeros_like(p), np.zeros_like(p)
+    params, state = jnp.asarray(p), tx.init(jnp.asarray(p))
+    for t in range(1, 21):
+        ids, values = rng.integers(0, 20, 8), rng.standard_normal((8, 3))
+        params, state = tx.step(Rows(ids, values), state, params)
+        rows = np.unique(ids)
+        g = (-1 if maximize else 1) * np.stack([values[ids == row].sum(0) for row in rows])
+        m[rows] += (1 - b1) * (g - m[rows])
+        v[rows] += (1 - b2) * (g * g - v[rows])
+        p[rows] -= lr * np.sqrt(1 - b2**t) / (1 - b1**t) * m[rows] / (np.sqrt(v[rows]) + eps)
+    assert np.abs(params - p).max() <= 1e-11 * np.abs(p - start).max()
+
+
 # Against dense steps
 
 
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize(
     ("name", "storage"),
-    [
-        pytest.param(
-            name, storage, marks=() if name == "adamw" or (storage == "float32" and name in USUAL) else pytest.mark.slow
-        )
+    [("adamw", storage) for storage in STORAGES]
+    + [(name, "float32") for name in USUAL]
+    + [
+        pytest.param(name, storage, marks=pytest.mark.slow)
         for name in ELEMENTWISE
-        for storage in STORAGES
+        for storage in IN_GENERAL
+        if name != "adamw" and (name, storage) not in [(usual, "float32") for usual in USUAL]
     ],
 )
 def test_all_rows_touched_is_a_dense_step(name, storage):
@@ -167,6 +196,17 @@ def test_update_returns_rows():
     new, after = tx.step(rows, tx.init(params), params)
     chex.assert_trees_all_close((jadam.apply_updates(params, updates), state), (new, after), rtol=1e-6)
     chex.assert_trees_all_equal(optax.apply_updates(params, updates), jadam.apply_updates(params, updates))
+
+
+@pytest.mark.usefixtures("lenient")
+def test_in_a_train_state():
+    from flax.training.train_state import TrainState
+
+    tx, params = jadam.adamw(1e-2), model()
+    rows, _ = gradients(params, [5, 2, 5, 7])
+    found = TrainState.create(apply_fn=None, params=params, tx=tx).apply_gradients(grads=rows)
+    expected, _ = tx.step(rows, tx.init(params), params)
+    chex.assert_trees_all_close(found.params, expected, rtol=1e-6)
 
 
 def test_order_and_duplicates_do_not_matter():
