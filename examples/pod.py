@@ -50,25 +50,24 @@ def worker(options):
     whole, spread = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
     tx = jadam.chain(jadam.clip_by_global_norm(1.0), jadam.adamw(jadam.cosine_decay_schedule(3e-2, options.steps)))
 
-    def init_params(key):
-        keys = jax.random.split(key)
-        into, out = (jax.random.normal(k, shape) / 4 for k, shape in zip(keys, [(16, WIDTH), (WIDTH, 4)], strict=True))
-        return {"into": into, "bias": jnp.zeros(WIDTH), "out": out}
+    def there(value, sharding):
+        """A global array; each process makes the parts of its own devices."""
+        return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
 
     def placed(layout):
-        """Parameters and state, made where they belong."""
-        shapes = jax.eval_shape(init_params, jax.random.key(0))
-        places = jax.tree.map(lambda _: spread if layout == "fully sharded" else whole, shapes)
-        params = jax.jit(init_params, out_shardings=places)(jax.random.key(0))
+        """Parameters and state where they belong."""
+        rng = np.random.default_rng(0)
+        shapes = {"into": (16, WIDTH), "bias": (WIDTH,), "out": (WIDTH, 4)}
+        sharding = spread if layout == "fully sharded" else whole
+        params = {name: there(rng.normal(0, 0.25, s).astype(np.float32), sharding) for name, s in shapes.items()}
         where = jadam.state_shardings(tx, params, data="data" if layout == "ZeRO-1" else None)
         return params, jax.jit(tx.init, out_shardings=where)(params)
 
     def batch(number):
-        """Rows of the global batch; each process makes those of its own devices."""
         rng = np.random.default_rng(number)
         x = rng.standard_normal((BATCH, 16)).astype(np.float32)
         y = np.sin(x @ np.linspace(-1, 1, 64).reshape(16, 4)).astype(np.float32)
-        return [jax.make_array_from_callback(a.shape, spread, lambda index, a=a: a[index]) for a in (x, y)]
+        return there(x, spread), there(y, spread)
 
     def loss_fn(params, x, y):
         return jnp.mean((jnp.tanh(x @ params["into"] + params["bias"]) @ params["out"] - y) ** 2)
