@@ -18,8 +18,14 @@ from jadam._hyper import Hyper as Hyper
 from jadam._hyper import Negative as Negative
 from jadam._hyper import NonNegative as NonNegative
 from jadam._hyper import Positive as Positive
+from jadam._layouts import Axes as Axes
 from jadam._masks import EVERYTHING as EVERYTHING
 from jadam._masks import MaskLike as MaskLike
+from jadam._matrices import MatricesLike as MatricesLike
+from jadam._matrices import as_matrices as as_matrices
+from jadam._matrices import from_matrices as from_matrices
+from jadam._matrices import sides as sides
+from jadam._matrices import to_matrices as to_matrices
 from jadam._norm import bounded as bounded
 from jadam._norm import norm as norm
 from jadam._norm import scaled_norm as scaled_norm

@@ -41,7 +41,7 @@ def _adopt(*, clip: str | None = "t**0.25", **kwargs: Any) -> GradientTransforma
 def _muon(*, ns_dtype: str | None = None, **kwargs: Any) -> GradientTransformation:
     """All leaves are matrices, with outputs first as torch has them; "float64" is the dtype of the run."""
     dtype = None if ns_dtype == "float64" else ns_dtype
-    return jadam.muon(ns_dtype=dtype, matrices=True, output_axis=-2, **kwargs)
+    return jadam.muon(ns_dtype=dtype, matrices=[(True, jadam.axes(inputs=-1, outputs=-2))], **kwargs)
 
 
 BUILDERS: dict[str, Callable[..., GradientTransformation]] = {

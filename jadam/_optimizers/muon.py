@@ -14,11 +14,8 @@ from jadam._assembly import (
     GradientTransformation,
     Scale,
     add_decayed_weights,
-    as_mask,
-    block,
     chain,
     masked,
-    ndim_at_least,
     scale_by_learning_rate,
 )
 from jadam._authoring import (
@@ -27,12 +24,15 @@ from jadam._authoring import (
     Decay,
     Hyper,
     MaskLike,
+    MatricesLike,
     NonNegative,
     Rule,
     Slots,
+    as_matrices,
     builder,
     cast,
     scaled_norm,
+    sides,
     zeros,
 )
 from jadam._optimizers.adam import scale_by_adam
@@ -70,24 +70,13 @@ def rounded(x: Array, dtype: str | None) -> Array:
 
 @dataclass(frozen=True)
 class ScaleByMuon(Rule):
-    """Momentum with its singular values made equal: `m = momentum m + (1-momentum) g`, `u = orthogonalize(m)`.
-
-    Arguments as in `muon`.
-    """
+    """The momentum of Muon: `m = momentum m + (1-momentum) g`, one step ahead with `nesterov`. Arguments as in `muon`."""
 
     momentum: Decay = 0.95
     nesterov: bool = True
-    ns_steps: Count = 5
-    scale: Literal["keller", "moonlight"] = "keller"
-    ns_dtype: Literal["bfloat16", "float16", "float32"] | None = None
-    ns_eps: NonNegative = 1e-7
     momentum_form: Literal["lerp", "sum"] = "lerp"
-    output_axis: Literal[-1, -2] = -1
-    elementwise: ClassVar[bool] = False
 
     def init(self, p: Array) -> Slots:
-        if p.ndim < 2:
-            raise BadValue(f"an array of shape {p.shape} cannot be orthogonalised; say with matrices= what can.")
         return {"mu": zeros(p)}
 
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
@@ -97,16 +86,72 @@ class ScaleByMuon(Rule):
         else:
             m = h.momentum.value * slots["mu"] + g
             u = g + h.momentum.value * m if self.nesterov else m
-        outputs, inputs = g.shape[self.output_axis], g.shape[-3 - self.output_axis]
+        return u, {"mu": m}
+
+
+@dataclass(frozen=True)
+class Orthogonalize(Rule):
+    """Makes all singular values of a matrix equal, roughly. Arguments as in `muon`."""
+
+    ns_steps: Count = 5
+    ns_dtype: Literal["bfloat16", "float16", "float32"] | None = None
+    ns_eps: NonNegative = 1e-7
+    matrices: MatricesLike = True
+    elementwise: ClassVar[bool] = False
+    on_matrices: ClassVar[bool] = True
+
+    @property
+    def exchanged(self) -> str | None:
+        return self.ns_dtype  # to which it rounds what it sees and what it returns
+
+    def init(self, p: Array) -> Slots:
+        if self.matrices is None:
+            raise BadValue(f"an array of shape {p.shape} cannot be orthogonalised; say with matrices= what can.")
+        return {}
+
+    def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
+        return cast(orthogonalize(g, self.ns_steps, h.ns_eps, self.ns_dtype), g.dtype), slots
+
+
+@dataclass(frozen=True)
+class ScaleByShape(Rule):
+    """Multiplies matrices by a factor that depends on how many inputs and outputs they have. Arguments as in `muon`."""
+
+    scale: Literal["keller", "moonlight"] = "keller"
+    ns_dtype: Literal["bfloat16", "float16", "float32"] | None = None
+    matrices: MatricesLike = True
+
+    def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
+        inputs, outputs = sides(self.matrices, g.shape)
         larger = max_dim(outputs, inputs)  # of symbolic shapes too
         size = (larger / inputs) ** 0.5 if self.scale == "keller" else 0.2 * larger**0.5
-        u = orthogonalize(u, self.ns_steps, h.ns_eps, self.ns_dtype)
         # "keller" scales the matrix in the dtype of Newton-Schulz, "moonlight" the learning rate: where their authors do.
-        scaled = rounded(size * u, self.ns_dtype) if self.scale == "keller" else size * u
-        return cast(scaled, g.dtype), {"mu": m}
+        scaled = rounded(size * g, self.ns_dtype) if self.scale == "keller" else size * g
+        return cast(scaled, g.dtype), slots
 
 
-scale_by_muon = block(ScaleByMuon)
+@builder
+def scale_by_muon(
+    *,
+    momentum: Decay = 0.95,
+    nesterov: bool = True,
+    ns_steps: Count = 5,
+    scale: Literal["keller", "moonlight"] = "keller",
+    ns_dtype: Literal["bfloat16", "float16", "float32"] | None = None,
+    ns_eps: NonNegative = 1e-7,
+    momentum_form: Literal["lerp", "sum"] = "lerp",
+    matrices: MatricesLike = True,
+) -> GradientTransformation:
+    """Momentum with its singular values made equal: `m = momentum m + (1-momentum) g`, `u = orthogonalize(m)`.
+
+    Arguments as in `muon`.
+    """
+    of_matrices = as_matrices(matrices)
+    return chain(
+        ScaleByMuon(momentum=momentum, nesterov=nesterov, momentum_form=momentum_form),
+        Orthogonalize(ns_steps=ns_steps, ns_dtype=ns_dtype, ns_eps=ns_eps, matrices=of_matrices),
+        ScaleByShape(scale=scale, ns_dtype=ns_dtype, matrices=of_matrices),
+    )
 
 
 @builder
@@ -120,10 +165,9 @@ def muon(
     ns_dtype: Literal["bfloat16", "float16", "float32"] | None = None,
     ns_eps: NonNegative = 1e-7,
     momentum_form: Literal["lerp", "sum"] = "lerp",
-    output_axis: Literal[-1, -2] = -1,
     weight_decay: NonNegative = 0.0,
     mask: MaskLike = None,
-    matrices: MaskLike = None,
+    matrices: MatricesLike = None,
     adam_b1: Decay = 0.9,
     adam_b2: Decay = 0.95,
     adam_eps: NonNegative = 1e-10,
@@ -141,11 +185,12 @@ def muon(
         ns_dtype: precision of Newton-Schulz, "bfloat16" in the authors' code; None is that of the arithmetic.
         ns_eps: added to the norm by which Newton-Schulz divides at its start, >= 0.
         momentum_form: "lerp", or "sum" for `m = momentum m + g`, which differs only by `ns_eps`.
-        output_axis: -1 where the last axis is the output, as in JAX's kernels; -2 for torch's.
         weight_decay: decoupled, a number >= 0 or a schedule.
         mask: which parameters decay; None is all of them.
-        matrices: which parameters are orthogonalised; by default those with two axes. Exclude embeddings and the last
-            layer. Axes before the last two are stacked matrices.
+        matrices: which parameters are orthogonalised, along which axes: a mask, or pairs `(mask, axes(...))`, of which the
+            first that selects a parameter counts. By default, and for the axes of a mask, the tree tells: `describe` shows what
+            it told. Biases, scales, embeddings and heads are not orthogonalised by default; a last layer whose name does not
+            say that it is one must be excluded.
         adam_b1: b1 of the other parameters, in [0, 1).
         adam_b2: b2 of the other parameters, in [0, 1).
         adam_eps: eps of the other parameters, >= 0.
@@ -153,12 +198,12 @@ def muon(
             (3e-4 for 0.02, as the authors have it) and 1 for "moonlight".
 
     Raises:
-        ValueError: a parameter of `matrices` has fewer than two axes.
+        ValueError: a parameter of `matrices` has fewer than two axes, or other axes than those given.
 
     Reference:
         Jordan et al. 2024, Muon: an optimizer for hidden layers; Liu et al. 2025, arXiv:2502.16982.
     """
-    of_matrices = ndim_at_least(2) & ~ndim_at_least(3) if matrices is None else as_mask(matrices)
+    of_matrices = as_matrices(matrices)
     orthogonal = scale_by_muon(
         momentum=momentum,
         nesterov=nesterov,
@@ -167,13 +212,13 @@ def muon(
         ns_dtype=ns_dtype,
         ns_eps=ns_eps,
         momentum_form=momentum_form,
-        output_axis=output_axis,
+        matrices=of_matrices,
     )
     ratio = adam_ratio if adam_ratio is not None else 0.015 if scale == "keller" else 1.0
     return chain(
-        masked(orthogonal, of_matrices),
-        masked(scale_by_adam(b1=adam_b1, b2=adam_b2, eps=adam_eps), ~of_matrices),
+        masked(orthogonal, of_matrices.mask),
+        masked(scale_by_adam(b1=adam_b1, b2=adam_b2, eps=adam_eps), ~of_matrices.mask),
         add_decayed_weights(weight_decay, mask),
-        masked(chain(Scale(ratio)), ~of_matrices),  # after the decay, which the ratio scales too
+        masked(chain(Scale(ratio)), ~of_matrices.mask),  # after the decay, which the ratio scales too
         scale_by_learning_rate(learning_rate),
     )

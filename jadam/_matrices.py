@@ -1,0 +1,163 @@
+"""Which parameters are matrices, and along which axes: one option of all optimizers that treat them as such."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import numpy as np
+from jax import Array
+
+from jadam._by_leaf import ByLeaf
+from jadam._errors import BadType, BadValue, door, shown
+from jadam._layouts import Axes, checked_axes, fitting, layouts
+from jadam._masks import EVERYTHING, Mask, as_mask
+from jadam._tree import Leaves
+
+
+@door
+def axes(inputs: int | Sequence[int], outputs: int | Sequence[int], stacked: int | Sequence[int] = (), split: int = 1) -> Axes:
+    """Says which axes of a parameter are the inputs and the outputs of a matrix; for the `matrices` of an optimizer.
+
+    Every axis of the parameter is named once. Negative axes count from the last.
+
+    Args:
+        inputs: the axes that the layer sums over: 0 of a kernel (in, out), 0 and 1 of (heads, size, out).
+        outputs: the others: 1 of a kernel (in, out), 1 and 2 of (in, heads, size).
+        stacked: axes along which each index is a matrix of its own: layers under `scan`, experts.
+        split: how many matrices stand side by side along the first of the outputs, >= 1; 3 for a fused (in, 3 out) of queries,
+            keys and values.
+
+    Raises:
+        ValueError: an axis is named twice; there are no inputs, or no outputs; `split` is below 1.
+        TypeError: an axis is not an integer.
+
+    Example:
+        >>> import jadam
+        >>> jadam.axes(inputs=0, outputs=(1, 2))
+        axes(inputs=(0,), outputs=(1, 2))
+    """
+    return checked_axes(inputs, outputs, stacked, split)
+
+
+@dataclass(frozen=True)
+class Matrices(ByLeaf):
+    """The axes of each parameter that is a matrix, and None of each other.
+
+    Attributes:
+        groups: masks with axes, of which the first that selects a parameter says what it is. In place of axes, True stands for
+            those that the tree tells, of all that have some, and None for those of what is inside the network alone.
+    """
+
+    groups: tuple[tuple[Mask, Axes | bool | None], ...]
+
+    def by_leaf(self, leaves: Leaves) -> list[Axes | None]:
+        return leaves.ask(self, self._found)
+
+    def _found(self, leaves: Leaves) -> list[Axes | None]:
+        columns, chosen = [mask.by_leaf(leaves) for mask, _ in self.groups], []
+        told = leaves.ask(layouts, layouts) if any(not isinstance(own, Axes) for _, own in self.groups) else []
+        for i, value in enumerate(leaves.values):
+            own = next((own for (_, own), column in zip(self.groups, columns, strict=True) if column[i]), False)
+            if isinstance(own, Axes):
+                chosen.append(fitting(own, leaves.names[i], np.shape(value)))
+            else:
+                chosen.append(told[i].axes if own or (own is None and told[i].hidden) else None)
+        return chosen
+
+    @property
+    def mask(self) -> Mask:
+        """Those that are said, or known, to be matrices."""
+        return _AreMatrices(self)
+
+    def __repr__(self) -> str:
+        if len(self.groups) == 1 and not isinstance(own := self.groups[0][1], Axes):
+            mask = self.groups[0][0]
+            return "None" if own is None else repr(True) if mask == EVERYTHING else repr(mask)
+        return "[" + ", ".join(f"({True if mask == EVERYTHING else mask!r}, {own!r})" for mask, own in self.groups) + "]"
+
+
+@dataclass(frozen=True)
+class _AreMatrices(Mask):
+    matrices: Matrices
+
+    def select(self, leaves: Leaves) -> list[bool]:
+        found = self.matrices.by_leaf(leaves)
+        asked = [mask.by_leaf(leaves) for mask, own in self.matrices.groups if own is True]
+        return [own is not None or any(column[i] for column in asked) for i, own in enumerate(found)]
+
+    def __repr__(self) -> str:
+        if repr(self.matrices) in ("None", "True"):
+            return "matrices"
+        return f"matrices of {self.matrices!r}"
+
+
+class _AsMatrices:
+    """As an annotation: the field says which parameters are matrices."""
+
+    def check(self, _: str, value: Any) -> Matrices | Axes | None:
+        if value is None or isinstance(value, Matrices | Axes):
+            return value
+        return as_matrices(value)
+
+
+MatricesLike = Annotated[Any, _AsMatrices()]
+"""None for what the tree tells; a mask of what is treated as matrices, along the axes that the tree tells; or a list of pairs
+`(mask, axes(...))`, of which the first that selects a parameter says what it is, and the others are not matrices."""
+
+
+def as_matrices(value: MatricesLike) -> Matrices:
+    """What the user said of matrices.
+
+    Raises:
+        TypeError: it is neither None nor a mask nor a list of pairs.
+    """
+    if value is None:
+        return Matrices(((EVERYTHING, None),))
+    if isinstance(value, Matrices):
+        return value
+    if isinstance(value, Axes):
+        return Matrices(((EVERYTHING, value),))
+    if not (isinstance(value, list | tuple) and any(map(_is_pair, value))):
+        return Matrices(((as_mask(value), True),))
+    groups = []
+    for number, pair in enumerate(value):
+        if not (isinstance(pair, list | tuple) and len(pair) == 2 and (isinstance(pair[1], Axes) or pair[1] is True)):
+            raise BadType(f"pair {number} of matrices is {shown(pair)}; write (mask, axes(inputs=..., outputs=...)).")
+        mask, own = pair
+        groups.append((as_mask(mask), None if own is True else own))
+    return Matrices(tuple(groups))
+
+
+def _is_pair(one: Any) -> bool:
+    return isinstance(one, list | tuple) and any(isinstance(value, Axes | Mask) for value in one)
+
+
+def sides(own: Axes, shape: tuple[int, ...]) -> tuple[int, int]:
+    """The lengths of the inputs and of the outputs of one matrix."""
+    rows, columns = (math.prod(shape[axis] for axis in group) for group in own.groups[:2])
+    return rows, columns // own.split
+
+
+def needs_axes(shape: tuple[int, ...]) -> BadValue:
+    return BadValue(f"an array of shape {shape} cannot be orthogonalised; say with matrices= what can.")
+
+
+def to_matrices(x: Array, own: Axes) -> Array:
+    """The matrices of an array, (n, inputs, outputs)."""
+    rows, columns = sides(own, x.shape)
+    x = x.transpose(*own.stacked, *own.inputs, *own.outputs)
+    if own.split == 1:
+        return x.reshape(-1, rows, columns)
+    return x.reshape(-1, rows, own.split, columns).swapaxes(1, 2).reshape(-1, rows, columns)
+
+
+def from_matrices(matrices: Array, own: Axes, shape: tuple[int, ...]) -> Array:
+    """The array of this shape of which these are the matrices."""
+    order = (*own.stacked, *own.inputs, *own.outputs)
+    back = sorted(range(len(order)), key=order.__getitem__)
+    if own.split > 1:
+        matrices = matrices.reshape(-1, own.split, *matrices.shape[1:]).swapaxes(1, 2)
+    return matrices.reshape([shape[axis] for axis in order]).transpose(back)
