@@ -21,7 +21,12 @@ from jadam._hyper import Positive as Positive
 from jadam._layouts import Axes as Axes
 from jadam._masks import EVERYTHING as EVERYTHING
 from jadam._masks import MaskLike as MaskLike
+from jadam._matrices import ALL as ALL
+from jadam._matrices import SURE as SURE
+from jadam._matrices import WEIGHTS as WEIGHTS
 from jadam._matrices import MatricesLike as MatricesLike
+from jadam._matrices import SureLike as SureLike
+from jadam._matrices import WeightsLike as WeightsLike
 from jadam._matrices import as_matrices as as_matrices
 from jadam._matrices import from_matrices as from_matrices
 from jadam._matrices import sides as sides

@@ -80,10 +80,10 @@ HEAD = re.compile(
     r"(.*_)?heads?|(.*_)?logits(_\w+)?|(final_|last_|readout_|prediction_)?output(_layer|_projection|_proj)?|classifier|readout|last(_layer)?"
 )
 TORCH = re.compile(r"weights?(_.*)?")  # (out, in), as torch and equinox have it
-ATTENTION_IN = re.compile(r"(.*_)?(q|k|v|query|key|value|qkv)(_proj|_projection|_einsum|_kernel)?")
+ATTENTION_IN = re.compile(r"(.*_)?(q|k|v|query|key|value|qkv)(_proj|_projection|_kernel)?")
 ATTENTION_OUT = re.compile(r"(.*_)?(o|out|output|attn_vec_einsum)(_proj|_projection|_einsum|_kernel)?")
 FUSED = re.compile(r"(.*_)?(to_)?qkv(_proj|_kernel)?|c_attn|in_proj(_weight)?")
-EXPERTS = re.compile(r"(.*_)?(experts?|moe)(_.*)?")
+STACKED = re.compile(r"(.*_)?(experts?|moe)(_.*)?|.*(?<!vec)_einsum")  # of Gemma: (heads, in, size), (2, in, out)
 CONV = re.compile(r".*conv.*")
 LAYERS = re.compile(r"(.*_)?(layers|blocks|h|stack)|.*scan.*")
 NUMBERED = re.compile(r".*\d")
@@ -95,11 +95,15 @@ class Found:
 
     Attributes:
         axes: None for what has no matrix.
-        hidden: whether it is inside a network: neither bias nor scale, embedding or head.
+        weights: whether it is one by its name too: no bias, and no scale.
+        hidden: whether it is inside the network besides: no embedding, and no head.
+        sure: whether it is one with two axes, or names or neighbours say what the axes are.
     """
 
     axes: Axes | None
+    weights: bool
     hidden: bool
+    sure: bool
 
 
 def layouts(leaves: Leaves) -> list[Found]:
@@ -158,16 +162,19 @@ def _stacks(paths: Sequence[tuple[str, ...]], shapes: Sequence[tuple[int, ...]])
 def _shares_an_axis(prefix: Sequence[str], paths: Sequence[Sequence[str]], shapes: Sequence[tuple[int, ...]]) -> bool:
     if len({shape[:1] for shape in shapes}) > 1 or not shapes[0]:
         return False
+    named = bool(prefix) and bool(LAYERS.fullmatch(prefix[-1]))
     if vectors := [shape for path, shape in zip(paths, shapes, strict=True) if _is_vector(path)]:
-        return len(vectors) < len(shapes) and all(_long(shape) > 1 for shape in vectors)
-    return bool(prefix) and bool(LAYERS.fullmatch(prefix[-1])) and all(len(shape) > 2 for shape in shapes)
+        others = [shape for path, shape in zip(paths, shapes, strict=True) if not _is_vector(path)]
+        stacked = bool(others) and all(_long(shape) > 1 for shape in vectors)
+        return stacked and (named or all(len(shape) > 2 for shape in others))
+    return named and all(len(shape) > 2 for shape in shapes)
 
 
 def _found(path: tuple[str, ...], shape: tuple[int, ...], bias: tuple[int, ...] | None, stacks: int) -> Found:
     stack, own = shape[:stacks], shape[stacks:]
     layer = path[-2] if len(path) > 1 else path[-1]
     bias = bias[stacks : max(_long(bias), stacks + 1)] if bias is not None and bias[:stacks] == stack else None
-    axes = _axes(path, layer, own, bias)
+    axes, sure = _axes(path, layer, own, bias)
     if axes is not None:
         axes = Axes(
             *(tuple(axis + stacks for axis in group) for group in axes.groups[:2]),
@@ -178,32 +185,33 @@ def _found(path: tuple[str, ...], shape: tuple[int, ...], bias: tuple[int, ...] 
     head = not inside and any(HEAD.fullmatch(key) for key in path)
     embeds = any(EMBEDDING.fullmatch(key) for key in path)
     short = sum(length > 1 for length in own) < 1
-    return Found(axes, axes is not None and not (_is_vector(path) or head or embeds or short))
+    weights = axes is not None and not _is_vector(path)
+    return Found(axes, weights, weights and not (head or embeds or short), weights and sure)
 
 
-def _axes(path: tuple[str, ...], layer: str, shape: tuple[int, ...], bias: tuple[int, ...] | None) -> Axes | None:
-    """The axes of an array that is not stacked, or of one layer of a stack."""
+def _axes(path: tuple[str, ...], layer: str, shape: tuple[int, ...], bias: tuple[int, ...] | None) -> tuple[Axes | None, bool]:
+    """The axes of an array that is not stacked, or of one layer of a stack; and whether the tree tells them."""
     ndim = len(shape)
     if ndim < 2:
-        return None
+        return None, False
     first = _outputs_first(path[-1], shape, bias)
-    if any(EXPERTS.fullmatch(key) for key in path) and ndim == 3:
-        return _flat(3, 1, 1, first)
+    if any(STACKED.fullmatch(key) for key in path) and ndim > 2:
+        return _flat(ndim, ndim - 2, 1, first), True
     if ndim == 2:
         axes = _flat(2, 0, 1, first)
         rows, columns = (shape[axes.inputs[0]], shape[axes.outputs[0]])
         fused = any(FUSED.fullmatch(key) for key in (layer, path[-1])) and columns == 3 * rows
-        return Axes(axes.inputs, axes.outputs, (), 3) if fused else axes
+        return Axes(axes.inputs, axes.outputs, (), 3) if fused else axes, True
     if bias is not None and len(bias) < ndim and bias == (shape[: len(bias)] if first else shape[ndim - len(bias) :]):
-        return _flat(ndim, 0, len(bias), first)
-    names = (layer, path[-1])
-    if ndim == 3 and not CONV.fullmatch(layer):
+        return _flat(ndim, 0, len(bias), first), True
+    names, conv = (layer, path[-1]), bool(CONV.fullmatch(layer))
+    if ndim == 3 and not conv:
         if any(ATTENTION_IN.fullmatch(key) for key in names):
-            return Axes((0,), (1, 2))
+            return Axes((0,), (1, 2)), True
         if any(ATTENTION_OUT.fullmatch(key) for key in names):
-            return Axes((0, 1), (2,))
-        return _flat(3, 1, 1, first)
-    return _flat(ndim, 0, 1, first)
+            return Axes((0, 1), (2,)), True
+        return _flat(3, 1, 1, first), False
+    return _flat(ndim, 0, 1, first), conv or path[-1] == "kernel"
 
 
 def _outputs_first(name: str, shape: tuple[int, ...], bias: tuple[int, ...] | None) -> bool:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from jax import Array
 
 from jadam._by_leaf import ByLeaf
-from jadam._errors import BadType, BadValue, door, shown
+from jadam._errors import BadType, door, shown
 from jadam._layouts import Axes, checked_axes, fitting, layouts
 from jadam._masks import EVERYTHING, Mask, as_mask
 from jadam._tree import Leaves
@@ -42,16 +42,19 @@ def axes(inputs: int | Sequence[int], outputs: int | Sequence[int], stacked: int
     return checked_axes(inputs, outputs, stacked, split)
 
 
+Told = Literal["all", "weights", "hidden", "sure"]
+
+
 @dataclass(frozen=True)
 class Matrices(ByLeaf):
     """The axes of each parameter that is a matrix, and None of each other.
 
     Attributes:
-        groups: masks with axes, of which the first that selects a parameter says what it is. In place of axes, True stands for
-            those that the tree tells, of all that have some, and None for those of what is inside the network alone.
+        groups: masks with axes, of which the first that selects a parameter says what it is. In place of axes stands of which
+            parameters the tree tells them: "all" that have some, or those of which `Found` says so.
     """
 
-    groups: tuple[tuple[Mask, Axes | bool | None], ...]
+    groups: tuple[tuple[Mask, Axes | Told], ...]
 
     def by_leaf(self, leaves: Leaves) -> list[Axes | None]:
         return leaves.ask(self, self._found)
@@ -60,11 +63,11 @@ class Matrices(ByLeaf):
         columns, chosen = [mask.by_leaf(leaves) for mask, _ in self.groups], []
         told = leaves.ask(layouts, layouts) if any(not isinstance(own, Axes) for _, own in self.groups) else []
         for i, value in enumerate(leaves.values):
-            own = next((own for (_, own), column in zip(self.groups, columns, strict=True) if column[i]), False)
+            own = next((own for (_, own), column in zip(self.groups, columns, strict=True) if column[i]), None)
             if isinstance(own, Axes):
                 chosen.append(fitting(own, leaves.names[i], np.shape(value)))
             else:
-                chosen.append(told[i].axes if own or (own is None and told[i].hidden) else None)
+                chosen.append(told[i].axes if own == "all" or (own is not None and getattr(told[i], own)) else None)
         return chosen
 
     @property
@@ -73,10 +76,14 @@ class Matrices(ByLeaf):
         return _AreMatrices(self)
 
     def __repr__(self) -> str:
-        if len(self.groups) == 1 and not isinstance(own := self.groups[0][1], Axes):
-            mask = self.groups[0][0]
-            return "None" if own is None else repr(True) if mask == EVERYTHING else repr(mask)
-        return "[" + ", ".join(f"({True if mask == EVERYTHING else mask!r}, {own!r})" for mask, own in self.groups) + "]"
+        mask, own = self.groups[0]
+        if not isinstance(own, Axes) and len(self.groups) == 1:
+            return "None" if own != "all" else _shown(mask)
+        return "[" + ", ".join(f"({_shown(mask)}, {own if isinstance(own, Axes) else True})" for mask, own in self.groups) + "]"
+
+
+def _shown(mask: Mask) -> str:
+    return "True" if mask == EVERYTHING else repr(mask)
 
 
 @dataclass(frozen=True)
@@ -85,49 +92,57 @@ class _AreMatrices(Mask):
 
     def select(self, leaves: Leaves) -> list[bool]:
         found = self.matrices.by_leaf(leaves)
-        asked = [mask.by_leaf(leaves) for mask, own in self.matrices.groups if own is True]
+        asked = [mask.by_leaf(leaves) for mask, own in self.matrices.groups if own == "all"]
         return [own is not None or any(column[i] for column in asked) for i, own in enumerate(found)]
 
     def __repr__(self) -> str:
-        if repr(self.matrices) in ("None", "True"):
-            return "matrices"
-        return f"matrices of {self.matrices!r}"
+        return "matrices" if len(self.matrices.groups) == 1 else f"matrices of {self.matrices!r}"
 
 
+@dataclass(frozen=True)
 class _AsMatrices:
-    """As an annotation: the field says which parameters are matrices."""
+    """As an annotation: the field says which parameters are matrices, of None those that `told` says."""
 
-    def check(self, _: str, value: Any) -> Matrices | Axes | None:
-        if value is None or isinstance(value, Matrices | Axes):
-            return value
-        return as_matrices(value)
+    told: Told
+
+    def check(self, _: str, value: Any) -> Matrices:
+        return as_matrices(value, self.told)
 
 
-MatricesLike = Annotated[Any, _AsMatrices()]
+MatricesLike = Annotated[Any, _AsMatrices("hidden")]
 """None for what the tree tells; a mask of what is treated as matrices, along the axes that the tree tells; or a list of pairs
 `(mask, axes(...))`, of which the first that selects a parameter says what it is, and the others are not matrices."""
+WeightsLike = Annotated[Any, _AsMatrices("weights")]
+"""The same, where embeddings and heads are treated as other matrices are."""
+SureLike = Annotated[Any, _AsMatrices("sure")]
+"""The same, where besides the tree must tell the axes of what has more than two."""
 
 
-def as_matrices(value: MatricesLike) -> Matrices:
+ALL = Matrices(((EVERYTHING, "all"),))
+WEIGHTS = Matrices(((EVERYTHING, "weights"),))
+SURE = Matrices(((EVERYTHING, "sure"),))
+NONE = Matrices(((~EVERYTHING, "all"),))
+
+
+def as_matrices(value: MatricesLike, told: Told = "hidden") -> Matrices:
     """What the user said of matrices.
 
     Raises:
         TypeError: it is neither None nor a mask nor a list of pairs.
     """
     if value is None:
-        return Matrices(((EVERYTHING, None),))
+        return Matrices(((EVERYTHING, told),))
     if isinstance(value, Matrices):
         return value
     if isinstance(value, Axes):
-        return Matrices(((EVERYTHING, value),))
+        raise BadType(f"matrices={value!r}: say of which parameters these are the axes: [(True, {value!r})].")
     if not (isinstance(value, list | tuple) and any(map(_is_pair, value))):
-        return Matrices(((as_mask(value), True),))
+        return Matrices(((as_mask(value), "all"),))
     groups = []
     for number, pair in enumerate(value):
         if not (isinstance(pair, list | tuple) and len(pair) == 2 and (isinstance(pair[1], Axes) or pair[1] is True)):
             raise BadType(f"pair {number} of matrices is {shown(pair)}; write (mask, axes(inputs=..., outputs=...)).")
-        mask, own = pair
-        groups.append((as_mask(mask), None if own is True else own))
+        groups.append((as_mask(pair[0]), told if pair[1] is True else pair[1]))
     return Matrices(tuple(groups))
 
 
@@ -139,10 +154,6 @@ def sides(own: Axes, shape: tuple[int, ...]) -> tuple[int, int]:
     """The lengths of the inputs and of the outputs of one matrix."""
     rows, columns = (math.prod(shape[axis] for axis in group) for group in own.groups[:2])
     return rows, columns // own.split
-
-
-def needs_axes(shape: tuple[int, ...]) -> BadValue:
-    return BadValue(f"an array of shape {shape} cannot be orthogonalised; say with matrices= what can.")
 
 
 def to_matrices(x: Array, own: Axes) -> Array:

@@ -19,6 +19,7 @@ from jadam._assembly import (
     scale_by_learning_rate,
 )
 from jadam._authoring import (
+    ALL,
     BadValue,
     Count,
     Decay,
@@ -96,7 +97,7 @@ class Orthogonalize(Rule):
     ns_steps: Count = 5
     ns_dtype: Literal["bfloat16", "float16", "float32"] | None = None
     ns_eps: NonNegative = 1e-7
-    matrices: MatricesLike = True
+    matrices: MatricesLike = ALL
     elementwise: ClassVar[bool] = False
     on_matrices: ClassVar[bool] = True
 
@@ -119,7 +120,7 @@ class ScaleByShape(Rule):
 
     scale: Literal["keller", "moonlight"] = "keller"
     ns_dtype: Literal["bfloat16", "float16", "float32"] | None = None
-    matrices: MatricesLike = True
+    matrices: MatricesLike = ALL
 
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
         inputs, outputs = sides(self.matrices, g.shape)
