@@ -32,6 +32,7 @@ from jadam._optimizers.adam_mini import adam_mini as adam_mini
 from jadam._optimizers.schedule_free_adamw import schedule_free_adamw as schedule_free_adamw
 from jadam._optimizers.prodigy import prodigy as prodigy
 from jadam._optimizers.muon import muon as muon
+from jadam._optimizers.normuon import normuon as normuon
 from jadam._optimizers.soap import soap as soap
 
 # Blocks: what a chain is made of
@@ -79,6 +80,7 @@ from jadam._optimizers.big_vision_adafactor import scale_by_factored_rms as scal
 from jadam._optimizers.adam_mini import scale_by_adam_mini as scale_by_adam_mini
 from jadam._optimizers.prodigy import scale_by_prodigy as scale_by_prodigy
 from jadam._optimizers.muon import scale_by_muon as scale_by_muon
+from jadam._optimizers.normuon import scale_by_normuon as scale_by_normuon
 from jadam._optimizers.soap import scale_by_soap as scale_by_soap
 
 # Combinators: which rules, in which order, on which parameters, stored how

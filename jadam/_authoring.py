@@ -20,6 +20,7 @@ from jadam._hyper import NonNegative as NonNegative
 from jadam._hyper import Positive as Positive
 from jadam._layouts import Axes as Axes
 from jadam._masks import EVERYTHING as EVERYTHING
+from jadam._masks import Mask as Mask
 from jadam._masks import MaskLike as MaskLike
 from jadam._matrices import ALL as ALL
 from jadam._matrices import SURE as SURE

@@ -1,7 +1,8 @@
 """Reads the trajectories of the authors' own code in `tests/data/`, and builds the transformation that each belongs to.
 
 `index.json` lists the cases: `factory`, `kwargs`, `options`, and `reference`, the code that computed them in float64. The
-parameters after some steps are in `cases.npz`, the problem and its recorded gradients in `problem.npz`.
+parameters after some steps are in `cases.npz`, the problem and its recorded gradients in `problem.npz`. `matrix.json` and
+`matrix.npz` are the same for newer optimizers of matrices, of which `ns_coeffs` has the polynomials of Newton-Schulz.
 """
 
 from __future__ import annotations
@@ -21,7 +22,12 @@ from jadam import GradientTransformation
 
 DATA = Path(__file__).parent / "data"
 INDEX = json.loads((DATA / "index.json").read_text())
-CASES = {case["id"]: case for case in INDEX["cases"]}
+MATRIX = json.loads((DATA / "matrix.json").read_text())
+WAITING = {"adamh": "hyperball", "muonh": "hyperball"}
+"""Factories whose cases wait for what jadam does not have yet."""
+CASES = {case["id"]: case for case in (*INDEX["cases"], *MATRIX["cases"]) if case["factory"] not in WAITING}
+ARRAYS = {case["id"]: file for index, file in ((INDEX, "cases"), (MATRIX, "matrix")) for case in index["cases"]}
+"""The file that has the parameters of a case."""
 
 
 @dataclass(frozen=True)
@@ -38,17 +44,48 @@ def _adopt(*, clip: str | None = "t**0.25", **kwargs: Any) -> GradientTransforma
     return jadam.adopt(use_clipping=clip is not None, **kwargs)
 
 
-def _muon(*, ns_dtype: str | None = None, **kwargs: Any) -> GradientTransformation:
+def _of_matrices(make: Callable[..., GradientTransformation]) -> Callable[..., GradientTransformation]:
     """All leaves are matrices, with outputs first as torch has them; "float64" is the dtype of the run."""
-    dtype = None if ns_dtype == "float64" else ns_dtype
-    return jadam.muon(ns_dtype=dtype, matrices=[(True, jadam.axes(inputs=-1, outputs=-2))], **kwargs)
+
+    def build(
+        *, scale: str = "keller", ns_dtype: str | None = None, ns_coeffs: Any = "quintic", **kwargs: Any
+    ) -> GradientTransformation:
+        if scale in ("spectral", "consistent_rms"):
+            kwargs = {"scale_factor": 1.0} | kwargs
+        return make(
+            scale=SCALES.get(scale, scale),
+            ns_dtype=None if ns_dtype == "float64" else ns_dtype,
+            ns_coeffs=ns_coeffs if isinstance(ns_coeffs, str) else tuple(map(tuple, ns_coeffs)),
+            matrices=OUTPUTS_FIRST,
+            **kwargs,
+        )
+
+    return build
+
+
+OUTPUTS_FIRST = [(jadam.ndim_at_least(3), jadam.axes(-1, -2, stacked=0)), (True, jadam.axes(-1, -2))]
+SCALES = {"sqrt_rows_over_cols": "unit_rms", "spectral": "moonlight", "consistent_rms": "moonlight"}
+"""The scales of matrices with another name in jadam, in whose data matrices are (outputs, inputs)."""
+
+
+def _cautious(make: Callable[..., GradientTransformation]) -> Callable[..., GradientTransformation]:
+    """`decay="cautious"` is a combinator in jadam."""
+
+    def build(*, decay: str | None = None, **kwargs: Any) -> GradientTransformation:
+        if decay == "cautious":
+            return jadam.cautious_weight_decay(make(**kwargs))
+        return make(**kwargs) if decay is None else make(decay=decay, **kwargs)
+
+    return build
 
 
 BUILDERS: dict[str, Callable[..., GradientTransformation]] = {
     "adamc": lambda **kwargs: jadam.adamw(**kwargs | {"decay": "corrected"}),
     "adopt": _adopt,
     "cautious_adamw": lambda **kwargs: jadam.cautious(jadam.adamw(**kwargs)),
-    "muon": _muon,
+    "adamw": _cautious(jadam.adamw),
+    "muon": _cautious(_of_matrices(jadam.muon)),
+    "normuon": _cautious(_of_matrices(jadam.normuon)),
 }
 """The factories that are not called like their function in jadam, or have other arguments."""
 
@@ -79,7 +116,7 @@ def _own(factory: str, kwargs: dict[str, Any], options: dict[str, Any]) -> dict[
         options = {name: value for name, value in options.items() if name != "eps_form"}
     if factory not in ("adamw", "adamc", "cautious_adamw") and options.get("decay") == "independent":
         options = dict(options)
-        kwargs = kwargs | {"weight_decay": kwargs["weight_decay"] / options.pop("peak_learning_rate")}
+        kwargs = kwargs | {"weight_decay": kwargs["weight_decay"] / options.pop("peak_learning_rate", kwargs["learning_rate"])}
         del options["decay"]
     return kwargs | options
 
@@ -120,6 +157,6 @@ def problem(case: Mapping[str, Any], dtype: str) -> tuple[dict[str, Any], dict[s
 
 def recorded(case: Mapping[str, Any], step: int) -> dict[str, np.ndarray]:
     """The reference's parameters after `step` updates; where it averages, those to evaluate too, under `eval/<leaf>`."""
-    arrays = np.load(DATA / "cases.npz")
+    arrays = np.load(DATA / f"{ARRAYS[case['id']]}.npz")
     names = [*case["leaves"], *(f"eval/{leaf}" for leaf in case["leaves"] if case.get("eval_params"))]
     return {name: arrays[f"{case['id']}/{step}/{name}"] for name in names}

@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, ClassVar, Literal
 
-import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 from jax.core import max_dim
 
-from jadam._assembly import (
-    GradientTransformation,
-    Scale,
-    add_decayed_weights,
-    chain,
-    masked,
-    scale_by_learning_rate,
-)
+from jadam._assembly import GradientTransformation, chain
 from jadam._authoring import (
     ALL,
     BadValue,
+    Context,
     Count,
     Decay,
+    FixedPositive,
     Hyper,
     MaskLike,
     MatricesLike,
@@ -32,78 +25,64 @@ from jadam._authoring import (
     as_matrices,
     builder,
     cast,
-    scaled_norm,
     sides,
     zeros,
 )
-from jadam._optimizers.adam import scale_by_adam
+from jadam._optimizers import auxiliary_adam, newton_schulz
 
-
-def orthogonalize(x: Array, steps: int = 5, eps: Any = 1e-7, dtype: str | None = None) -> Array:
-    """The nearest matrix with orthonormal rows or columns, roughly: its singular values are mostly between 0.7 and 1.2.
-
-    `steps` times `x = a x + (b A + c A A) x` with `A = x x^T`, on all leading axes at once, every result rounded to `dtype`.
-    """
-    a, b, c = 3.4445, -4.7750, 2.0315  # steepest at zero that stays near one (Jordan et al. 2024)
-    r, tall = partial(rounded, dtype=dtype), x.shape[-2] > x.shape[-1]
-    x = r(x.mT if tall else x)  # wide, so that x x^T is the smaller of the two Gram matrices
-    # The Frobenius norm bounds all singular values; the iteration diverges from those above 1.26.
-    x = r(x / r(r(scaled_norm(x, (x.ndim - 2, x.ndim - 1))) + jnp.asarray(eps, x.dtype)))
-
-    def product(left: Array, right: Array) -> Array:
-        factors = (cast(factor, dtype or x.dtype) for factor in (left, right))
-        precision = "default" if dtype in ("bfloat16", "float16") else None
-        return r(jnp.matmul(*factors, precision=precision, preferred_element_type=x.dtype))
-
-    for _ in range(steps):
-        gram = product(x, x.mT)
-        x = r(r(a * x) + product(r(r(b * gram) + product(r(c * gram), gram)), x))
-    return x.mT if tall else x
-
-
-def rounded(x: Array, dtype: str | None) -> Array:
-    """`x` at the precision of `dtype`, as torch's operations return it; XLA may drop a cast there and back."""
-    if dtype is None:
-        return x
-    limits = jnp.finfo(dtype)
-    return lax.reduce_precision(cast(x, jnp.float32), limits.nexp, limits.nmant)
+Scaling = Literal["keller", "moonlight", "unit_rms"]
+MomentumForm = Literal["lerp", "sum", "bias_corrected"]
+Precision = Literal["bfloat16", "float16", "float32"]
+DEFAULT_RATIO = {"keller": 0.015, "moonlight": 1.0, "unit_rms": 0.015}
+"""The learning rate of the other parameters, divided by that of the matrices."""
 
 
 @dataclass(frozen=True)
 class ScaleByMuon(Rule):
-    """The momentum of Muon: `m = momentum m + (1-momentum) g`, one step ahead with `nesterov`. Arguments as in `muon`."""
+    """The momentum of Muon: `m = momentum m + (1-momentum) g`, that of one step ahead with `nesterov`.
+
+    Arguments as in `muon`.
+    """
 
     momentum: Decay = 0.95
     nesterov: bool = True
-    momentum_form: Literal["lerp", "sum"] = "lerp"
+    momentum_form: MomentumForm = "lerp"
 
     def init(self, p: Array) -> Slots:
         return {"mu": zeros(p)}
 
+    def prepare(self, context: Context) -> dict[str, Array]:
+        if self.momentum_form != "bias_corrected":
+            return {}
+        b, t = context.h.momentum, context.t
+        return {"g_scale": 1 / b.debias(t), "m_scale": 1 / b.debias(t + 1 if self.nesterov else t)}
+
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
-        if self.momentum_form == "lerp":
-            m = h.momentum.ema(slots["mu"], g)
-            u = h.momentum.ema(m, g) if self.nesterov else m
-        else:
+        if self.momentum_form == "sum":
             m = h.momentum.value * slots["mu"] + g
-            u = g + h.momentum.value * m if self.nesterov else m
-        return u, {"mu": m}
+            return (g + h.momentum.value * m if self.nesterov else m), {"mu": m}
+        m = h.momentum.ema(slots["mu"], g)
+        now, ahead = (h.g_scale * g, h.m_scale * m) if self.momentum_form == "bias_corrected" else (g, m)
+        return (h.momentum.ema(ahead, now) if self.nesterov else ahead), {"mu": m}
 
 
 @dataclass(frozen=True)
 class Orthogonalize(Rule):
-    """Makes all singular values of a matrix equal, roughly. Arguments as in `muon`."""
+    """Makes the singular values of each matrix equal, roughly. Arguments as in `muon`."""
 
-    ns_steps: Count = 5
-    ns_dtype: Literal["bfloat16", "float16", "float32"] | None = None
+    ns_coeffs: newton_schulz.Coefficients = "quintic"
+    ns_steps: Count | None = None
+    ns_dtype: Precision | None = None
     ns_eps: NonNegative = 1e-7
+    ns_eps_form: newton_schulz.EpsForm = "add"
+    ns_safety: FixedPositive | None = None
     matrices: MatricesLike = ALL
     elementwise: ClassVar[bool] = False
     on_matrices: ClassVar[bool] = True
 
     @property
     def exchanged(self) -> str | None:
-        return self.ns_dtype  # to which it rounds what it sees and what it returns
+        return self.ns_dtype
 
     def init(self, p: Array) -> Slots:
         if self.matrices is None:
@@ -111,24 +90,25 @@ class Orthogonalize(Rule):
         return {}
 
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
-        return cast(orthogonalize(g, self.ns_steps, h.ns_eps, self.ns_dtype), g.dtype), slots
+        options = {"eps": h.ns_eps, "eps_form": self.ns_eps_form, "safety": self.ns_safety, "dtype": self.ns_dtype}
+        return cast(newton_schulz.orthogonalize(g, self.ns_coeffs, self.ns_steps, **options), g.dtype), slots
 
 
 @dataclass(frozen=True)
 class ScaleByShape(Rule):
-    """Multiplies matrices by a factor that depends on how many inputs and outputs they have. Arguments as in `muon`."""
+    """Multiplies matrices by a number that depends on their inputs and outputs, and rounds them to `dtype`."""
 
-    scale: Literal["keller", "moonlight"] = "keller"
-    ns_dtype: Literal["bfloat16", "float16", "float32"] | None = None
+    scale: Scaling = "keller"
+    scale_factor: FixedPositive | None = None
+    dtype: Precision | None = None
     matrices: MatricesLike = ALL
 
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
         inputs, outputs = sides(self.matrices, g.shape)
         larger = max_dim(outputs, inputs)  # of symbolic shapes too
-        size = (larger / inputs) ** 0.5 if self.scale == "keller" else 0.2 * larger**0.5
-        # "keller" scales the matrix in the dtype of Newton-Schulz, "moonlight" the learning rate: where their authors do.
-        scaled = rounded(size * g, self.ns_dtype) if self.scale == "keller" else size * g
-        return cast(scaled, g.dtype), slots
+        size = {"keller": larger / inputs, "moonlight": larger, "unit_rms": outputs / inputs}[self.scale] ** 0.5
+        factor = self.scale_factor or (0.2 if self.scale == "moonlight" else 1)
+        return cast(newton_schulz.rounded((size if factor == 1 else factor * size) * g, self.dtype), g.dtype), slots
 
 
 @builder
@@ -136,22 +116,28 @@ def scale_by_muon(
     *,
     momentum: Decay = 0.95,
     nesterov: bool = True,
-    ns_steps: Count = 5,
-    scale: Literal["keller", "moonlight"] = "keller",
-    ns_dtype: Literal["bfloat16", "float16", "float32"] | None = None,
+    ns_coeffs: newton_schulz.Coefficients = "quintic",
+    ns_steps: Count | None = None,
+    scale: Scaling = "keller",
+    scale_factor: FixedPositive | None = None,
+    ns_dtype: Precision | None = None,
     ns_eps: NonNegative = 1e-7,
-    momentum_form: Literal["lerp", "sum"] = "lerp",
+    ns_eps_form: newton_schulz.EpsForm = "add",
+    ns_safety: FixedPositive | None = None,
+    momentum_form: MomentumForm = "lerp",
     matrices: MatricesLike = True,
 ) -> GradientTransformation:
     """Momentum with its singular values made equal: `m = momentum m + (1-momentum) g`, `u = orthogonalize(m)`.
 
-    Arguments as in `muon`.
+    Arguments as in `muon`, but that by default all parameters are matrices.
     """
     of_matrices = as_matrices(matrices)
+    # "keller" scales the matrix in the dtype of Newton-Schulz, the others the learning rate: where their authors do.
+    dtype = ns_dtype if scale == "keller" else None
     return chain(
-        ScaleByMuon(momentum=momentum, nesterov=nesterov, momentum_form=momentum_form),
-        Orthogonalize(ns_steps=ns_steps, ns_dtype=ns_dtype, ns_eps=ns_eps, matrices=of_matrices),
-        ScaleByShape(scale=scale, ns_dtype=ns_dtype, matrices=of_matrices),
+        ScaleByMuon(momentum, nesterov, momentum_form),
+        Orthogonalize(ns_coeffs, ns_steps, ns_dtype, ns_eps, ns_eps_form, ns_safety, of_matrices),
+        ScaleByShape(scale, scale_factor, dtype, of_matrices),
     )
 
 
@@ -161,11 +147,15 @@ def muon(
     *,
     momentum: Decay = 0.95,
     nesterov: bool = True,
-    ns_steps: Count = 5,
-    scale: Literal["keller", "moonlight"] = "keller",
-    ns_dtype: Literal["bfloat16", "float16", "float32"] | None = None,
+    ns_coeffs: newton_schulz.Coefficients = "quintic",
+    ns_steps: Count | None = None,
+    scale: Scaling = "keller",
+    scale_factor: FixedPositive | None = None,
+    ns_dtype: Precision | None = None,
     ns_eps: NonNegative = 1e-7,
-    momentum_form: Literal["lerp", "sum"] = "lerp",
+    ns_eps_form: newton_schulz.EpsForm = "add",
+    ns_safety: FixedPositive | None = None,
+    momentum_form: MomentumForm = "lerp",
     weight_decay: NonNegative = 0.0,
     mask: MaskLike = None,
     matrices: MatricesLike = None,
@@ -173,6 +163,8 @@ def muon(
     adam_b2: Decay = 0.95,
     adam_eps: NonNegative = 1e-10,
     adam_ratio: NonNegative | None = None,
+    adam_learning_rate: Hyper | None = None,
+    adam_weight_decay: NonNegative | None = None,
 ) -> GradientTransformation:
     """Muon for matrices, AdamW for the other parameters.
 
@@ -180,12 +172,19 @@ def muon(
         learning_rate: of the matrices, a number or a schedule; about 0.02 for "keller", as for AdamW for "moonlight".
         momentum: decay of the momentum, in [0, 1).
         nesterov: whether the momentum is that of one step ahead.
-        ns_steps: iterations of Newton-Schulz, >= 1.
+        ns_coeffs: the polynomials of Newton-Schulz: "quintic" (Jordan), "polar_express" (Amsel et al.), "deepseek_v4", "cans"
+            (Grishina et al.), or a tuple of `(a, b, c)`, one a step.
+        ns_steps: iterations of Newton-Schulz, >= 1; None is 5, 10 for "deepseek_v4", and all that a tuple has. The last
+            polynomial is repeated where there are more steps.
         scale: "keller" multiplies by `sqrt(max(1, outputs/inputs))`, "moonlight" by `0.2 sqrt(max(rows, columns))`, the size of
-            an update of Adam.
+            an update of Adam, "unit_rms" by `sqrt(outputs/inputs)`, which keeps the root mean square of inputs.
+        scale_factor: a factor of that, > 0; None is 0.2 for "moonlight" (DeepSeek V4 has 0.18), else 1.
         ns_dtype: precision of Newton-Schulz, "bfloat16" in the authors' code; None is that of the arithmetic.
-        ns_eps: added to the norm by which Newton-Schulz divides at its start, >= 0.
-        momentum_form: "lerp", or "sum" for `m = momentum m + g`, which differs only by `ns_eps`.
+        ns_eps: what keeps Newton-Schulz from dividing by zero at its start, >= 0.
+        ns_eps_form: "add" adds it to the norm by which is divided, "max" is the least that this may be.
+        ns_safety: factor of that norm, > 0; None is the set's own, 1.01 for "polar_express", else 1.
+        momentum_form: "lerp", or "sum" for `m = momentum m + g`, which differs only by `ns_eps`, or "bias_corrected", which
+            divides the average by `1 - momentum^t` as optax does: with `nesterov` that of t+1, and the gradient by that of t.
         weight_decay: decoupled, a number >= 0 or a schedule.
         mask: which parameters decay; None is all of them.
         matrices: which parameters are orthogonalised, along which axes: a mask, or pairs `(mask, axes(...))`, of which the
@@ -195,31 +194,36 @@ def muon(
         adam_b1: b1 of the other parameters, in [0, 1).
         adam_b2: b2 of the other parameters, in [0, 1).
         adam_eps: eps of the other parameters, >= 0.
-        adam_ratio: learning rate of the other parameters, divided by that of the matrices, >= 0; None is 0.015 for "keller"
-            (3e-4 for 0.02, as the authors have it) and 1 for "moonlight".
+        adam_ratio: learning rate of the other parameters, divided by that of the matrices, >= 0; None is 1 for "moonlight",
+            else 0.015 (3e-4 for 0.02, as the authors have it).
+        adam_learning_rate: of the other parameters, in place of a ratio, a number or a schedule. The two are then called
+            `matrices.learning_rate` and `others.learning_rate` in the state.
+        adam_weight_decay: of the other parameters, a number >= 0 or a schedule; None is `weight_decay`.
 
     Raises:
-        ValueError: a parameter of `matrices` has fewer than two axes, or other axes than those given.
+        ValueError: a parameter of `matrices` has fewer than two axes, or others than those given; both a ratio and a rate are
+            given for the others.
 
     Reference:
-        Jordan et al. 2024, Muon: an optimizer for hidden layers; Liu et al. 2025, arXiv:2502.16982.
+        Jordan et al. 2024, Muon: an optimizer for hidden layers; Liu et al. 2025, arXiv:2502.16982; Amsel et al. 2025,
+        arXiv:2505.16932; Grishina et al. 2025, arXiv:2506.10935.
     """
     of_matrices = as_matrices(matrices)
-    orthogonal = scale_by_muon(
+    direction = scale_by_muon(
         momentum=momentum,
         nesterov=nesterov,
+        ns_coeffs=ns_coeffs,
         ns_steps=ns_steps,
         scale=scale,
+        scale_factor=scale_factor,
         ns_dtype=ns_dtype,
         ns_eps=ns_eps,
+        ns_eps_form=ns_eps_form,
+        ns_safety=ns_safety,
         momentum_form=momentum_form,
         matrices=of_matrices,
     )
-    ratio = adam_ratio if adam_ratio is not None else 0.015 if scale == "keller" else 1.0
-    return chain(
-        masked(orthogonal, of_matrices.mask),
-        masked(scale_by_adam(b1=adam_b1, b2=adam_b2, eps=adam_eps), ~of_matrices.mask),
-        add_decayed_weights(weight_decay, mask),
-        masked(chain(Scale(ratio)), ~of_matrices.mask),  # after the decay, which the ratio scales too
-        scale_by_learning_rate(learning_rate),
+    adam = auxiliary_adam.Auxiliary(adam_b1, adam_b2, adam_eps, adam_ratio, adam_learning_rate, adam_weight_decay)
+    return auxiliary_adam.beside_adam(
+        direction, of_matrices.mask, learning_rate, weight_decay, mask, adam, DEFAULT_RATIO[scale]
     )

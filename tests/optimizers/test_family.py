@@ -10,7 +10,7 @@ import pytest
 from support import EACH, OPTIMIZERS, at, cast, distance, stack
 
 import jadam
-from jadam._optimizers.muon import orthogonalize
+from jadam._optimizers.newton_schulz import orthogonalize
 
 RNG = np.random.default_rng(3)
 START = {"w": RNG.standard_normal((3, 4)), "b": RNG.standard_normal(4)}

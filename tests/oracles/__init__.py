@@ -13,5 +13,13 @@ ORACLES = {name: getattr(module, name) for module in (elementwise, arrays) for n
 GLOBAL = {"prodigy"}
 """Those that look at all parameters together: they get all leaves raveled and concatenated."""
 
-LEARNING_RATES = {"prodigy": 1.0, "adadelta": 10.0, "adafactor": 1.0, "adagrad": 0.5, "muon": 0.5, "schedule_free_adamw": 0.5}
+LEARNING_RATES = {
+    "prodigy": 1.0,
+    "adadelta": 10.0,
+    "adafactor": 1.0,
+    "adagrad": 0.5,
+    "muon": 0.5,
+    "normuon": 0.5,
+    "schedule_free_adamw": 0.5,
+}
 """For the test that an optimizer converges on a quadratic in 400 steps, where 0.05 is not of the right size."""

@@ -32,6 +32,15 @@ CASES = {
         {"momentum": 0.9, "scale": "moonlight", "momentum_form": "sum", "ns_eps": 1e-2, "weight_decay": 0.3},
         {"nesterov": False, "ns_steps": 3, "weight_decay": 0.3},
         {"adam_b1": 0.8, "adam_b2": 0.9, "adam_eps": 1e-3, "adam_ratio": 0.5, "weight_decay": 0.3},
+        {"ns_coeffs": ((3.0, -3.2, 1.2), (2.0, -1.5, 0.5)), "ns_steps": 3, "ns_safety": 1.1, "scale": "unit_rms"}
+        | {"momentum_form": "bias_corrected", "scale_factor": 0.7, "adam_learning_rate": 3e-3, "adam_weight_decay": 0.2},
+        {"momentum_form": "bias_corrected", "nesterov": False, "ns_eps": 0.5, "ns_eps_form": "max"}
+        | {"adam_ratio": 1.0, "adam_weight_decay": 0.4},
+    ],
+    "normuon": [
+        {},
+        {"momentum": 0.9, "b2": 0.8, "eps": 1e-2, "weight_decay": 0.3, "adam_ratio": 0.5},
+        {"norm_eps_form": "max", "eps": 2.0, "scale": "moonlight", "ns_steps": 3, "adam_learning_rate": 3e-3},
     ],
     "soap": [
         {},
@@ -116,34 +125,68 @@ def adam_mini(p, grads, lr, b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.0):
 # Matrices
 
 
-def newton_schulz(x, steps, eps):
-    """Muon's quintic, which takes the singular values near to 1. The authors transpose a tall x to save work only."""
-    x = x / (norm(x) + eps)
-    for _ in range(steps):
+def newton_schulz(x, rows, eps, eps_form="add", safety=1.0):
+    """Polynomials that take the singular values near to 1. The authors transpose a tall x to save work only."""
+    size = safety * norm(x)
+    x = x / (size + eps if eps_form == "add" else max(size, eps))
+    for a, b, c in rows:
         gram = x @ x.T
-        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+        x = a * x + (b * gram + c * gram @ gram) @ x
     return x
 
 
-def muon(p, grads, lr, scale="keller", weight_decay=0.0, adam_b1=0.9, adam_b2=0.95, adam_eps=1e-10, adam_ratio=None, **matrix):
-    """Jordan et al. 2024; "moonlight" is Liu et al. 2025. What has not two axes gets AdamW with `adam_ratio` of the rate."""
+def muon(p, grads, lr, scale="keller", weight_decay=0.0, direction=lambda o: o, **options):
+    """Jordan et al. 2024; "moonlight" is Liu et al. 2025. What has not two axes gets AdamW, at a rate of its own or a share."""
+    adam = {name.removeprefix("adam_"): value for name, value in options.items() if name.startswith("adam_")}
     if p.ndim == 2:
-        return muon_of_matrix(p, grads, lr, scale, weight_decay, **matrix)
-    ratio = {"keller": 0.015, "moonlight": 1.0}[scale] if adam_ratio is None else adam_ratio
-    return adamw(p, grads, ratio * lr, weight_decay, b1=adam_b1, b2=adam_b2, eps=adam_eps)
+        matrix = {name: value for name, value in options.items() if not name.startswith("adam_")}
+        return muon_of_matrix(p, grads, lr, scale, weight_decay, direction, **matrix)
+    ratio = adam.pop("ratio", 1.0 if scale == "moonlight" else 0.015)
+    rate, decay = adam.pop("learning_rate", ratio * lr), adam.pop("weight_decay", weight_decay)
+    return adamw(p, grads, rate, decay, **{"b1": 0.9, "b2": 0.95, "eps": 1e-10} | adam)
 
 
 def muon_of_matrix(
-    p, grads, lr, scale, weight_decay, momentum=0.95, nesterov=True, ns_steps=5, ns_eps=1e-7, momentum_form="lerp"
+    p,
+    grads,
+    lr,
+    scale,
+    weight_decay,
+    direction,
+    momentum=0.95,
+    nesterov=True,
+    ns_coeffs=((3.4445, -4.7750, 2.0315),),
+    ns_steps=5,
+    momentum_form="lerp",
+    scale_factor=None,
+    **start,
 ):
     inputs, outputs = p.shape
-    factor = max(1.0, outputs / inputs) ** 0.5 if scale == "keller" else 0.2 * max(p.shape) ** 0.5
-    buffer, new = 0.0, 1 - momentum if momentum_form == "lerp" else 1.0
-    for g in grads:
+    sizes = {"keller": max(1.0, outputs / inputs), "moonlight": max(p.shape), "unit_rms": outputs / inputs}
+    factor = (scale_factor or {"moonlight": 0.2}.get(scale, 1.0)) * sizes[scale] ** 0.5
+    rows = [ns_coeffs[min(n, len(ns_coeffs) - 1)] for n in range(ns_steps)]
+    start = {name.removeprefix("ns_"): value for name, value in ({"ns_eps": 1e-7} | start).items()}
+    buffer, new, ahead, now = 0.0, 1.0 if momentum_form == "sum" else 1 - momentum, 1.0, 1.0
+    for t, g in enumerate(grads, start=1):
         buffer = momentum * buffer + new * g
-        u = momentum * buffer + new * g if nesterov else buffer
-        u = newton_schulz(u, ns_steps, ns_eps)
-        yield (p := p * (1 - lr * weight_decay) - lr * factor * u)
+        if momentum_form == "bias_corrected":
+            ahead, now = 1 - momentum ** (t + nesterov), 1 - momentum**t
+        u = momentum * buffer / ahead + new * g / now if nesterov else buffer / ahead
+        o = direction(newton_schulz(u, rows, **start))
+        yield (p := p * (1 - lr * weight_decay) - lr * factor * o)
+
+
+def normuon(p, grads, lr, b2=0.95, eps=1e-10, norm_eps_form="add", **options):
+    """Li et al. 2025, Algorithm 1: Muon, each output divided by the root of the average of its mean square; the norm stays."""
+    v = 0.0
+
+    def direction(o):
+        nonlocal v
+        v = b2 * v + (1 - b2) * np.mean(o * o, axis=0)
+        u = o / (np.sqrt(v) + eps)
+        return u * norm(o) / (norm(u) + eps if norm_eps_form == "add" else max(norm(u), eps))
+
+    return muon(p, grads, lr, direction=direction, **options)
 
 
 def rotate(x, bases, side):

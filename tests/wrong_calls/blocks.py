@@ -155,7 +155,8 @@ CALLS = {
         0.1, form=None
     ),
     "scale_by_adam(eps_form='hat'): eps_form must be 'standard' or 'eps_hat'.": lambda: jadam.scale_by_adam(eps_form="hat"),
-    "scale_by_muon(ns_steps=None): ns_steps must be an integer in [1, 2**31).": lambda: jadam.scale_by_muon(ns_steps=None),
+    "scale_by_muon(ns_steps=0): ns_steps must be an integer in [1, 2**31).": lambda: jadam.scale_by_muon(ns_steps=0),
+    "scale_by_normuon(b2=1.0): b2 must be in [0, 1).": lambda: jadam.scale_by_normuon(b2=1.0),
     "scale_by_muon(ns_dtype=bfloat16): ns_dtype must be 'bfloat16', 'float16' or 'float32'.": lambda: jadam.scale_by_muon(
         ns_dtype=jnp.bfloat16
     ),

@@ -6,6 +6,7 @@ import numpy as np
 import jadam
 from wrong_calls import ADAM, BIAS, NEEDS_PARAMS, NO_COMPLEX, ONES, PARAMS, SOAP
 
+SETS = "'quintic', 'polar_express', 'deepseek_v4', 'cans', or a tuple of triples of numbers, one (a, b, c) a step"
 CALLS = {
     # the arguments of an optimizer
     "adamw(b2=1.5): b2 must be in [0, 1).": lambda: jadam.adamw(1e-3, b2=1.5),
@@ -121,12 +122,20 @@ CALLS = {
         1e-3, momentum_decay=None
     ),
     "rmsprop(centered=None): centered must be True or False.": lambda: jadam.rmsprop(1e-3, centered=None),
-    "muon(scale=None): scale must be 'keller' or 'moonlight'.": lambda: jadam.muon(1e-3, scale=None),
+    "muon(scale=None): scale must be 'keller', 'moonlight' or 'unit_rms'.": lambda: jadam.muon(1e-3, scale=None),
     "muon(nesterov=None): nesterov must be True or False.": lambda: jadam.muon(1e-3, nesterov=None),
     "muon(output_axis=1): output_axis must be -1 or -2.": lambda: jadam.muon(1e-3, output_axis=1),
     "muon(output_axis=-1.0): output_axis must be -1 or -2.": lambda: jadam.muon(1e-3, output_axis=-1.0),
     "muon(ns_steps=True): ns_steps must be an integer in [1, 2**31).": lambda: jadam.muon(1e-3, ns_steps=True),
     "muon(adam_ratio=-1): adam_ratio must be a finite number >= 0.": lambda: jadam.muon(1e-3, adam_ratio=-1),
+    f"muon(ns_coeffs='polar'): ns_coeffs must be {SETS}.": lambda: jadam.muon(1e-3, ns_coeffs="polar"),
+    f"muon(ns_coeffs=(3.4, -4.8, 2.0)): ns_coeffs must be {SETS}.": lambda: jadam.muon(1e-3, ns_coeffs=(3.4, -4.8, 2.0)),
+    "muon: adam_ratio is of the learning rate, and adam_learning_rate takes its place; give one of the two.": lambda: (
+        jadam.muon(1e-3, adam_ratio=0.1, adam_learning_rate=1e-3)
+    ),
+    "normuon(norm_eps_form='maximum'): norm_eps_form must be 'add' or 'max'.": lambda: jadam.normuon(
+        1e-3, norm_eps_form="maximum"
+    ),
     "prodigy(b2=None): b2 must be a number or a schedule, not None.": lambda: jadam.prodigy(b2=None),
     "prodigy(b2='a'): b2 must be a number or a schedule, not 'a'.": lambda: jadam.prodigy(b2="a"),
     "prodigy(growth_rate=True): growth_rate must be a finite number >= 1.": lambda: jadam.prodigy(growth_rate=True),
