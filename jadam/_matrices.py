@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from jax import Array
 
+from jadam._axes import Axes, checked_axes, fitting
 from jadam._by_leaf import ByLeaf
 from jadam._errors import BadType, door, shown
-from jadam._layouts import Axes, checked_axes, fitting, layouts
+from jadam._layouts import layouts
 from jadam._masks import EVERYTHING, Mask, as_mask
 from jadam._tree import Leaves
 
@@ -148,27 +147,3 @@ def as_matrices(value: MatricesLike, told: Told = "hidden") -> Matrices:
 
 def _is_pair(one: Any) -> bool:
     return isinstance(one, list | tuple) and any(isinstance(value, Axes | Mask) for value in one)
-
-
-def sides(own: Axes, shape: tuple[int, ...]) -> tuple[int, int]:
-    """The lengths of the inputs and of the outputs of one matrix."""
-    rows, columns = (math.prod(shape[axis] for axis in group) for group in own.groups[:2])
-    return rows, columns // own.split
-
-
-def to_matrices(x: Array, own: Axes) -> Array:
-    """The matrices of an array, (n, inputs, outputs)."""
-    rows, columns = sides(own, x.shape)
-    x = x.transpose(*own.stacked, *own.inputs, *own.outputs)
-    if own.split == 1:
-        return x.reshape(-1, rows, columns)
-    return x.reshape(-1, rows, own.split, columns).swapaxes(1, 2).reshape(-1, rows, columns)
-
-
-def from_matrices(matrices: Array, own: Axes, shape: tuple[int, ...]) -> Array:
-    """The array of this shape of which these are the matrices."""
-    order = (*own.stacked, *own.inputs, *own.outputs)
-    back = sorted(range(len(order)), key=order.__getitem__)
-    if own.split > 1:
-        matrices = matrices.reshape(-1, own.split, *matrices.shape[1:]).swapaxes(1, 2)
-    return matrices.reshape([shape[axis] for axis in order]).transpose(back)

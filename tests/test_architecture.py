@@ -12,7 +12,7 @@ LAYERS = [
     {"_errors"},
     {"_annotations"},
     {"_tree", "_dtypes", "_derivatives", "_schedules"},
-    {"_rows", "_decay", "_layouts"},
+    {"_rows", "_decay", "_axes", "_layouts"},
     {"_by_leaf", "_masks", "_matrices", "_norm", "_state", "_storage", "_types", "_averages", "_positions"},
     {"_hyper"},
     {"_rule"},

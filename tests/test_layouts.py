@@ -99,9 +99,7 @@ TABLE = {
     ),
     "a scan in a scan": (
         {"layers": stacked(stacked(BLOCK, 3), 2)},
-        {
-            name: words if words == "-" else f"stacked stacked {words}" for name, words in under("layers", BLOCK_TOLD).items()
-        },
+        {name: words if words == "-" else f"stacked stacked {words}" for name, words in under("layers", BLOCK_TOLD).items()},
     ),
     "an ensemble": (
         {"dense": {"kernel": (5, 8, 16), "bias": (5, 16)}, "out": {"kernel": (5, 16, 2), "bias": (5, 2)}},
@@ -259,4 +257,6 @@ def test_what_a_tree_tells(name):
     tree, expected = TABLE[name]
     found = told(shapes(tree))
     # Biases of attention have two axes; whether these could be a matrix is no matter.
-    assert {path: "-" if words.startswith("-") and expected[path] == "-" else words for path, words in found.items()} == expected
+    assert {
+        path: "-" if words.startswith("-") and expected[path] == "-" else words for path, words in found.items()
+    } == expected

@@ -18,12 +18,11 @@ from jax.core import Tracer
 from jax.experimental.shard_alike import shard_alike
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from jadam._axes import Axes, from_matrices, to_matrices
 from jadam._dtypes import cast
 from jadam._engine.leaf import Operands, Program
 from jadam._engine.placement import on_automatic_axes
 from jadam._engine.reader import Ready
-from jadam._layouts import Axes
-from jadam._matrices import from_matrices, to_matrices
 from jadam._recipe import SlotFormats
 from jadam._storage.params import NEAREST
 
