@@ -254,6 +254,16 @@ class Rule(Block):
     elementwise: ClassVar[bool] = True
     """Whether every element is treated alone. Only then can it act on complex parameters, as pairs of real numbers."""
 
+    on_matrices: ClassVar[bool] = False
+    """Whether `update` acts on a stack of matrices (n, inputs, outputs), each for itself: those of all parameters with matrices
+    of one shape, where they are spread over devices. The axes are its option `matrices`. It has no slots, and sees no
+    parameter."""
+
+    @property
+    def exchanged(self) -> str | None:
+        """Of a rule on matrices, the dtype to which it rounds them at first and at last: between devices they go in that."""
+        return None
+
     keeps_zeros: ClassVar[bool] = False
     """Whether an update of zeros stays one, whatever else the rule meets. A parameter whose update is set to zero, with only
     such rules after that, is frozen: nothing acts on it, and norms do not count it."""
