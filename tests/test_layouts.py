@@ -1,11 +1,8 @@
 """Which axes are the matrix: what trees of flax, equinox and haiku tell, by names and shapes."""
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import pytest
 
-import jadam
 from jadam._layouts import layouts
 from jadam._tree import flatten
 
