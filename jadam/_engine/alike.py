@@ -17,9 +17,9 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.core import Tracer
 from jax.extend.core import Primitive
+from jax.extend.mlir.dialects import sdy
 from jax.interpreters import ad, batching, mlir
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from jax.extend.mlir.dialects import sdy
 
 from jadam._engine.leaf import Mode
 from jadam._state import OptState
