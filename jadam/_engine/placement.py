@@ -79,8 +79,7 @@ def spread(sharding: Any, data: tuple[str, ...], shape: tuple[int, ...], beside:
     if not fits:
         return sharding
     best = max(fits, key=gain)  # the first of several
-    names = (*_names(spec[best]), *data)
-    spec[best] = names if len(names) > 1 else names[0]
+    spec[best] = (*_names(spec[best]), *data)
     return NamedSharding(sharding.mesh, PartitionSpec(*spec))
 
 
