@@ -10,7 +10,6 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jadam._after_step import AfterStep, Axes, axes_of
-from jadam._annotations import uncalled
 from jadam._chain import builder, chain
 from jadam._dtypes import cast
 from jadam._errors import BadType, BadValue, shown
@@ -135,7 +134,7 @@ class ProjectParams(AfterStep):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not callable(self.projection) or uncalled(self.projection):
+        if not callable(self.projection) or isinstance(self.projection, type):
             raise BadType(f"projection is {shown(self.projection)}; give a function of one array that returns one like it.")
 
     def land(self, u: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
