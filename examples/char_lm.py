@@ -179,6 +179,7 @@ TUNED: dict[str, tuple[Callable[..., jadam.GradientTransformation], float]] = {
     "prodigy": (partial(jadam.prodigy, safeguard_warmup=True), 0.3),
     "muon": (partial(jadam.muon, matrices=MATRICES, adam_ratio=0.3), 3e-2),
     # Not tuned yet: what is usual for them.
+    "normuon": (partial(jadam.normuon, matrices=MATRICES, adam_ratio=0.3), 3e-2),
     "adabound": (partial(jadam.adabound, base_learning_rate=1e-2), 0.1),  # and a final rate ten times as high
     "adan": (jadam.adan, 0.1),
     "mars_adamw": (jadam.mars_adamw, 1e-2),

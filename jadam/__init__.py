@@ -51,6 +51,13 @@ from jadam._learning_rate import hold_first as hold_first
 from jadam._reduce_on_plateau import reduce_on_plateau as reduce_on_plateau
 from jadam._weight_decay import add_decayed_weights as add_decayed_weights
 from jadam._weight_decay import decay_after_step as decay_after_step
+from jadam._multipliers import scale_by_path as scale_by_path
+from jadam._update_ratio import floor_update_ratio as floor_update_ratio
+from jadam._projections import keep_params_nonnegative as keep_params_nonnegative
+from jadam._projections import keep_params_in_l2_ball as keep_params_in_l2_ball
+from jadam._projections import keep_params_in_simplex as keep_params_in_simplex
+from jadam._projections import project_params as project_params
+from jadam._qk_clip import qk_clip as qk_clip
 from jadam._chain import identity as identity
 from jadam._optimizers.sgd import trace as trace
 from jadam._ema import ema as ema
@@ -101,6 +108,7 @@ from jadam._wrappers.sam import sam as sam
 from jadam._wrappers.lazy import lazy as lazy
 from jadam._wrappers.guard import guard as guard
 from jadam._wrappers.monitor import monitor as monitor
+from jadam._hyperball import hyperball as hyperball
 from jadam._cautious import cautious as cautious
 from jadam._weight_decay import cautious_weight_decay as cautious_weight_decay
 from jadam._schedule_free import schedule_free as schedule_free
@@ -168,6 +176,7 @@ from jadam._types import MaskedNode as MaskedNode
 
 # For an algorithm or a wrapper of your own
 from jadam._rule import Rule as Rule
+from jadam._after_step import AfterStep as AfterStep
 from jadam._hyper import Hyper as Hyper
 from jadam._hyper import NonNegative as NonNegative
 from jadam._hyper import Positive as Positive

@@ -41,7 +41,7 @@ class Zclip(GlobalNormClip):
         alpha: decay rate of the averages, in [0, 1).
         warmup_steps: steps before the first clip, >= 1.
         eps: added to the standard deviation, >= 0.
-        measured: as in `clip_by_global_norm`.
+        measured, axis_name: as in `clip_by_global_norm`.
 
     Reference:
         Kumar et al. 2025, Algorithm 1 with reciprocal clipping, arXiv:2504.02507.
@@ -101,7 +101,7 @@ class PercentileClip(GlobalNormClip):
     Args:
         percentile: which one, an integer in [0, 100).
         history: how many of the last norms count, >= 1.
-        measured: as in `clip_by_global_norm`.
+        measured, axis_name: as in `clip_by_global_norm`.
 
     Reference:
         Dettmers et al. 2022, arXiv:2110.02861, whose code is bitsandbytes; Seetharaman et al. 2020, arXiv:2007.14469.

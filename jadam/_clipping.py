@@ -18,6 +18,13 @@ from jadam._norm import norm
 from jadam._rule import Context, Rule, Slots
 
 
+def _are_names(names: Any) -> bool:
+    return all(isinstance(name, str) for name in names) if isinstance(names, tuple) else isinstance(names, str)
+
+
+AxisName = Annotated[str | tuple[str, ...], Option("the name of an axis of the mesh, or a tuple of names", _are_names)] | None
+
+
 def _root_of_factor(bound: Array, norm: Array) -> Array:
     """The root of `min(1, bound / norm)`, to multiply by twice: the factor itself may be too small for float32."""
     # Of inf, and of 0 where the norm is 0 too, the factor is 1, and not NaN: the root of this power of two is exact.
@@ -49,6 +56,7 @@ class GlobalNormClip(Rule):
     """
 
     measured: bool = field(default=False, kw_only=True)
+    axis_name: AxisName = field(default=None, kw_only=True)
     keeps_zeros: ClassVar[bool] = True
 
     @abstractmethod
@@ -93,6 +101,8 @@ class ClipByGlobalNorm(GlobalNormClip):
         max_norm: the largest norm, > 0; inf for any.
         eps: added to the norm, >= 0; 1e-6 gives torch's `clip_grad_norm_`.
         measured: whether `metrics` shows the norm after clipping and the share of clipped steps; `monitor` sees to it.
+        axis_name: inside `jax.shard_map`, the axis of the mesh, or several, along which devices have parts of the parameters,
+            whose squares are added up. None where arrays are whole, as under `jax.jit`, on however many devices.
 
     Reference:
         Pascanu et al. 2013, Algorithm 1, arXiv:1211.5063.

@@ -103,14 +103,14 @@ class _Treatment:
         masks: which parameters these are, in words, as far as the label does not say it.
         rules: the names of the rules, in words where there are none.
         rates: the names of the learning rates, as `hyperparams` has them.
-        acting: the numbers of the parts, so that rules of one name stay apart.
+        acting: the numbers of the parts, so that rules of one name stay apart, and what each does to them.
     """
 
     label: str
     masks: str
     rules: str
     rates: str
-    acting: tuple[int, ...]
+    acting: tuple[tuple[int, str], ...]
 
 
 @dataclass
@@ -138,10 +138,10 @@ class _Line:
 
 def _described(plan: Plan, leaves: Leaves, state: OptState) -> list[_Line]:
     """The leaves in order; in one pass for each thing that is asked, since a tree may have 10,000 leaves."""
-    acting: dict[int, list[int]] = defaultdict(list)
+    acting: dict[int, list[tuple[int, str]]] = defaultdict(list)
     for index, placed in enumerate(plan.all):
-        for number in placed.at:
-            acting[number].append(index)
+        for number, rule in zip(placed.at, placed.rules or [placed.rule] * len(placed.at), strict=True):
+            acting[number].append((index, rule.summary))
     named = {key: name for name, (owner, key) in places(state).items() if owner == 0}
     trained = set(plan.trained)
     treatments: dict[Any, _Treatment] = {}
@@ -169,15 +169,15 @@ def _described(plan: Plan, leaves: Leaves, state: OptState) -> list[_Line]:
 
 
 def _treatment(
-    parts: Sequence[Placed], acting: tuple[int, ...], frozen: Any, trained: bool, named: dict[str, str]
+    parts: Sequence[Placed], acting: tuple[tuple[int, str], ...], frozen: Any, trained: bool, named: dict[str, str]
 ) -> _Treatment:
-    own = [parts[index] for index in acting]
+    own = [parts[index] for index, _ in acting]
     groups = list(dict.fromkeys(filter(None, [part.group for part in own] + [frozen])))
     groups = [group for group in groups if not any(other[: len(group)] == group for other in groups if other != group)]
     return _Treatment(
         " + ".join(".".join(label for label, _ in group) for group in groups),
         " + ".join(filter(None, [" & ".join(words for _, words in group if words) for group in groups])),
-        ", ".join(part.rule.key for part in own) or ("frozen" if frozen is not None else "none" if trained else "not trained"),
+        ", ".join(rule for _, rule in acting) or ("frozen" if frozen is not None else "none" if trained else "not trained"),
         _distinct(named[key] for part in own for key, hyper in part.hypers if hyper.name == "learning_rate"),
         acting,
     )

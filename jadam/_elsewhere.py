@@ -90,7 +90,7 @@ INSTEAD = {
 
 # fmt: off
 IN_A_CHAIN = {
-    "add_noise", "centralize", "fromage", "keep_params_nonnegative", "lbfgs", "noisy_sgd", "novograd", "optimistic_adam",
+    "add_noise", "centralize", "fromage", "lbfgs", "noisy_sgd", "novograd", "optimistic_adam",
     "optimistic_adam_v2", "optimistic_gradient_descent", "per_example_global_norm_clip", "per_example_layer_norm_clip",
     "polyak_sgd", "rprop", "scale_by_backtracking_linesearch", "scale_by_lbfgs", "scale_by_novograd",
     "scale_by_optimistic_gradient", "scale_by_param_block_norm", "scale_by_param_block_rms", "scale_by_polyak",

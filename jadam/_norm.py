@@ -17,6 +17,7 @@ from jadam._derivatives import root
 from jadam._dtypes import cast, compute_dtype, decode
 from jadam._errors import door
 from jadam._rows import is_rows, of_rows
+from jadam._shards import varying
 from jadam._tree import PyTree, arrays, is_trained
 
 
@@ -102,6 +103,8 @@ def squares_of(dtype: Any, leaves: list[Array], known: Squares | None = None) ->
     """
     if not leaves:
         return Squares([], jnp.ones((), dtype))
+    if any(map(varying, leaves)):  # parts of arrays, whose sums can be added only if none has a scale of its own
+        return _in_one_pass(leaves, known, dtype)
     ways = (functools.partial(way, dtype=dtype) for way in (_in_two_passes, _in_one_pass))
     return lax.platform_dependent(leaves, known, cpu=next(ways), default=next(ways))
 

@@ -34,7 +34,7 @@ class Pair:
     def name(self) -> str:
         return getattr(self.update, "__qualname__", type(self.update).__name__).split(".")[0]
 
-    key = name
+    key = summary = name
 
     def accepted(self, extra: dict[str, Any]) -> dict[str, Any]:
         """Those of the keyword arguments of `tx.update` that it has a parameter for."""

@@ -13,11 +13,8 @@ from jax.tree_util import GetAttrKey, keystr, tree_flatten_with_path
 
 from jadam._dtypes import cast, full_dtype
 from jadam._errors import BadType, BadValue, door, naming
+from jadam._tables import gather, scatter, summed, unique
 from jadam._tree import PyTree, is_array
-
-LOST = np.iinfo(np.int32).min
-"""In place of all ids of which some did not fit. No table has such a row: the step is NaN, and not one without them."""
-
 
 DENSE = "pass the gradient of the whole table, or put the table into a group of its own: jadam.partition([(mask, tx), ...])."
 """What to write where `Rows` are refused."""
@@ -39,11 +36,11 @@ class Rows:
             end, as in `table[ids]`; one that is before the first row makes the step NaN.
         values: an array of shape (n, ...): the gradient of each of these rows.
         distinct: whether ids are sorted and each stands there once, as `unique_rows` returns them; they are then not sorted
-            again. It is not checked.
+            again. Under `jit` it is not checked.
 
     Raises:
         TypeError: `ids` are not integers, or `values` are not an array.
-        ValueError: `ids` do not have one axis, there are more or fewer than values, or one is negative.
+        ValueError: `ids` do not have one axis, there are more or fewer than values, one is negative, or they are not distinct.
 
     Example:
         >>> import jadam, jax.numpy as jnp
@@ -61,10 +58,15 @@ class Rows:
     def __init__(self, ids: Any, values: Any, *, distinct: bool = False):
         with naming("Rows"):
             ids, values = _array("ids", ids), _array("values", values)
+            _check_integers(ids)
             if words := ill_formed(ids, values):
-                raise BadType(words) if "integers" in words else BadValue(words)
+                raise BadValue(words)
             if not isinstance(ids, Tracer):
                 _check_known(ids)
+                if distinct and bool((ids[1:] <= ids[:-1]).any()):
+                    raise BadValue(
+                        "distinct=True is for ids that are sorted, each once, as unique_rows returns them; leave it out."
+                    )
             self.ids, self.values, self.distinct = ids, values, bool(distinct)
 
     def __add__(self, other: Any) -> Any:
@@ -74,7 +76,12 @@ class Rows:
 
     def __radd__(self, table: Any) -> Array:
         # `optax.apply_updates` writes `p + u`, and so do libraries that are built on it.
-        return add_rows(jnp.asarray(table), self) if hasattr(table, "shape") else NotImplemented
+        if not hasattr(table, "shape"):
+            return NotImplemented
+        with naming("Rows"):
+            if words := ill_formed(self.ids, self.values):
+                raise BadValue(f"their {words}")
+        return add_rows(jnp.asarray(table), self)
 
     def __mul__(self, factor: Any) -> Rows:
         with naming("Rows"):
@@ -99,7 +106,7 @@ class Rows:
 jax.tree_util.register_pytree_with_keys(
     Rows,
     lambda rows: (((GetAttrKey("ids"), rows.ids), (GetAttrKey("values"), rows.values)), rows.distinct),
-    lambda distinct, children: Rows.of(*children, distinct),
+    lambda distinct, children: Rows.of(*children, distinct=distinct),
     lambda rows: ((rows.ids, rows.values), rows.distinct),
 )
 
@@ -122,7 +129,10 @@ def _array(name: str, value: Any) -> Any:
 def ill_formed(ids: Array, values: Array) -> str:
     """In words, why ids do not fit their values; empty where they do."""
     if not jnp.issubdtype(ids.dtype, jnp.integer):
-        return f"ids must be integers, not {ids.dtype}."
+        return (
+            f"ids are {ids.dtype} now: a function of all arrays of a tree changed them with the values; give it "
+            "is_leaf=lambda x: isinstance(x, jadam.Rows), and transformations of others only the updates of whole tables."
+        )
     if ids.ndim != 1:
         return f"ids must have one axis, not the shape {ids.shape}; write ids.reshape(-1), and values alike."
     if values.shape[:1] != ids.shape:
@@ -139,6 +149,11 @@ def refuse_rows(tree: PyTree) -> None:
                 f"{where} is Rows, which stand for the gradient of a table and not for a parameter; call init(params), and "
                 "update(grads, state, params) with the parameters."
             )
+
+
+def _check_integers(ids: Array) -> None:
+    if not jnp.issubdtype(ids.dtype, jnp.integer):
+        raise BadType(f"ids must be integers, not {ids.dtype}.")
 
 
 def _check_known(ids: Array) -> None:
@@ -174,8 +189,7 @@ def unique_rows(ids: Any, *, rows: int, size: int | None = None) -> Array:
         (Array([ 2,  7, 12, 13], dtype=int32), Array([1, 0, 1], dtype=int32))
     """
     ids = _array("ids", ids)
-    if not jnp.issubdtype(ids.dtype, jnp.integer):
-        raise BadType(f"ids must be integers, not {ids.dtype}.")
+    _check_integers(ids)
     for name, number in (("rows", rows), ("size", size)):
         if not isinstance(number, int | np.integer | None) or isinstance(number, bool) or (number is not None and number < 1):
             raise BadValue("{name} must be an integer >= 1.", **{name: number})
@@ -183,93 +197,21 @@ def unique_rows(ids: Any, *, rows: int, size: int | None = None) -> Array:
     known = not isinstance(ids, Tracer)
     if known:
         _check_known(ids)
-    found, count = _unique(ids.reshape(-1), rows, room)
+    found, count = unique(ids.reshape(-1), rows, room)
     if known and int(count) > room:
         raise BadValue(f"there are {int(count)} distinct ids, and the size is {room}; give it a larger size.")
     return found
 
 
-def _unique(ids: Array, rows: int, size: int) -> tuple[Array, Array]:
-    """Distinct ids, and how many there are: where these are too many, or one is negative, all are `LOST`."""
-    if not ids.size:
-        return _padding(rows, size), jnp.zeros((), jnp.int32)
-    ordered = lax.sort(_narrow(ids, rows))
-    first = _differs(ordered) & (ordered < rows)
-    place = jnp.cumsum(first.astype(jnp.int32)) - 1
-    count = place[-1] + 1
-    found = _padding(rows, size).at[jnp.where(first, place, size)].set(ordered, mode="drop")
-    wrong = (count > size) | (ordered[0] < 0)
-    return jnp.where(wrong, jnp.full_like(found, LOST), found), count
-
-
-def _narrow(ids: Array, length: int) -> Array:
-    """Ids as int32. Those of a wider type that do not fit are padding, or before the first row."""
-    if jnp.iinfo(ids.dtype).max > jnp.iinfo(jnp.int32).max:
-        least = 0 if jnp.issubdtype(ids.dtype, jnp.unsignedinteger) else -length - 1
-        ids = jnp.clip(ids, least, length)
-    return cast(ids, jnp.int32)
-
-
-def _differs(ordered: Array) -> Array:
-    """Whether each of some sorted ids is another than the one before."""
-    return jnp.concatenate([jnp.ones(1, bool), ordered[1:] != ordered[:-1]])
-
-
-def _padding(length: int, size: int) -> Array:
-    """Ids past the end, each another: a scatter may rely on that."""
-    return length + lax.iota(jnp.int32, size)
-
-
-def summed(rows: Rows, length: int, dtype: Any) -> Rows:
-    """The same with sorted, distinct ids: one at least, and no more than a table of this length has rows.
-
-    Values of one id are summed in the dtype of the arithmetic on a parameter of this dtype; those of padding are zeros.
-    """
-    ids, values, n = rows.ids, rows.values, rows.ids.shape[0]
-    if n == 0:
-        return Rows.of(_padding(length, 1), jnp.zeros((1, *values.shape[1:]), values.dtype), True)
-    ids = _narrow(ids, length)
-    if rows.distinct:
-        found, lost = ids, ids[0] < 0
-    else:
-        ids = jnp.where(ids < 0, ids + length, ids)
-        ids, order = lax.sort((ids, lax.iota(jnp.int32, n)), num_keys=1)
-        place, lost = jnp.cumsum(_differs(ids).astype(jnp.int32)) - 1, ids[0] < 0
-        values = cast(values[order], full_dtype(dtype))
-        values = jax.ops.segment_sum(values, place, num_segments=n, indices_are_sorted=True)
-        found = _padding(length, n).at[place].set(ids, indices_are_sorted=True)
-    # What has no row makes the first rows NaN: a step without it would be another than the one that was asked for.
-    counting = lax.iota(jnp.int32, n)
-    found = jnp.where(lost, counting, jnp.where(found < length, found, length + counting))
-    values = without_padding(jnp.where(lost, jnp.full_like(values, jnp.nan), values), found, length)
-    return Rows.of(found[:length], values[:length], True)
-
-
 def of_rows(rows: Rows) -> Array:
     """The gradient of each row, for its norm: padding, of which nothing is known without the table, is a row too."""
-    return summed(rows, np.iinfo(np.int32).max - rows.ids.size, rows.values.dtype).values
-
-
-def without_padding(values: Array, ids: Array, length: int) -> Array:
-    """Rows, of which those of padding are zeros."""
-    real = lax.broadcast_in_dim(ids < length, values.shape, (0,))
-    return lax.select(real, values, jnp.zeros_like(values))
-
-
-def gather(table: Array, ids: Array) -> Array:
-    """The rows of sorted, distinct ids; zeros for padding."""
-    return table.at[ids].get(mode="fill", fill_value=0, unique_indices=True, indices_are_sorted=True)
-
-
-def scatter(table: Array, ids: Array, rows: Array) -> Array:
-    """The table with these rows in their places: in its own memory, if it is donated."""
-    return table.at[ids].set(rows, mode="drop", unique_indices=True, indices_are_sorted=True)
+    return summed(rows.ids, rows.values, rows.distinct, np.iinfo(np.int32).max - rows.ids.size, rows.values.dtype)[1]
 
 
 def add_rows(table: Array, rows: Rows) -> Array:
     """A table plus an update of some of its rows, in the dtype of the table."""
-    own = summed(rows, table.shape[0], table.dtype)
-    old, u = gather(table, own.ids), own.values
+    ids, u = summed(rows.ids, rows.values, rows.distinct, table.shape[0], table.dtype)
+    old = gather(table, ids)
     exact = full_dtype(table.dtype)
     new = lax.add(old, u) if u.dtype == old.dtype else cast(cast(old, exact) + cast(u, exact), old.dtype)
-    return scatter(table, own.ids, new)
+    return scatter(table, ids, new)

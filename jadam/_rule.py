@@ -100,7 +100,7 @@ class Context:
     @property
     def updates(self) -> list[Array]:
         """The updates that reach this rule, leaf by leaf, as its `update` sees them. The rules before it run first."""
-        return [self.reader.bound(self.of, decode(u)) for u in self.reader.read(self.of)]
+        return [self.reader.bound(self.of, decode(u)) for u in self.reader.whole_updates(self.of)]
 
     @property
     def finite(self) -> Array:
@@ -140,6 +140,9 @@ class Block(ABC):  # noqa: B024 (what is built are rules and wrappers)
 
     positions: ClassVar[tuple[str, ...]] = ()
     """Slots that begin as a copy of the parameter; a storage for all slots leaves them in float32."""
+
+    real: ClassVar[bool] = False
+    """Whether it acts on real parameters alone. Who mixes the elements of a parameter need not say so."""
 
     @property
     def needs_all_rows(self) -> str:
@@ -189,6 +192,11 @@ class Block(ABC):  # noqa: B024 (what is built are rules and wrappers)
     def key(self) -> str:
         """How it is called in the state: `adam` for `ScaleByAdam`."""
         return self.name.removeprefix("scale_by_")
+
+    @property
+    def summary(self) -> str:
+        """How `describe` calls it; that of a leaf may say more than `key`."""
+        return self.key
 
     def measuring(self: Self) -> Self:
         """The same, but keeping scalars for `metrics`, if it has something to show: `monitor` puts that inside."""
@@ -274,6 +282,9 @@ class Rule(Block):
     linear: ClassVar[bool] = False
     """Whether it multiplies an update by what does not depend on it, or adds a share of the parameter, and no more: `lazy` lets
     the sum of many updates pass it at once."""
+
+    observes: ClassVar[bool] = False
+    """Whether it returns updates as they are, and only keeps something: such a rule may follow an `AfterStep`."""
 
     reads_gradient: ClassVar[bool] = False
     """Whether `update` finds in `h.gradient` the raw gradient, before the rules ahead of this one."""

@@ -24,6 +24,11 @@ DECAYS = ("weight_decay", "weight_decay_at_z")
 """How rules that decay by themselves call it."""
 
 
+def decays(rule: Any) -> bool:
+    """Whether a rule has a weight decay that is not zero."""
+    return any(hyper.name in DECAYS and getattr(rule, hyper.name) != 0 for hyper in rule.hypers)
+
+
 @dataclass(frozen=True)
 class AddDecayedWeights(Rule):
     """Adds `rate * p` to the update; if `cautious`, only where the two have the same sign.
@@ -150,7 +155,7 @@ def cautious_weight_decay(tx: Transformation) -> GradientTransformation:
     """
     rules = [place.part.rule for place in tx.recipe.all]
     others = [rule for rule in rules if not isinstance(rule, AddDecayedWeights)]
-    decaying = [rule for rule in others for hyper in rule.hypers if hyper.name in DECAYS and getattr(rule, hyper.name) != 0]
+    decaying = list(filter(decays, others))
     if len(others) == len(rules) or decaying:
         reason = f"{decaying[0].key} decays by itself" if decaying else "it has no add_decayed_weights"
         raise BadValue(f"of {tx!r} the decay cannot be masked: {reason}.")

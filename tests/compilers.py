@@ -50,6 +50,7 @@ TARGETS = {
     "v5e": {"platform": "tpu", "topology_name": "v5e:2x2"},
     "v5p": {"platform": "tpu", "topology_name": "v5p:2x2x1"},
     "v6e": {"platform": "tpu", "topology_name": "v6e:2x2"},
+    "256 v5p": {"platform": "tpu", "topology_name": "v5p:8x8x4"},
 }
 
 
@@ -203,3 +204,28 @@ def _run(parts: dict[str, list[_Operation]], name: str, passes: int) -> tuple[in
             read = sum(_bytes(kinds.get(operand, "")) for operand in dict.fromkeys(one.operands))
             add(read + _bytes(one.kind), 1, 0)
     return total[0], total[1], total[2]
+
+
+# What devices send each other
+
+SENT = re.compile(r"= (.*?) (all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)(?:-start)?\(")
+
+
+def sent(program: Any) -> dict[str, tuple[int, int]]:
+    """The collectives of a compiled program: of each kind how many, and the bytes of their results on a device.
+
+    The results of a collective that runs beside others, `-start`, are `(from, into)` on GPU and `((from), into)` on TPU, and
+    what an all-reduce starts is what it results in.
+    """
+    found: dict[str, tuple[int, int]] = {}
+    for line in program.as_text().splitlines():
+        if one := SENT.search(line):
+            kind, what = one[1], one[2]
+            arrays = [
+                SIZES[t] * math.prod(int(n) for n in shape.split(",") if n) for t, shape, _ in ARRAY.findall(kind) if t in SIZES
+            ]
+            if "-start(" in line and what != "all-reduce" and kind.startswith("("):
+                arrays = arrays[len(arrays) // 2 :] if what != "collective-permute" else arrays[1:2]
+            count, size = found.get(what, (0, 0))
+            found[what] = count + 1, size + sum(arrays)
+    return found

@@ -23,9 +23,7 @@ from jadam import GradientTransformation
 DATA = Path(__file__).parent / "data"
 INDEX = json.loads((DATA / "index.json").read_text())
 MATRIX = json.loads((DATA / "matrix.json").read_text())
-WAITING = {"adamh": "hyperball", "muonh": "hyperball"}
-"""Factories whose cases wait for what jadam does not have yet."""
-CASES = {case["id"]: case for case in (*INDEX["cases"], *MATRIX["cases"]) if case["factory"] not in WAITING}
+CASES = {case["id"]: case for case in (*INDEX["cases"], *MATRIX["cases"])}
 ARRAYS = {case["id"]: file for index, file in ((INDEX, "cases"), (MATRIX, "matrix")) for case in index["cases"]}
 """The file that has the parameters of a case."""
 
@@ -79,6 +77,16 @@ def _cautious(make: Callable[..., GradientTransformation]) -> Callable[..., Grad
     return build
 
 
+def _adamh(**kwargs: Any) -> GradientTransformation:
+    """All leaves are matrices, or stacks of them."""
+    return jadam.hyperball(jadam.adam(**kwargs), True)
+
+
+def _muonh(*, eps: float, ns_eps: float | None = None, **kwargs: Any) -> GradientTransformation:
+    """Its eps is that of Newton-Schulz, which the options have too."""
+    return jadam.hyperball(_of_matrices(jadam.muon)(ns_eps=eps, **kwargs), True)
+
+
 BUILDERS: dict[str, Callable[..., GradientTransformation]] = {
     "adamc": lambda **kwargs: jadam.adamw(**kwargs | {"decay": "corrected"}),
     "adopt": _adopt,
@@ -86,6 +94,8 @@ BUILDERS: dict[str, Callable[..., GradientTransformation]] = {
     "adamw": _cautious(jadam.adamw),
     "muon": _cautious(_of_matrices(jadam.muon)),
     "normuon": _cautious(_of_matrices(jadam.normuon)),
+    "adamh": _adamh,
+    "muonh": _muonh,
 }
 """The factories that are not called like their function in jadam, or have other arguments."""
 

@@ -118,7 +118,7 @@ def test_numbers_in_float64_cause_no_warning():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for name, build in OPTIMIZERS.items():
-            tx = jadam.with_precision(build(1e-2), "bfloat16", min_size=0) if name != "muon" else build(1e-2)
+            tx = jadam.with_precision(build(1e-2), "bfloat16", min_size=0) if name not in ("muon", "normuon") else build(1e-2)
             state = tx.init(params)
             updates, state = tx.update(params, state, params)
             jadam.apply_updates(params, updates)

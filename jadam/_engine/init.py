@@ -12,6 +12,7 @@ from jax.core import Tracer
 from jadam._engine.kept import Type, kept, new_parts, new_residue, new_slots
 from jadam._engine.lost import warn_of_lost
 from jadam._engine.numbers import initial
+from jadam._engine.order import check_order
 from jadam._engine.placement import scalar, shared_sharding, slot_sharding
 from jadam._engine.plan import Placed, Plan
 from jadam._engine.step import Programs
@@ -27,6 +28,7 @@ def init(recipe: Recipe, params: PyTree) -> OptState:
     """The initial state: slots with the sharding of their parameters, everything else replicated."""
     _, values, treedef = strong("params", params, shapes=True, passing=True)
     plan = Plan.of(recipe, values, treedef, initial=True)
+    check_order(plan)
     if values and not any(map(is_trained, values)):
         found = ", ".join(sorted({str(value.dtype) for value in values}))
         raise BadType(f"nothing in params is trained: its leaves are {found}, none real or complex floating point.")

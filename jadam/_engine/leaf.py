@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jadam._after_step import AfterStep
 from jadam._dtypes import cast, compute_dtype, decode, encode, full_dtype, full_products
 from jadam._engine import returned
 from jadam._engine.missed import Gap, missed
@@ -18,10 +19,12 @@ from jadam._errors import BadValue
 from jadam._norm import bounded
 from jadam._recipe import SlotFormats
 from jadam._rule import H, Rule
+from jadam._shards import indices
 from jadam._storage.blocks import Tile
 from jadam._storage.params import ParamStorage
 from jadam._storage.rounding import Noise
 from jadam._storage.slots import decode_slot
+from jadam._tables import numbered
 
 Mode = Literal["between", "update", "step"]
 """What becomes of an update: the next part's, in float32; the caller's; or the new parameter."""
@@ -39,6 +42,7 @@ class Program(NamedTuple):
     kernel: bool = False
     measured: bool = False  # whether a wrapper sums over the result
     read: frozenset[tuple[int, str]] = frozenset()  # the slots that `prepare` has read, with the place of their rule
+    length: int = 0  # of the table, where the leaf is some of its rows
 
     @property
     def elementwise(self) -> bool:
@@ -57,6 +61,7 @@ class Operands(NamedTuple):
         hs: hyperparameters and constants of each rule.
         keys: of the step and of the leaf, for random bits: their xor is the key.
         gap: how many steps its rows missed, if these are to be caught up with.
+        ids: where the leaf is some rows of a table, which.
     """
 
     u: Array
@@ -67,6 +72,7 @@ class Operands(NamedTuple):
     hs: list[dict[str, Any]]
     keys: tuple[Any, ...] | None
     gap: Gap | None = None
+    ids: Array | None = None
 
 
 Result = tuple[Array, list[dict[str, Any]], dict[str, Array]]
@@ -81,17 +87,17 @@ def like(operands: Operands) -> Array:
 def run(program: Program, operands: Operands, scales: list[dict[str, Array]] | None = None, tile: Tile | None = None) -> Result:
     """The rules on one array, or on a tile of it."""
     own, p, residue = like(operands), operands.p, operands.residue
-    index = None if tile is None else tile.index
+    index = index_of(operands) if tile is None else tile.index
     # Combined here and not by the caller: an operation of the caller's would be one more kernel for each leaf.
     key = None if operands.keys is None else functools.reduce(lax.bitwise_xor, operands.keys)
-    g, slots_of = updated(program, operands)
+    g, slots_of, new = updated(program, operands)
     new_slots = []
     for at, ((_, formats, name), slots) in enumerate(zip(program.rules, slots_of, strict=True)):
-        tied_slots = {slot: tied(x, own, g.shape) for slot, x in slots.items()}
-        known = {} if scales is None else scales[at]
-        new_slots.append(
-            {slot: encoded(x, slot, formats, own.dtype, key, name, tile, known.get(slot)) for slot, x in tied_slots.items()}
-        )
+        known, stored = {} if scales is None else scales[at], {}
+        for slot, x in slots.items():
+            x = tied(x, own, g.shape)
+            stored[slot] = encoded(x, slot, formats, own.dtype, key, name, index, tile, known.get(slot))
+        new_slots.append(stored)
     if program.mode == "between":
         return encode(g, full_dtype(own.dtype)), new_slots, residue
     if p is None:
@@ -99,7 +105,7 @@ def run(program: Program, operands: Operands, scales: list[dict[str, Array]] | N
     landing = program.landing
     with jax.named_scope(landing.key):
         land = landing.step if program.mode == "step" else landing.land
-        out, residue = land(g, p, residue, None if key is None else Noise(key, "params", index))
+        out, residue = land(g, p, residue, None if key is None else Noise(key, "params", index), new)
     if program.elementwise and not (tile and tile.in_kernel):  # others have passes of their own
         old = jax.tree.leaves(operands.slots)
         # A slot that `prepare` has read was computed there, in an earlier pass, which may write it too.
@@ -111,16 +117,25 @@ def run(program: Program, operands: Operands, scales: list[dict[str, Array]] | N
     return out, new_slots, residue
 
 
-def updated(program: Program, operands: Operands) -> tuple[Array, list[dict[str, Array]]]:
-    """The update and the slots that the rules make, in the dtype of the arithmetic."""
-    u, p, gradient, slots, residue, hs, _, gap = operands
+def index_of(operands: Operands) -> Array | None:
+    """Which elements of the whole parameter these are, where they are rows of it or what a device has inside `shard_map`."""
+    own = like(operands)
+    return indices(own) if operands.ids is None else numbered(operands.ids, own.shape)
+
+
+def updated(program: Program, operands: Operands) -> tuple[Array, list[dict[str, Array]], Array | None]:
+    """The update and the slots that the rules make, in the dtype of the arithmetic, and where an `AfterStep` lands.
+
+    Parameter plus update may be another number than that: not every difference is a number of this dtype.
+    """
+    u, p, gradient, slots, residue, hs, _, gap, _ = operands
     dtype = compute_dtype(like(operands).dtype)
     g = first = cast(decode(u), dtype)
     full_p = None if p is None else program.landing.decode(p, residue)
     new_slots = []
     slots = [{slot: cast(decode_slot(value), dtype) for slot, value in stored.items()} for stored in slots]
     all_values = [H(**jax.tree.map(lambda x: x if x.dtype == bool else cast(x, dtype), h)) for h in hs]
-    late = None
+    late = landed = None
     if gap is not None:
         late, slots = missed([rule for rule, *_ in program.rules], program.mode, full_p, slots, all_values, gap)
         full_p = late if full_p is None else full_p + late
@@ -128,11 +143,17 @@ def updated(program: Program, operands: Operands) -> tuple[Array, list[dict[str,
         param: Any = _NoParams(rule) if full_p is None else full_p
         if rule.reads_gradient and gradient is not None:
             values.gradient = cast(decode(gradient), dtype)
+        if isinstance(rule, AfterStep) and p is not None:
+            values.stored = functools.partial(program.landing.stored, p=p, step=program.mode == "step")
         g = g if rule.elementwise or g is first else _on_chip(g)
         before = _shapes(g, own)
         with jax.named_scope(rule.name), full_products():  # the name shows in profiles and in the HLO
             seen = bounded(g, rule.squares(g.shape)) if own else g
-            out, new = returned.update(rule, rule.update(seen, own, param, values))
+            if isinstance(rule, AfterStep):
+                landed, new = returned.update(rule, rule.land(seen, own, param, values))
+                out = landed - param
+            else:
+                out, new = returned.update(rule, rule.update(seen, own, param, values))
             own = {slot: _in_place(x, own[slot], h) if x is seen and slot in own else x for slot, x in new.items()}
         if (shapes := _shapes(out, own)) != before:
             raise BadValue(
@@ -140,7 +161,7 @@ def updated(program: Program, operands: Operands) -> tuple[Array, list[dict[str,
             )
         g = cast(out, dtype)  # float32 from rule to rule, so that the order of a chain costs no digits
         new_slots.append(own)
-    return g if late is None else g + late, new_slots
+    return (g, new_slots, landed) if late is None else (g + late, new_slots, None)
 
 
 # Where XLA cannot see that arrays are read and written in one pass, a dependency shows it: on a condition that never holds.
@@ -209,11 +230,12 @@ def encoded(
     dtype: Any,
     key: Any,
     owner: str,
+    index: Array | None = None,
     tile: Tile | None = None,
     scales: Array | None = None,
 ) -> Any:
     """A slot of a parameter of this dtype as its owner stores it."""
-    noise = None if key is None else Noise(key, f"{owner}/{slot}", None if tile is None else tile.index)
+    noise = None if key is None else Noise(key, f"{owner}/{slot}", index)
     return formats.codec(slot).encode(cast(value, compute_dtype(dtype)), dtype, noise, tile, scales)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 
 from jadam._dtypes import cast, full_products
 from jadam._errors import BadValue
@@ -20,7 +20,7 @@ Slots = dict[str, Array]
 
 
 class Gap(NamedTuple):
-    """How far the rows of a leaf are behind: arrays of one number a row.
+    """How far the rows of a leaf are behind: arrays of one number a row, of shape (n, 1, ...).
 
     Attributes:
         seen: the steps that a row has made, or caught up with.
@@ -39,8 +39,7 @@ def missed(
         raise BadValue(f"lazy needs the steps of its rules in one, and something reads the updates of {rules[-1].name}.")
     if p is None:
         raise BadValue("lazy needs the parameters; call update(grads, state, params), not update(grads, state).")
-    shape = (*gap.seen.shape, *(1,) * (p.ndim - gap.seen.ndim))
-    gap, none = Gap(*(cast(lax.reshape(x, shape), p.dtype) for x in gap)), jnp.zeros_like(p)
+    gap, none = Gap(*(cast(x, p.dtype) for x in gap)), jnp.zeros_like(p)
     # The updates of the average are summed; `each` is what every step adds beside it, the weight decay.
     total, each, averaged, after = none, none, False, []
     for rule, own, h in zip(rules, slots, hs, strict=True):

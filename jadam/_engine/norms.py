@@ -11,6 +11,7 @@ from jax import Array, lax
 
 from jadam._dtypes import compute_dtype
 from jadam._norm import Squares, grouped, squares_of, summed
+from jadam._shards import varying
 
 
 class Norms:
@@ -34,7 +35,7 @@ class Norms:
                 for key, (_, squares) in self._known.items()
                 if own and set(own) <= set(key) and squares.scale.dtype == dtype
             )
-            self._known[own] = arrays, squares_of(dtype, list(arrays), next(more, None))
+            self._known[own] = arrays, _of_all_parts(squares_of(dtype, list(arrays), next(more, None)))
         return self._known[own][1]
 
     def scaled(self, old: Sequence[Any], new: Sequence[Any], factor: Array) -> None:
@@ -42,6 +43,16 @@ class Norms:
         if (known := self._known.get(tuple(map(id, old)))) is not None:
             squares = known[1]
             self._known[tuple(map(id, new))] = new, squares._replace(scale=squares.scale / factor.astype(squares.scale.dtype))
+
+
+def _of_all_parts(squares: Squares) -> Squares:
+    """The squares of whole arrays, of which a device inside `shard_map` has parts."""
+    sums = list(squares.sums)
+    for axes in dict.fromkeys(map(varying, sums)):
+        at = [n for n, x in enumerate(sums) if axes and varying(x) == axes]
+        for n, x in zip(at, lax.psum([sums[n] for n in at], axes) if at else [], strict=True):
+            sums[n] = x
+    return squares._replace(sums=sums)
 
 
 Pair = tuple[Array, Array]

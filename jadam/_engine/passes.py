@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jadam._engine.leaf import Operands, Program, Result, like, run, updated
+from jadam._engine.leaf import Operands, Program, Result, index_of, like, run, updated
 from jadam._engine.placement import on_automatic_axes
+from jadam._shards import varying, varying_like
 from jadam._storage.blocks import BLOCK, Int8Blocks, Tile, as_array, block_axis, in_blocks, joined, scales_of
+from jadam._tables import without_padding
 
 
 def run_rules(program: Program, operands: Operands) -> Result:
@@ -23,7 +26,8 @@ def run_rules(program: Program, operands: Operands) -> Result:
         return jax.tree.map(lambda x: jax.typeof(x).sharding, (leaf, operands.slots, operands.residue))
 
     in_xla = on_automatic_axes(functools.partial(_in_xla, program), leaf, shardings)
-    if program.kernel and operands.gap is None:
+    # Inside `shard_map`, Pallas would have to be told how the results differ between devices.
+    if program.kernel and operands.gap is None and operands.ids is None and not varying(leaf):
         from jadam._engine.kernel import fits, run_in_kernel  # here, since Pallas takes long to import
 
         if fits(program, operands):
@@ -34,7 +38,10 @@ def run_rules(program: Program, operands: Operands) -> Result:
 def _in_xla(program: Program, operands: Operands) -> Result:
     in_8_bits = any(isinstance(stored, Int8Blocks) for slots in operands.slots for stored in slots.values())
     by_blocks = in_8_bits and program.elementwise and operands.gap is None  # which is of rows, and not of blocks
-    return (_in_two_passes if by_blocks else run)(program, operands)
+    result = (_in_two_passes if by_blocks else run)(program, operands)
+    if operands.ids is None:
+        return result
+    return without_padding(result[0], operands.ids, program.length), *result[1:]  # no norm may count what rules made of it
 
 
 def _in_two_passes(program: Program, operands: Operands) -> Result:
@@ -44,6 +51,8 @@ def _in_two_passes(program: Program, operands: Operands) -> Result:
     """
     shape = like(operands).shape
     tile = Tile.whole(shape)
+    if (index := index_of(operands)) is not None:
+        tile = replace(tile, index=in_blocks(index))
 
     def scales(blocks: Operands, inside: Array | None) -> list[dict[str, Array]]:
         return [
@@ -68,7 +77,7 @@ def _in_two_passes(program: Program, operands: Operands) -> Result:
             return jax.tree.map(joined, found, scales(at_row, None if tile.inside is None else row(tile.inside)))
 
         none = jax.tree.map(lambda x: jnp.full(x.shape, -0.0, x.dtype), jax.eval_shape(at_once, blocks))
-        return lax.fori_loop(0, BLOCK, with_row, none)
+        return lax.fori_loop(0, BLOCK, with_row, varying_like(none, blocks))
 
     # Blocks as axes of their own keep fusions on TPU; on CPU and GPU results are written in place only without.
     def on_blocks(operands: Operands, blocks: Operands, scales: list[dict[str, Array]]) -> Result:

@@ -59,6 +59,30 @@ def slot_sharding(sharding: Any, shape: tuple[int, ...], own: tuple[int, ...]) -
     )
 
 
+def spread(sharding: Any, data: tuple[str, ...], shape: tuple[int, ...], beside: Sequence[tuple[int, ...]]) -> Any:
+    """The sharding of a slot of this shape, spread over more axes of the mesh, if an axis of the slot divides evenly.
+
+    It is the axis along which most of what is kept for the parameter can be spread, of shapes `beside`, so that codes and
+    scales of 8 bits go together; of several, one that is not spread yet.
+    """
+    used = {name for axis in getattr(sharding, "spec", ()) for name in _names(axis)}
+    if not isinstance(sharding, NamedSharding) or used & set(data) or not set(data) <= set(sharding.mesh.axis_names):
+        return sharding
+    spec = [*sharding.spec, *(None,) * (len(shape) - len(sharding.spec))]
+    parts = [_devices(sharding, axis) * _devices(sharding, data) for axis in spec]
+
+    def gain(axis: int) -> tuple[int, bool]:
+        alike = (x for x in beside if len(x) == len(shape) and x[axis] % parts[axis] == 0)
+        return sum(map(math.prod, alike)), spec[axis] is None
+
+    fits = [axis for axis, length in enumerate(shape) if length and length % parts[axis] == 0]
+    if not fits:
+        return sharding
+    best = max(fits, key=gain)  # the first of several
+    spec[best] = (*_names(spec[best]), *data) if spec[best] is not None or len(data) > 1 else data[0]
+    return NamedSharding(sharding.mesh, PartitionSpec(*spec))
+
+
 def on_automatic_axes(f: Callable[..., Any], like: Any, shardings: Callable[[], Any]) -> Callable[..., Any]:
     """`f`, written without regard to explicit mesh axes, if `like` is on such; its results get `shardings()`."""
     # A rule that reshapes or multiplies matrices would otherwise have to say at each operation where the result is placed.
@@ -90,5 +114,9 @@ def decoded(stored: Any, dtype: Any) -> Any:
 
 def _devices(sharding: NamedSharding, axis: Any) -> int:
     """Over how many devices an axis of the mesh, or several, or none spread an array."""
-    names = axis if isinstance(axis, tuple) else () if axis is None else (axis,)
-    return math.prod(sharding.mesh.shape.get(name, 1) for name in names)  # 1 if XLA chooses
+    return math.prod(sharding.mesh.shape.get(name, 1) for name in _names(axis))  # 1 if XLA chooses
+
+
+def _names(axis: Any) -> tuple[Any, ...]:
+    """The axes of the mesh that one of an array is spread over."""
+    return axis if isinstance(axis, tuple) else () if axis is None else (axis,)

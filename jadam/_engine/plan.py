@@ -227,7 +227,7 @@ def _placed(row: Sequence[Place], leaves: Leaves, within: Sequence[int]) -> tupl
         rule = place.part.rule
         selected = mask_of(place.scope).by_leaf(leaves)
         at = tuple(i for i in within if selected[i])
-        if not isinstance(rule, Pair) and not rule.elementwise:
+        if not isinstance(rule, Pair) and (rule.real or not rule.elementwise):
             _refuse_complex(rule, at, leaves)
         rules: tuple[Any, ...] = ()
         if not isinstance(rule, Pair):

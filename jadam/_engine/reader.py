@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from jax import Array
 
 from jadam._dtypes import cast, compute_dtype, decode, encode
-from jadam._engine import checks, returned
+from jadam._engine import checks, parts, returned
 from jadam._engine.leaf import Operands, Program, needs_params
 from jadam._engine.missed import Gap
 from jadam._engine.norms import Norms
@@ -70,7 +70,13 @@ class Reader(ABC):
         """The squares of the updates that reach a rule or wrapper, as they are stored: XLA would write a cast of bfloat16 to
         memory first.
         """
-        return self.norms.squares(self.read(of))
+        return self.norms.squares(self.whole_updates(of))
+
+    def whole_updates(self, of: Ready) -> list[Array]:
+        """The updates that reach a rule or wrapper which may add up their elements."""
+        updates = self.read(of)
+        parts.check_sums(self.plan, of.placed, dict(zip(of.placed.at, updates, strict=True)), self.step.params)
+        return updates
 
     def norm(self, of: Ready) -> Array:
         return norm_of(self.read(of), self.squares(of))

@@ -25,7 +25,6 @@ from jadam._engine.norms import Norms, sums_of_squares
 from jadam._engine.placement import decoded, on_automatic_axes
 from jadam._engine.plan import Placed
 from jadam._engine.reader import Reader, Ready, Step
-from jadam._engine.rows import unpadded
 from jadam._engine.stacks import on_matrices
 from jadam._errors import BadValue
 from jadam._recipe import Pair
@@ -147,13 +146,13 @@ class Row(Reader):
                 [one.h for one in ready],
                 (self.key, number_key(i)) if any(name for *_, name in rules) or plan.storage(i).draws else None,
                 self.step.gaps.get(i),
+                self.step.ids.get(i),
             )
             in_kernel = any(one.placed.formats.kernel == "pallas" for one in ready)
             read = [(n, name) for n, one in enumerate(ready) for key, name in self.slots_read if key == one.placed.key]
-            program = Program(rules, plan.storage(i), mode, in_kernel, self.step.measured, frozenset(read))
+            length = plan.whole[i][0] if i in plan.whole else 0
+            program = Program(rules, plan.storage(i), mode, in_kernel, self.step.measured, frozenset(read), length)
             self.updates[i], slots, self.residues[i] = self.step.run_rules(program, operands)
-            if (ids := self.step.ids.get(i)) is not None:  # no norm may count what a rule made of padding
-                self.updates[i] = unpadded(self.updates[i], ids, plan.whole[i][0])
             for one, new in zip(ready, slots, strict=True):
                 one.slots[i] = new
         for one in self.pending:

@@ -7,21 +7,18 @@ that of the whole one: names, groups and formats are those of the whole paramete
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-import jax
 from jax import Array
-from jax.sharding import NamedSharding, PartitionSpec
 
 from jadam._engine import checks
 from jadam._engine.leaf import Mode
-from jadam._engine.placement import on_automatic_axes
+from jadam._engine.owners import gathered, scattered, summed_rows
 from jadam._engine.plan import Placed, Plan
 from jadam._recipe import Pair
-from jadam._rows import DENSE, Rows, gather, scatter, summed, without_padding
+from jadam._rows import DENSE, Rows
 from jadam._state import OptState
 from jadam._storage.blocks import block_axis
 from jadam._storage.slots import SCALES
@@ -33,7 +30,7 @@ class Tables(NamedTuple):
     Attributes:
         plan: of the whole tree.
         whole: by leaf, the parameter.
-        rows: by leaf, the gradients, with sorted, distinct ids.
+        rows: by leaf, the gradients, with sorted, distinct ids; or those of one owner after the other.
     """
 
     plan: Plan
@@ -50,7 +47,7 @@ class Tables(NamedTuple):
         for one in plan.all:
             _check_part(plan, one, state, [i for i in one.at if i in found])
         whole = {i: params[i] for i in found}
-        return cls(plan, whole, {i: _on_mesh(_sum, whole[i], True)(whole[i], rows) for i, rows in found.items()})
+        return cls(plan, whole, {i: summed_rows(whole[i], rows) for i, rows in found.items()})
 
     @property
     def ids(self) -> dict[int, Array]:
@@ -73,27 +70,21 @@ class Tables(NamedTuple):
 
     def params(self, params: list[Any] | None) -> list[Any] | None:
         """The parameters, with rows in the place of tables."""
-        return params and [self._gathered(i, p) if i in self.rows else p for i, p in enumerate(params)]
+        return params and [gathered(p, self.rows[i].ids) if i in self.rows else p for i, p in enumerate(params)]
 
     def state(self, state: OptState) -> OptState:
         """The state with the rows of slots."""
-        return self._changed(state, lambda i, slot, _: self._gathered(i, slot), state)
+        return self._changed(state, lambda i, old, _: gathered(old, self.rows[i].ids), state)
 
     def scattered(self, before: OptState, after: OptState) -> OptState:
         """The state after a step, with whole slots."""
-        return self._changed(before, self._scattered, after)
+        return self._changed(before, lambda i, old, new: scattered(old, self.rows[i].ids, new), after)
 
     def landed(self, updates: dict[int, Array], mode: Mode) -> dict[int, Any]:
         """What the caller gets of a step: whole tables, or the updates of rows."""
         if mode == "step":
-            return updates | {i: self._scattered(i, table, updates[i]) for i, table in self.whole.items()}
-        return updates | {i: Rows.of(ids, updates[i], True) for i, ids in self.ids.items()}
-
-    def _gathered(self, i: int, table: Array) -> Array:
-        return _on_mesh(gather, table, True)(table, self.rows[i].ids)
-
-    def _scattered(self, i: int, table: Array, rows: Array) -> Array:
-        return _on_mesh(scatter, table, False)(table, self.rows[i].ids, rows)
+            return updates | {i: scattered(table, self.rows[i].ids, updates[i]) for i, table in self.whole.items()}
+        return updates | {i: Rows.of(rows.ids, updates[i], rows.distinct) for i, rows in self.rows.items()}
 
     def _changed(self, before: OptState, change: Callable[[int, Array, Any], Array], after: OptState) -> OptState:
         """A state in which slots that have the rows of a table are other ones: by those before and after a step."""
@@ -110,27 +101,6 @@ class Tables(NamedTuple):
                 columns[name] = plan.treedef.unflatten(new)
             slots[key] = columns
         return after._replace(slots=slots)
-
-
-def _sum(table: Array, rows: Rows) -> Rows:
-    return summed(rows, table.shape[0], table.dtype)
-
-
-def _on_mesh(f: Callable[..., Any], table: Array, of_rows: bool) -> Callable[..., Any]:
-    """`f`, whose result is like the table on a mesh with explicit axes; or like its rows, which every device has."""
-
-    def shardings() -> Any:
-        own = jax.typeof(table).sharding
-        rows = NamedSharding(own.mesh, PartitionSpec(None, *own.spec[1:]))
-        return Rows.of(NamedSharding(own.mesh, PartitionSpec(None)), rows, True) if f is _sum else rows if of_rows else own
-
-    return on_automatic_axes(f, table, shardings)
-
-
-def unpadded(updates: Array, ids: Array, length: int) -> Array:
-    """The updates of some rows of a table of this length, of which those of padding are zeros."""
-    zeroed = functools.partial(without_padding, length=length)
-    return on_automatic_axes(zeroed, updates, lambda: jax.typeof(updates).sharding)(updates, ids)
 
 
 def _check_part(plan: Plan, one: Placed, state: OptState, at: list[int]) -> None:

@@ -10,10 +10,13 @@ from weakref import WeakValueDictionary
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.core import Tracer
 
-from jadam._engine import checks
+from jadam._engine import checks, parts
+from jadam._engine.alike import staying
 from jadam._engine.leaf import Mode, Operands, Program
 from jadam._engine.numbers import Said, acting, said, without_state
+from jadam._engine.order import check_order
 from jadam._engine.passes import run_rules
 from jadam._engine.plan import Plan
 from jadam._engine.reader import Step
@@ -61,6 +64,8 @@ def _update(
     programs = Programs.of(recipe, plan)
     run = programs.run if plan.compiles and of_arrays else programs.step
     extra = arrays("extra", extra) if extra and of_arrays else extra
+    traced = any(isinstance(leaf, Tracer) for leaf in leaves[:1])
+    run = functools.partial(staying, run) if traced or run is programs.step else programs.alone
     found, state = run(mode, updates, state, params, extra, said(recipe, plan, state))
     return (put_back(found, like, like if mode == "step" else given) if passing else found), state
 
@@ -78,7 +83,9 @@ class Programs:
         # argument of them: JAX keeps static arguments for longer.
         rules = jax.jit(lambda program, operands: run_rules(program, operands), static_argnums=0)
         self.step = functools.partial(_run, rules, plan)
-        self.run = jax.jit(self.step, static_argnums=0)
+        self.run = jax.jit(self.step, static_argnums=0)  # as a part of a program
+        # As a whole one. In a program with several steps each has its own arrays to stay with.
+        self.alone = jax.jit(functools.partial(staying, self.step), static_argnums=0)
 
         def new(make: Callable[..., Any], of: tuple[Any, ...], shape: Any, p: Array) -> dict[str, Array]:
             return make(*of, jnp.zeros(*shape) if shape else p)
@@ -114,9 +121,11 @@ def _run(
 ) -> tuple[PyTree, OptState]:
     given = checks.gradients(plan, updates)
     checks.check_state(plan, state)
+    check_order(plan)
     leaves = None if params is None else plan.treedef.flatten_up_to(params)
     tables = Tables.of(plan, given, leaves, state)
     own, before = tables.smaller, tables.state(state)
+    parts.check(plan, dict(enumerate(given)), leaves)
     step = Step(own, tables.params(leaves), extra, acting(plan, state, code), rules, tables.ids)
     done = Row(step, own.row, tables.updates(given), checks.residues(own, before), before, mode).run()
     done.state.slots.update(own.residues(done.residues))

@@ -40,6 +40,7 @@ class UniformAverage(Rule):
 
     positions: ClassVar[tuple[str, ...]] = ("average",)
     keeps_zeros: ClassVar[bool] = True
+    observes: ClassVar[bool] = True
     whole: ClassVar[float] = 1.0
     """The weight of an average that the parameters at its beginning count in."""
 

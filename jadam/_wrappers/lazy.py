@@ -29,7 +29,8 @@ class Lazy(Wrapper):
         return ""
 
     def init(self, p: Array) -> Slots:
-        return {"steps": jnp.zeros(p.shape[:1], p.dtype)}
+        # An axis for each of the parameter's, so that it is placed as that is.
+        return {"steps": jnp.zeros([n if axis == 0 else 1 for axis, n in enumerate(p.shape)], p.dtype)}
 
     def around(self, inside: Inside) -> tuple[Outcome, dict[str, list[Array]], dict[str, Array]]:
         seen = inside.slots["steps"]

@@ -9,7 +9,7 @@ from support import EACH, OPTIMIZERS
 
 import jadam
 
-ASKING = {"adam_mini", "big_vision_adafactor", "muon", "soap"}
+ASKING = {"adam_mini", "big_vision_adafactor", "muon", "normuon", "soap"}
 """Optimizers that do one thing or another by how long axes are."""
 STORAGES = {
     "bfloat16": {"state": "bfloat16", "min_size": 0},

@@ -1,5 +1,7 @@
 """Where tables are in a step on rows: in the memory that they had, on the devices that they were on."""
 
+import re
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -42,25 +44,60 @@ def test_a_donated_table_stays_where_it_is(tx, by):
     assert copies(compiled(())) == 3  # so the count can tell
 
 
+BY_OWNER = jadam.chain(jadam.clip_by_global_norm(1.0), jadam.adamw(1e-2))
+CAUGHT_UP = jadam.lazy(BY_OWNER, catch_up=True)
+BY_CHANCE = jadam.with_precision(jadam.adam(1e-2), state="bfloat16", min_size=1)
+
+
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
-@pytest.mark.parametrize("spec", [("data", None), (None, "model"), ("data", "model")])
-def test_a_table_that_is_spread_over_devices(spec, kind):
-    """By rows, by columns, by both: equal to one device, placed as before, and no table is put together anywhere."""
-    mesh, tx = eight_devices(kind), jadam.chain(jadam.clip_by_global_norm(1.0), jadam.adamw(1e-2))
-    params = {"table": normal(64, 16)}
-    rows = {"table": Rows(jnp.asarray(RNG.integers(0, 70, 20)), normal(20, 16))}
-    expected, state = tx.step(rows, tx.init(params), params)
+@pytest.mark.parametrize(
+    ("spec", "of_rows", "tx"),
+    [
+        (("data", None), "data", BY_OWNER),
+        ((None, "model"), "data", BY_OWNER),
+        ((("data", "model"), None), None, CAUGHT_UP),
+        (("data", "model"), "model", BY_CHANCE),
+    ],
+)
+def test_a_table_that_is_spread_over_devices(spec, of_rows, tx, kind):
+    """By rows, by columns, by both; gradients too: equal to one device, placed as before, and no table is put together.
+
+    Where types say that rows are spread, what is sent is the gradients and a norm, not the rows of parameter and slots.
+    """
+    mesh, params = eight_devices(kind), {"table": normal(64, 16)}
+    steps = [{"table": Rows(jnp.asarray(RNG.permutation(70)[:20]), normal(20, 16))} for _ in range(2)]
+    once, state = tx.step(steps[0], tx.init(params), params)
+    expected = tx.step(steps[1], state, once)
+    updated = jadam.apply_updates(once, tx.update(steps[1], state, once)[0])
     with jax.set_mesh(mesh):
         place = lambda x, *spec: jax.device_put(x, NamedSharding(mesh, PartitionSpec(*spec)))  # noqa: E731
         spread = {"table": place(params["table"], *spec)}
-        everywhere = {"table": Rows(place(rows["table"].ids, None), place(rows["table"].values, None, None))}
-        new, after = tx.step(everywhere, tx.init(spread), spread)
-        updates, _ = tx.update(everywhere, tx.init(spread), spread)
-        added = jadam.apply_updates(spread, updates)
-        program = jax.jit(tx.step).lower(everywhere, tx.init(spread), spread).compile().as_text()
-    chex.assert_trees_all_close(jax.device_get((new, after)), (expected, state), rtol=1e-5, atol=1e-7)
-    chex.assert_trees_all_close(jax.device_get(added), expected, rtol=1e-5)
-    for x in (new["table"], added["table"], *[slot["table"] for slot in after.slots["adam"].values()]):
+        steps = [
+            {"table": Rows(place(grads["table"].ids, of_rows), place(grads["table"].values, of_rows, None))} for grads in steps
+        ]
+        program = jax.jit(tx.step).lower(steps[0], tx.init(spread), spread).compile().as_text()
+        once, state = tx.step(steps[0], tx.init(spread), spread)
+        found = tx.step(steps[1], state, once)
+        added = jadam.apply_updates(once, tx.update(steps[1], state, once)[0])
+    chex.assert_trees_all_close(jax.device_get(found), expected, rtol=1e-5, atol=1e-7)
+    chex.assert_trees_all_close(jax.device_get(added), updated, rtol=1e-5, atol=1e-7)
+    slots = [slot["table"] for slot in found[1].slots["adam"].values()]
+    for x in (found[0]["table"], added["table"], *slots):
         assert x.sharding.is_equivalent_to(spread["table"].sharding, 2)
-    assert "all-gather(" not in program
-    assert "all-reduce(" in program  # the rows, or their norm
+    sent = re.findall(r"= (.*) (?:all-\w+|collective-\w+|reduce-scatter)(?:-start)?\(", program)
+    assert sent  # rows, or their norm
+    sizes = [int(rows) for arrays in sent for rows in re.findall(r"\[(\d+),", arrays)]
+    assert all(rows <= 20 for rows in sizes)
+    if spec[0] is not None:
+        assert (len(sizes) <= 1) == (kind == AxisType.Explicit)
+
+
+def test_ids_that_no_device_owns_are_nan():
+    """Under `jit`, an id before the first row; a negative one counts from the end, whoever owns that."""
+    mesh, tx, params = eight_devices(AxisType.Explicit), jadam.sgd(1.0), jnp.zeros((16, 2))
+    with jax.set_mesh(mesh):
+        spread = jax.device_put(params, NamedSharding(mesh, PartitionSpec("data", None)))
+        step = jax.jit(lambda ids: tx.step(Rows(ids, jnp.ones((3, 2))), tx.init(spread), spread)[0])
+        found, lost = jax.device_get((step(jnp.array([-1, 3, -16])), step(jnp.array([1, 3, -17]))))
+    assert np.flatnonzero(found[:, 0]).tolist() == [0, 3, 15]
+    assert np.isnan(lost).any()

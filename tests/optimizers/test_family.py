@@ -316,6 +316,39 @@ def test_muon_takes_stacked_layers_one_by_one():
     np.testing.assert_allclose(together, jnp.stack(apart), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("optimizer", [jadam.muon, jadam.normuon])
+def test_the_others_have_a_rate_and_a_decay_of_their_own(optimizer):
+    """They take the path of AdamW at that rate, whatever the rate of the matrices is set to."""
+    schedule = jadam.linear_schedule(0.0, 1e-2, 3)
+    tx = optimizer(0.02, weight_decay=0.1, adam_learning_rate=schedule, adam_weight_decay=0.5)
+    adamw = jadam.adamw(schedule, b2=0.95, eps=1e-10, weight_decay=0.5)
+    params = {"kernel": jnp.linspace(-1.0, 1.0, 12).reshape(4, 3), "bias": jnp.asarray([1.0, -2.0, 3.0])}
+    state, alone = tx.init(params), adamw.init(params)
+    assert {name for name in jadam.hyperparams(state) if "rate" in name} == {"matrices.learning_rate", "others.learning_rate"}
+    state = tx.set_hyperparams(state, **{"matrices.learning_rate": 0.0})
+    found = expected = params
+    for _ in range(4):
+        found, state = tx.step(params, state, found)
+        expected, alone = adamw.step(params, alone, expected)
+    np.testing.assert_allclose(found["bias"], expected["bias"], rtol=1e-6)
+    assert not np.allclose(expected["bias"], params["bias"], rtol=1e-3)
+    np.testing.assert_array_equal(found["kernel"], params["kernel"])
+
+
+@pytest.mark.usefixtures("x64")
+def test_neurons_of_normuon_make_steps_of_one_size():
+    """Of a tall matrix the outputs that Muon moves differ in length; the norm of the whole update is Muon's."""
+    g = {"w": np.asarray(RNG.standard_normal((4, 40)) * np.exp(RNG.standard_normal(40)))}
+    params = {"w": np.zeros((4, 40))}
+    lengths, norms = {}, {}
+    for optimizer in (jadam.muon, jadam.normuon):
+        new, _ = (tx := optimizer(1.0)).step(g, tx.init(params), params)
+        lengths[optimizer], norms[optimizer] = np.linalg.norm(new["w"], axis=0), np.linalg.norm(new["w"])
+    assert np.ptp(lengths[jadam.normuon]) < 1e-6 * lengths[jadam.normuon].max()
+    assert np.ptp(lengths[jadam.muon]) > 0.5 * lengths[jadam.muon].max()
+    assert norms[jadam.normuon] == pytest.approx(norms[jadam.muon], rel=1e-6)
+
+
 def test_muon_leaves_the_others_to_adam():
     params = {"kernel": jnp.ones((4, 3)), "conv": jnp.ones((3, 3, 2, 2)), "bias": jnp.ones(3)}
     state = jadam.muon(0.02).init(params)

@@ -78,7 +78,7 @@ def test_rows_that_missed_nothing_step_as_without():
     for grads in (steps, [Rows(jnp.arange(5), g) for g in steps]):
         found, state = run(jadam.lazy(tx, catch_up=True), params, grads)
         chex.assert_trees_all_close(found, expected, rtol=1e-6)
-    assert state.slots["lazy"]["steps"].tolist() == [2.0] * 5
+    assert state.slots["lazy"]["steps"].tolist() == [[2.0]] * 5
 
 
 @pytest.mark.parametrize("by", ["step", "update"])

@@ -16,6 +16,10 @@ IDS = jnp.array([1, 4])
 ROWS = Rows(IDS, jnp.ones((2, 3)))
 IS_ROWS = "the gradient at table is Rows, and"
 DENSE = "pass the gradient of the whole table, or put the table into a group of its own: jadam.partition([(mask, tx), ...])."
+CHANGED = (
+    "ids are float32 now: a function of all arrays of a tree changed them with the values; give it is_leaf=lambda x: "
+    "isinstance(x, jadam.Rows), and transformations of others only the updates of whole tables."
+)
 NO_PARAMETER = (
     "is Rows, which stand for the gradient of a table and not for a parameter; call init(params), and update(grads, state, "
     "params) with the parameters."
@@ -44,6 +48,9 @@ CALLS = {
     "Rows: ids must have one axis, not the shape (2, 2); write ids.reshape(-1), and values alike.": lambda: Rows(
         jnp.ones((2, 2), "int32"), jnp.ones((2, 2, 3))
     ),
+    "Rows: distinct=True is for ids that are sorted, each once, as unique_rows returns them; leave it out.": lambda: Rows(
+        jnp.array([1, 4, 4]), jnp.ones((3, 3)), distinct=True
+    ),
     "Rows: they can be multiplied by a number, not by an array of shape (2,).": lambda: ROWS * jnp.ones(2),
     "unique_rows: ids must be integers, not float32.": lambda: jadam.unique_rows(jnp.ones(2), rows=5),
     "unique_rows: ids has -1; rows count from 0, and padding is past the end of the table.": lambda: jadam.unique_rows(
@@ -64,9 +71,7 @@ CALLS = {
     "adam.step: the gradient at w is Rows, and its parameter has no rows: it is a scalar.": lambda: jadam.adam(1.0).step(
         {"w": ROWS}, jadam.adam(1.0).init({"w": jnp.ones(())}), {"w": jnp.ones(())}
     ),
-    "adam.step: the gradient at table is Rows, and its ids must be integers, not float32.": lambda: step(
-        jadam.adam(1.0), changed(ids=jnp.ones(2))
-    ),
+    f"adam.step: the gradient at table is Rows, and its {CHANGED}": lambda: step(jadam.adam(1.0), changed(ids=jnp.ones(2))),
     "adam.step: the gradient at table is Rows, and its ids are 2, and values have the shape (1, 3): one value for each id.": (
         lambda: step(jadam.adam(1.0), changed(values=jnp.ones((1, 3))))
     ),
@@ -75,8 +80,11 @@ CALLS = {
     "apply_updates: the update at table is Rows of shape (2,), its parameter (40, 3).": lambda: jadam.apply_updates(
         PARAMS, {"table": Rows(IDS, jnp.ones((2, 2))), "w": None}
     ),
-    "apply_updates: the update at table is Rows, and its ids must be integers, not float32.": lambda: jadam.apply_updates(
+    f"apply_updates: the update at table is Rows, and its {CHANGED}": lambda: jadam.apply_updates(
         PARAMS, {"table": changed(ids=jnp.ones(2)), "w": None}
+    ),
+    f"Rows: their {CHANGED}": lambda: optax.apply_updates(
+        PARAMS["table"], optax.sgd(1.0).update(ROWS, optax.sgd(1.0).init(IDS))[0]
     ),
     "apply_updates: the update at table has dtype complex64, its parameter float32.": lambda: jadam.apply_updates(
         PARAMS, {"table": Rows(IDS, jnp.ones((2, 3), "complex64")), "w": None}

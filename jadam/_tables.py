@@ -1,0 +1,95 @@
+"""Some rows of a table by their ids: summed, gathered, scattered. Shapes do not depend on ids."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from jadam._dtypes import cast, full_dtype
+
+LOST = np.iinfo(np.int32).min
+"""In place of all ids of which some did not fit. No table has such a row: the step is NaN, and not one without them."""
+
+
+def unique(ids: Array, rows: int, size: int) -> tuple[Array, Array]:
+    """Distinct ids, and how many there are: where these are too many, or one is negative, all are `LOST`."""
+    if not ids.size:
+        return padding(rows, size), jnp.zeros((), jnp.int32)
+    ordered = lax.sort(narrow(ids, rows))
+    first = differs(ordered) & (ordered < rows)
+    place = jnp.cumsum(first.astype(jnp.int32)) - 1
+    count = place[-1] + 1
+    found = padding(rows, size).at[jnp.where(first, place, size)].set(ordered, mode="drop")
+    wrong = (count > size) | (ordered[0] < 0)
+    return jnp.where(wrong, jnp.full_like(found, LOST), found), count
+
+
+def narrow(ids: Array, length: int) -> Array:
+    """Ids as int32. Those of a wider type that do not fit are padding, or before the first row."""
+    if jnp.iinfo(ids.dtype).max > jnp.iinfo(jnp.int32).max:
+        least = 0 if jnp.issubdtype(ids.dtype, jnp.unsignedinteger) else -length - 1
+        ids = jnp.clip(ids, least, length)
+    return cast(ids, jnp.int32)
+
+
+def differs(ordered: Array) -> Array:
+    """Whether each of some sorted ids is another than the one before."""
+    return jnp.concatenate([jnp.ones(1, bool), ordered[1:] != ordered[:-1]])
+
+
+def padding(length: int, size: int) -> Array:
+    """Ids past the end, each another: a scatter may rely on that."""
+    return length + lax.iota(jnp.int32, size)
+
+
+def summed(ids: Array, values: Array, distinct: bool, length: int, dtype: Any) -> tuple[Array, Array]:
+    """Rows with sorted, distinct ids: one at least, and no more than a table of this length has.
+
+    Values of one id are summed in the dtype of the arithmetic on a parameter of this dtype; those of padding are zeros.
+    """
+    n = ids.shape[0]
+    if n == 0:
+        return padding(length, 1), jnp.zeros((1, *values.shape[1:]), values.dtype)
+    ids = narrow(ids, length)
+    if distinct:
+        found, lost = ids, ids[0] < 0
+    else:
+        ids = jnp.where(ids < 0, ids + length, ids)
+        # On CPU, ids alone are sorted in a fifth of the time that they take with their order, and values stay where they are.
+        ordered = lax.sort(ids, is_stable=False)
+        place, lost = jnp.cumsum(differs(ordered).astype(jnp.int32)) - 1, ordered[0] < 0
+        found = padding(length, n).at[place].set(ordered, indices_are_sorted=True)
+        exact = cast(values, full_dtype(dtype))
+        values = jnp.zeros_like(exact).at[place[jnp.searchsorted(ordered, ids)]].add(exact, mode="promise_in_bounds")
+    # What has no row makes the first rows NaN: a step without it would be another than the one that was asked for.
+    counting = lax.iota(jnp.int32, n)
+    found = jnp.where(lost, counting, jnp.where(found < length, found, length + counting))
+    values = without_padding(jnp.where(lost, jnp.full_like(values, jnp.nan), values), found, length)
+    return found[:length], values[:length]
+
+
+def without_padding(values: Array, ids: Array, length: int) -> Array:
+    """Rows, of which those of padding are zeros."""
+    real = lax.broadcast_in_dim(ids < length, values.shape, (0,))
+    return lax.select(real, values, jnp.zeros_like(values))
+
+
+def numbered(ids: Array, shape: tuple[int, ...]) -> Array:
+    """The number of each element of some rows in the table, uint32: by that, its random bits do not depend on other rows."""
+    width = math.prod(shape[1:])
+    first = lax.broadcast_in_dim(cast(ids, jnp.uint32) * np.uint32(width), shape, (0,))
+    return first + lax.reshape(lax.iota(jnp.uint32, width), (1, *shape[1:]))
+
+
+def gather(table: Array, ids: Array) -> Array:
+    """The rows of sorted, distinct ids; zeros for padding."""
+    return table.at[ids].get(mode="fill", fill_value=0, unique_indices=True, indices_are_sorted=True)
+
+
+def scatter(table: Array, ids: Array, rows: Array) -> Array:
+    """The table with these rows in their places: in its own memory, if it is donated."""
+    return table.at[ids].set(rows, mode="drop", unique_indices=True, indices_are_sorted=True)
