@@ -40,10 +40,12 @@ class Axes:
         stacked = f", stacked={self.stacked}" * bool(self.stacked)
         return f"axes(inputs={self.inputs}, outputs={self.outputs}{stacked}{f', split={self.split}' * (self.split > 1)})"
 
-    def words(self, ndim: int) -> str:
-        """Each axis by what it is, in order: `stacked in out`."""
+    def shown(self, shape: tuple[int, ...]) -> str:
+        """A shape with what each axis is: `(12 stacked, 64 in, 256 out)`."""
         names = {axis: name for group, name in zip(self.groups, ("in", "out", "stacked"), strict=True) for axis in group}
-        return " ".join(names[axis] for axis in range(ndim)) + f" split {self.split}" * (self.split > 1)
+        if self.split > 1:
+            names[self.outputs[0]] += f" in {self.split} parts"
+        return "(" + ", ".join(f"{length} {names[axis]}" for axis, length in enumerate(shape)) + ")"
 
 
 def checked_axes(inputs: object, outputs: object, stacked: object, split: object) -> Axes:

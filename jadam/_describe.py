@@ -34,6 +34,9 @@ WIDTH = 100
 def describe(tx: GradientTransformation, params: PyTree, *, depth: int | None = None, fold: bool = True) -> str:
     """Tables for `print`: what happens to each parameter and how it is stored, then sums by group, then of all.
 
+    Where an optimizer treats a parameter as a matrix, its shape says which axes are inputs and outputs, and along which
+    matrices are stacked: `(12 stacked, 64 in, 256 out)`.
+
     Parameters that are treated alike are a group: those of a group of `partition`, under its name, or those that the same
     masks select, under a number such as `#1`. Below the tables it says which rules act on each group, and the first sentence
     of `check_precision`.
@@ -145,6 +148,8 @@ def _described(plan: Plan, leaves: Leaves, state: OptState) -> list[_Line]:
     named = {key: name for name, (owner, key) in places(state).items() if owner == 0}
     trained = set(plan.trained)
     treatments: dict[Any, _Treatment] = {}
+    options = [(i, getattr(rule, "matrices", None)) for part in plan.all for i, rule in zip(part.at, part.rules, strict=False)]
+    axes = {i: own for i, own in options if own is not None}
     lines = []
     for number, (name, value) in enumerate(zip(leaves.names, leaves.values, strict=True)):
         kind = tuple(acting[number]), plan.frozen.get(number), number in trained
@@ -153,7 +158,8 @@ def _described(plan: Plan, leaves: Leaves, state: OptState) -> list[_Line]:
         dtype = str(value.dtype)
         if number in trained and (number in plan.landings or jnp.dtype(value.dtype).itemsize == 2):
             dtype += f" ({plan.storage(number).key})"
-        lines.append(_Line(name or ".", str(jnp.shape(value)), value.size, dtype, treatments[kind]))
+        shape = axes[number].shown(value.shape) if number in axes else str(jnp.shape(value))
+        lines.append(_Line(name or ".", shape, value.size, dtype, treatments[kind]))
 
     pairs = {placed.key for placed in plan.all if isinstance(placed.rule, Pair)}
     paths, _ = tree_flatten_with_path(state)

@@ -86,8 +86,21 @@ def test_adaptive_grad_clip_along_given_axes():
     params, updates = jnp.ones((3, 4)), jnp.full((3, 4), 9.0)
     clipped = apply(jadam.adaptive_grad_clip(0.1, axis=1), updates, params)
     np.testing.assert_allclose(clipped, 0.1 * np.ones((3, 4)), rtol=1e-6)
-    with pytest.raises(ValueError, match=r"shape \(1, 2, 3, 2, 2\); with more than 4 axes, give axis="):
+    with pytest.raises(ValueError, match=r"shape \(1, 2, 3, 2, 2\); with more than 4 axes, give adaptive_grad_clip axis="):
         apply(jadam.adaptive_grad_clip(0.1), jnp.ones((1, 2, 3, 2, 2)))
+
+
+def test_adaptive_grad_clip_by_the_axes_of_matrices():
+    """Of (out, in), as equinox and torch have it, units are rows; by default they would be columns."""
+    params, updates = {"weight": jnp.ones((3, 4)), "x": jnp.ones((3, 4))}, {"weight": jnp.eye(3, 4), "x": jnp.eye(3, 4)}
+    told, said, plain = (
+        apply(jadam.adaptive_grad_clip(0.1, matrices=matrices), updates, params)
+        for matrices in (True, [(jadam.match("x"), jadam.axes(1, 0))], None)
+    )
+    rows, columns = 0.1 * np.sqrt(4) * np.eye(3, 4), 0.1 * np.sqrt(3) * np.eye(3, 4)
+    np.testing.assert_allclose((told["weight"], told["x"]), (rows, columns), rtol=1e-6)
+    np.testing.assert_allclose((said["weight"], said["x"]), (columns, rows), rtol=1e-6)
+    np.testing.assert_allclose((plain["weight"], plain["x"]), (columns, columns), rtol=1e-6)
 
 
 @pytest.mark.parametrize("tx", [jadam.clip_by_block_rms(1.0), jadam.adaptive_grad_clip(0.1)], ids=str)

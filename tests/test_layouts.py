@@ -1,5 +1,7 @@
 """Which axes are the matrix: what trees of flax, equinox and haiku tell, by names and shapes."""
 
+import re
+
 import jax
 import pytest
 
@@ -12,7 +14,7 @@ def told(params):
     leaves = flatten(params)
     found = {}
     for name, value, one in zip(leaves.names, leaves.values, layouts(leaves), strict=True):
-        words = one.axes.words(len(value.shape)) if one.axes else ""
+        words = re.sub(r"[(),]|\b\d+ (?!parts)", "", one.axes.shown(value.shape)) if one.axes else ""
         found[name] = words if one.hidden else f"- {words}".strip()
     return found
 
@@ -171,7 +173,7 @@ TABLE = {
         {
             "wte": "- in out",
             "wpe": "- in out",
-            "h0/qkv/w": "in out split 3",
+            "h0/qkv/w": "in out in 3 parts",
             "h0/fc/w": "in out",
             **dict.fromkeys(("h0/ln1/g", "h0/ln1/b", "h0/qkv/b", "h0/fc/b", "lnf/g", "lnf/b"), "-"),
         },

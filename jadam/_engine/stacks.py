@@ -36,6 +36,8 @@ def on_matrices(run_rules: Callable[[Program, Operands], Any], ready: Ready, upd
         u, axes = updates[i], rule.matrices
         mesh = _mesh(u)
         shape = tuple(jax.eval_shape(lambda x, axes=axes: to_matrices(x, axes), u).shape[1:])
+        if max(shape) % min(shape) == 0:  # (in, out) and (out, in) go together
+            shape = (min(shape), max(shape))
         kind = (rule.bound({"matrices": OF_STACK}), shape, u.dtype, mesh, i if mesh is None else None)
         kinds.setdefault(kind, []).append(i)
 
@@ -75,14 +77,55 @@ def _one_by_one(run: Run, rule: Any, axes: list[Axes], arrays: list[Array], h: d
 
 def _together(mesh: Any, run: Run, rule: Any, axes: list[Axes], arrays: list[Array], h: dict[str, Any]) -> list[Array]:
     mesh = jax.typeof(arrays[0]).sharding.mesh or mesh  # whose explicit axes are automatic in here
-    spread = NamedSharding(mesh, PartitionSpec(tuple(name for name, size in mesh.shape.items() if size > 1)))
     parts = [to_matrices(x, own) for x, own in zip(arrays, axes, strict=True)]
-    stack = jnp.concatenate(parts) if len(parts) > 1 else parts[0]
-    if missing := -stack.shape[0] % mesh.size:  # by ones, of which no norm is zero
-        stack = lax.pad(stack, jnp.ones((), stack.dtype), [(0, missing, 0), (0, 0, 0), (0, 0, 0)])
+    sorts = [[n for n, x in enumerate(parts) if (x.shape[1] > x.shape[2]) == tall] for tall in (False, True)]
+    sorts = [of_sort for of_sort in sorts if of_sort]
+    blocks = [jnp.concatenate([parts[n] for n in of_sort]) for of_sort in sorts]
+    shapes = [block.shape for block in blocks]
+    if len(blocks) > 1:
+        blocks = [_placed(_in_squares(block), mesh, 0) for block in blocks]
+    stack = jnp.concatenate(blocks)
+
     full, exchanged = stack.dtype, rule.exchanged or stack.dtype
-    stack = cast(lax.with_sharding_constraint(cast(stack, exchanged), spread), full)
-    stack = lax.with_sharding_constraint(cast(run(stack, h), exchanged), spread)
-    ends = list(itertools.accumulate(part.shape[0] for part in parts))
-    pieces = [stack[end - part.shape[0] : end] for part, end in zip(parts, ends, strict=True)]
-    return [cast(from_matrices(one, own, x.shape), full) for one, own, x in zip(pieces, axes, arrays, strict=True)]
+    if missing := -len(stack) % mesh.size:  # by ones, of which no norm is zero
+        stack = lax.pad(stack, jnp.ones((), full), [(0, missing, 0)] + [(0, 0, 0)] * (stack.ndim - 1))
+    steps = range(sum(size > 1 for size in mesh.shape.values()) + 1)  # XLA exchanges along one axis of the mesh at a time
+    stack = cast(functools.reduce(lambda x, count: _placed(x, mesh, count), steps, cast(stack, exchanged)), full)
+    stack = run(stack, h) if len(shapes) == 1 else _as_wide(functools.partial(run, h=h), stack, shapes[0])
+    stack = functools.reduce(lambda x, count: _placed(x, mesh, count), reversed(steps), cast(stack, exchanged))
+
+    found: dict[int, Array] = {}
+    for of_sort, block, shape in zip(sorts, _cut(stack, [shape[0] for shape in shapes]), shapes, strict=True):
+        block = _placed(block, mesh, 0).reshape(shape) if len(shapes) > 1 else block
+        found |= zip(of_sort, _cut(block, [len(parts[n]) for n in of_sort]), strict=True)
+    return [cast(from_matrices(found[n], own, x.shape), full) for n, (own, x) in enumerate(zip(axes, arrays, strict=True))]
+
+
+def _placed(stack: Array, mesh: Any, count: int) -> Array:
+    """A stack that lies over the first axes of the mesh, so many; the others have what XLA chooses, but of all none is left."""
+    names = [name for name, size in mesh.shape.items() if size > 1]
+    rest = None if count == len(names) else PartitionSpec.UNCONSTRAINED
+    spec = PartitionSpec(tuple(names[:count]) or None, *(rest,) * (stack.ndim - 1))
+    return lax.with_sharding_constraint(stack, NamedSharding(mesh, spec))
+
+
+def _cut(stack: Array, lengths: list[int]) -> list[Array]:
+    return [stack[end - length : end] for length, end in zip(lengths, itertools.accumulate(lengths), strict=True)]
+
+
+# Matrices (rows, k rows) and (k rows, rows) go in one exchange, as the same arrays of squares: which axis of an array is spread
+# over devices stays so. Each device then tells them apart. Where all arrays are spread along their first axis, nothing else is
+# exchanged; else the tall ones are, once.
+
+
+def _in_squares(block: Array) -> Array:
+    count, short = len(block), min(block.shape[1:])
+    return block.reshape(count, short, -1, short)
+
+
+def _as_wide(run: Callable[[Array], Array], squares: Array, wide: tuple[int, ...]) -> Array:
+    """A rule on matrices of which the first are wide, and the others tall."""
+    count, rows, columns = wide
+    is_wide = lax.broadcasted_iota("int32", (len(squares), 1, 1), 0) < count
+    stack = run(jnp.where(is_wide, squares.reshape(-1, rows, columns), squares.reshape(-1, columns, rows).mT))
+    return jnp.where(is_wide[..., None], stack.reshape(squares.shape), stack.mT.reshape(squares.shape))

@@ -350,11 +350,11 @@ def test_neurons_of_normuon_make_steps_of_one_size():
 
 
 def test_muon_leaves_the_others_to_adam():
-    params = {"kernel": jnp.ones((4, 3)), "conv": jnp.ones((3, 3, 2, 2)), "bias": jnp.ones(3)}
+    params = {"kernel": jnp.ones((4, 3)), "embed": jnp.ones((9, 4)), "bias": jnp.ones(3)}
     state = jadam.muon(0.02).init(params)
     assert [name for name, slot in state.slots["muon"]["mu"].items() if slot is not None] == ["kernel"]
     assert state.slots["adam"]["nu"]["kernel"] is None
-    assert state.slots["adam"]["nu"]["conv"].shape == (3, 3, 2, 2)
+    assert state.slots["adam"]["nu"]["embed"].shape == (9, 4)
 
 
 @pytest.mark.parametrize("blocks", [{"w": (1, 2), "b": ()}, lambda p: {"w": (1, 2), "b": (1,)}])

@@ -124,8 +124,27 @@ CALLS = {
     "rmsprop(centered=None): centered must be True or False.": lambda: jadam.rmsprop(1e-3, centered=None),
     "muon(scale=None): scale must be 'keller', 'moonlight' or 'unit_rms'.": lambda: jadam.muon(1e-3, scale=None),
     "muon(nesterov=None): nesterov must be True or False.": lambda: jadam.muon(1e-3, nesterov=None),
-    "muon(output_axis=1): output_axis must be -1 or -2.": lambda: jadam.muon(1e-3, output_axis=1),
-    "muon(output_axis=-1.0): output_axis must be -1 or -2.": lambda: jadam.muon(1e-3, output_axis=-1.0),
+    "muon: matrices=axes(inputs=(1,), outputs=(0,)): say of which parameters these are the axes: [(True, axes(inputs=(1,), "
+    "outputs=(0,)))].": lambda: jadam.muon(1e-3, matrices=jadam.axes(1, 0)),
+    "muon: pair 1 of matrices is 'w'; write (mask, axes(inputs=..., outputs=...)).": lambda: jadam.muon(
+        1e-3, matrices=[(True, jadam.axes(0, 1)), "w"]
+    ),
+    "muon: 'kernel' is not a mask; write jadam.match('**/kernel') to select parameters by path.": lambda: jadam.muon(
+        1e-3, matrices="kernel"
+    ),
+    "muon.init: axes(inputs=(0,), outputs=(1, 2)) does not name each axis of dense/kernel once, which has shape (3, 1); give "
+    "every axis to inputs, outputs or stacked.": lambda: jadam.muon(
+        1e-3, matrices=[(jadam.match("**/kernel"), jadam.axes(0, (1, 2)))]
+    ).init(PARAMS),
+    "muon.init: axes(inputs=(1,), outputs=(0,), split=2) splits the outputs of dense/kernel, which has shape (3, 1), into unequal "
+    "parts.": lambda: jadam.muon(1e-3, matrices=[(jadam.match("**/kernel"), jadam.axes(1, 0, split=2))]).init(PARAMS),
+    "muon.init: match('**/weight') matches no parameter; there are 'dense/kernel', 'dense/bias', ...": lambda: jadam.muon(
+        1e-3, matrices=[(jadam.match("**/weight"), jadam.axes(1, 0))]
+    ).init(PARAMS),
+    "axes(inputs=0.5): write an axis, or a tuple of axes, such as (1, 2).": lambda: jadam.axes(0.5, 1),
+    "axes(outputs=()): a matrix has outputs; name at least one axis.": lambda: jadam.axes(0, ()),
+    "axes(inputs=(0,), outputs=(0, 1)) names an axis twice.": lambda: jadam.axes(0, (0, 1)),
+    "axes(split=0): split must be an integer >= 1.": lambda: jadam.axes(0, 1, split=0),
     "muon(ns_steps=True): ns_steps must be an integer in [1, 2**31).": lambda: jadam.muon(1e-3, ns_steps=True),
     "muon(adam_ratio=-1): adam_ratio must be a finite number >= 0.": lambda: jadam.muon(1e-3, adam_ratio=-1),
     f"muon(ns_coeffs='polar'): ns_coeffs must be {SETS}.": lambda: jadam.muon(1e-3, ns_coeffs="polar"),
