@@ -97,6 +97,7 @@ from jadam._groups import partition as partition
 from jadam._groups import freeze as freeze
 from jadam._masks import match as match
 from jadam._masks import ndim_at_least as ndim_at_least
+from jadam._matrices import axes as axes
 from jadam._precision import with_precision as with_precision
 from jadam._wrappers.accumulate import accumulate as accumulate
 from jadam._wrappers.multi_steps import MultiSteps as MultiSteps

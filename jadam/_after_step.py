@@ -38,8 +38,9 @@ class AfterStep(Rule):
     """A rule at the end of a chain, which sees the new parameter and says where the step lands.
 
     Subclass it as a `Rule`, with `land` in the place of `update`. The new parameter is that of the arithmetic, before it is
-    rounded to the 16 bits in which it may be stored. Nothing that changes updates may follow, except for another such rule;
-    wrappers and groups may stand around it. Complex parameters are refused.
+    rounded to the 16 bits in which it may be stored; `tx.step` returns it to the bit, and `params + updates` up to the rounding
+    of this sum. Nothing that changes updates may follow, except for another such rule; wrappers and groups may stand around it.
+    Complex parameters are refused.
     """
 
     real: ClassVar[bool] = True
@@ -53,4 +54,4 @@ class AfterStep(Rule):
 
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
         new, slots = self.land(g, slots, p, h)
-        return new - p, slots  # exact where one is less than twice the other (Sterbenz 1974)
+        return new - p, slots

@@ -13,6 +13,7 @@ from jadam._annotations import Option, is_integer
 from jadam._chain import block
 from jadam._errors import BadValue
 from jadam._hyper import Bound, FixedNonNegative, Positive
+from jadam._matrices import NONE, MatricesLike
 from jadam._norm import norm
 from jadam._rule import Context, Rule, Slots
 
@@ -153,9 +154,10 @@ class AdaptiveGradClip(Rule):
         clipping: the largest ratio, > 0; inf for any.
         eps: the norm that weights of zero are assumed to have, > 0.
         axis: the axes along which the weights of a unit extend, instead of those above.
+        matrices: of which parameters the inputs are these axes: a mask, of what the tree tells, or pairs `(mask, axes(...))`.
 
     Raises:
-        ValueError: a parameter has more than 4 axes, and `axis` is not given.
+        ValueError: a parameter has more than 4 axes, and neither `axis` nor `matrices` says which.
 
     Reference:
         Brock et al. 2021, equation 3, arXiv:2102.06171.
@@ -164,6 +166,7 @@ class AdaptiveGradClip(Rule):
     clipping: Bound
     eps: Positive = 1e-3
     axis: Annotated[int | tuple[int, ...], Option("an axis, or a tuple of different axes", _are_axes)] | None = None
+    matrices: MatricesLike = NONE
     elementwise: ClassVar[bool] = False
     keeps_zeros: ClassVar[bool] = True
 
@@ -180,10 +183,12 @@ class AdaptiveGradClip(Rule):
             if len(found) < len(axes):
                 raise BadValue(f"a parameter has shape {shape}, in which axis={self.axis} are not different axes; mask it out.")
             return tuple(sorted(found))
+        if self.matrices is not None:
+            return self.matrices.inputs
         if sum(length > 1 for length in shape) <= 1:
             return tuple(range(len(shape)))
         if len(shape) > 4:
-            raise BadValue(f"a parameter has shape {shape}; with more than 4 axes, give axis= to adaptive_grad_clip.")
+            raise BadValue(f"a parameter has shape {shape}; with more than 4 axes, give adaptive_grad_clip axis= or matrices=.")
         return (0, 1, 2) if len(shape) == 4 else (0,)
 
 

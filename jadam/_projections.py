@@ -12,6 +12,7 @@ from jax import Array, lax
 from jadam._after_step import AfterStep, Axes, axes_of
 from jadam._annotations import uncalled
 from jadam._chain import builder, chain
+from jadam._dtypes import cast
 from jadam._errors import BadType, BadValue, shown
 from jadam._groups import masked
 from jadam._hyper import Bound, Positive
@@ -95,12 +96,12 @@ def _on_simplex(x: Array, scale: Array, axis: int) -> Array:
     # What is subtracted from all elements is that for which the largest k, and no more, stay above zero. From the largest on,
     # so that a common offset costs no digits; twice, since the sums of long rows round.
     x = x - jnp.max(x, -1, keepdims=True)
-    count = jnp.arange(1, x.shape[-1] + 1, dtype=x.dtype)
+    count = lax.broadcasted_iota(x.dtype, x.shape, x.ndim - 1) + 1
     largest = -jnp.sort(-x, -1)
     excess = (jnp.cumsum(largest, -1) - scale) / count
-    stay = jnp.sum(largest > excess, -1, keepdims=True)
-    new = lax.max(x - jnp.take_along_axis(excess, jnp.maximum(stay, 1) - 1, -1), jnp.zeros_like(x))
-    new = new + jnp.where(new > 0, (scale - jnp.sum(new, -1, keepdims=True)) / jnp.maximum(stay, 1), 0)
+    stay = jnp.maximum(jnp.sum(largest > excess, -1, keepdims=True), 1)  # of NaN none is larger
+    new = lax.max(x - jnp.take_along_axis(excess, stay - 1, -1), jnp.zeros_like(x))
+    new = new + jnp.where(new > 0, (scale - jnp.sum(new, -1, keepdims=True)) / cast(stay, x.dtype), 0)
     return jnp.moveaxis(lax.max(new, jnp.zeros_like(new)), -1, axis)
 
 

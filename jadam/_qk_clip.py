@@ -60,8 +60,8 @@ class QkClip(AfterStep):
     def _spread(self, factors: Array, shape: tuple[int, ...]) -> Array:
         """The factor of each head in a shape that meets that of the parameter."""
         (axis,) = axes_of(self.axis, shape)
-        stacked, length = factors.shape[:-1], shape[axis]
-        heads = factors.shape[-1] if factors.ndim else 1
+        factors = jnp.atleast_1d(factors)  # one number for all heads
+        stacked, heads, length = factors.shape[:-1], factors.shape[-1], shape[axis]
         if stacked != shape[: len(stacked)] or len(stacked) > axis or (heads % length and length % heads):
             raise BadValue(
                 f"max_logits for {quoted(self.path)} has shape {factors.shape}, and the parameter {shape}, with heads on axis "
@@ -69,10 +69,9 @@ class QkClip(AfterStep):
             )
         if heads > length:  # heads of queries that share a key: the smallest factor is that of the largest logit
             factors = factors.reshape(*stacked, length, heads // length).min(-1)
-        elif factors.ndim:
+        else:
             factors = jnp.repeat(factors, length // heads, axis=-1)
-        between, after = axis - len(stacked), len(shape) - axis - 1
-        return factors.reshape(*stacked, *(1,) * between, *factors.shape[len(stacked) :], *(1,) * after)
+        return factors.reshape(*stacked, *(1,) * (axis - len(stacked)), length, *(1,) * (len(shape) - axis - 1))
 
 
 @builder

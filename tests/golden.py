@@ -54,14 +54,14 @@ def _of_matrices(make: Callable[..., GradientTransformation]) -> Callable[..., G
             scale=SCALES.get(scale, scale),
             ns_dtype=None if ns_dtype == "float64" else ns_dtype,
             ns_coeffs=ns_coeffs if isinstance(ns_coeffs, str) else tuple(map(tuple, ns_coeffs)),
-            matrices=True,
-            output_axis=-2,
+            matrices=OUTPUTS_FIRST,
             **kwargs,
         )
 
     return build
 
 
+OUTPUTS_FIRST = [(jadam.ndim_at_least(3), jadam.axes(-1, -2, stacked=0)), (True, jadam.axes(-1, -2))]
 SCALES = {"sqrt_rows_over_cols": "unit_rms", "spectral": "moonlight", "consistent_rms": "moonlight"}
 """The scales of matrices with another name in jadam, in whose data matrices are (outputs, inputs)."""
 

@@ -76,8 +76,26 @@ def test_a_run_that_is_killed_twice(tmp_path, capfd):
     assert (tmp_path / "robust.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
+def test_a_pod_of_one_two_and_four_processes(tmp_path, monkeypatch, capsys):
+    """Each saves, and resumes what another number of processes saved. Sums are added up in another order, and no more."""
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # which take longer than the steps
+    found = load_script("examples/pod.py").main(["--steps", "6", "--figure", str(tmp_path / "pod.png")])
+    assert list(found) == [1, 2, 4]
+    expected = found[1]["data parallel"]["losses"]
+    assert expected[-1] < 0.6 * expected[0]
+    for of_run in found.values():
+        for of_layout in of_run.values():
+            assert of_layout["losses"] == pytest.approx(expected, rel=1e-5)
+            assert of_layout["resumed"] == pytest.approx(expected, rel=1e-5)
+        assert of_run["ZeRO-1"]["bytes"] == of_run["fully sharded"]["bytes"] == of_run["data parallel"]["bytes"] / 4
+        assert of_run["ZeRO-1"]["parts"] == found[1]["ZeRO-1"]["parts"]
+    assert "fully sharded: 5,376 bytes of state on each device" in capsys.readouterr().out
+    assert (tmp_path / "pod.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_every_example_is_run():
-    tested = {"digits", "robust_training", "swap", "your_own_optimizer"}
+    tested = {"digits", "pod", "robust_training", "swap", "your_own_optimizer"}
     tested |= {"walkthrough", "landscapes"}  # by tests/test_walkthrough.py
     tested |= {"word_vectors", "ratings"}  # by tests/test_table_examples.py
     tested |= {"adam_paper", "char_lm"}  # by tests/test_adam_paper.py and tests/test_char_lm.py

@@ -154,7 +154,8 @@ def test_in_groups_and_inside_wrappers(around):
     assert_differ(found["b"], params["b"])
 
 
-@pytest.mark.parametrize("storage", [{"state": "bfloat16"}, pytest.param({"state": "int8"}, marks=pytest.mark.slow)], ids=str)
+@pytest.mark.slow
+@pytest.mark.parametrize("storage", [{"state": "bfloat16"}, {"state": "int8"}], ids=str)
 def test_the_radius_is_not_rounded(storage):
     tx = jadam.with_precision(jadam.hyperball(jadam.adam(0.1)), min_size=0, **storage)
     params = tree(jnp.bfloat16)
@@ -164,7 +165,7 @@ def test_the_radius_is_not_rounded(storage):
     np.testing.assert_allclose(norms(found["w"]), norms(params["w"]), rtol=3e-3)
 
 
-@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=str)
+@pytest.mark.parametrize("kind", [pytest.param(AxisType.Auto, marks=pytest.mark.slow), AxisType.Explicit], ids=str)
 def test_on_eight_devices(kind):
     params, grads = ({"w": jnp.tile(tree(seed=n)["stack"], (1, 4, 2))} for n in range(2))
     tx = jadam.hyperball(jadam.adam(0.1))
@@ -179,6 +180,7 @@ def test_on_eight_devices(kind):
     chex.assert_trees_all_close(found, step(params), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_hypergradients_are_finite():
     def loss(rate):
         params = tree()

@@ -237,14 +237,21 @@ def test_as_near_as_the_authors(case):
     assert measured(case, THE_SAME[case]) < 1e-12
 
 
+STILL = {"adam_learning_rate": 0.0}  # optax's other parameters have Nesterov's momentum too
+
+
 @pytest.mark.parametrize(
     ("ours", "theirs"),
     [
         (jadam.amsgrad(0.01, maximum="corrected"), optax.amsgrad(0.01)),
         (jadam.prodigy(use_bias_correction=True, d0=1e-3, weight_decay=0.1), contrib.prodigy(estim_lr0=1e-3, weight_decay=0.1)),
+        (
+            jadam.muon(0.02, momentum_form="bias_corrected", ns_eps=1e-8, scale_factor=0.3, scale="moonlight", **STILL),
+            contrib.muon(0.02, consistent_rms=0.3, **STILL),
+        ),
         (jadam.big_vision_adafactor(0.01, beta2_cap=0.9999, min_dim_size_to_factor=2), optax.chain(*FACTORED)),
     ],
-    ids=["amsgrad", "prodigy", "big_vision_adafactor"],
+    ids=["amsgrad", "prodigy", "muon", "big_vision_adafactor"],
 )
 def test_options_that_give_the_numbers_of_optax(ours, theirs):
     rng = np.random.default_rng(0)

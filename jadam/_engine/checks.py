@@ -205,3 +205,11 @@ def _checked(plan: Plan, i: int, found: Mapping[str, Any], expected: Types, owne
             "It was made for other parameters, another mask or another storage; call init with these."
         )
     return arrays
+
+
+def rate_inside(placed: Placed) -> None:
+    """Whether there is a learning rate for a wrapper to lower."""
+    if not any(hyper.name == "learning_rate" for one in placed.inner for part in one for _, hyper in part.hypers):
+        raise BadValue(
+            f"{placed.rule.name} lowers the learning rate, and there is none inside it; add scale_by_learning_rate(...) there."
+        )

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jadam._after_step import AfterStep
+from jadam._context import H
 from jadam._dtypes import cast, compute_dtype, decode, encode, full_dtype, full_products
 from jadam._engine import returned
 from jadam._engine.missed import Gap, missed
@@ -18,7 +19,7 @@ from jadam._engine.placement import tied
 from jadam._errors import BadValue
 from jadam._norm import bounded
 from jadam._recipe import SlotFormats
-from jadam._rule import H, Rule
+from jadam._rule import Rule
 from jadam._shards import indices
 from jadam._storage.blocks import Tile
 from jadam._storage.params import ParamStorage
@@ -90,7 +91,7 @@ def run(program: Program, operands: Operands, scales: list[dict[str, Array]] | N
     index = index_of(operands) if tile is None else tile.index
     # Combined here and not by the caller: an operation of the caller's would be one more kernel for each leaf.
     key = None if operands.keys is None else functools.reduce(lax.bitwise_xor, operands.keys)
-    g, slots_of = updated(program, operands)
+    g, slots_of, new = updated(program, operands)
     new_slots = []
     for at, ((_, formats, name), slots) in enumerate(zip(program.rules, slots_of, strict=True)):
         known, stored = {} if scales is None else scales[at], {}
@@ -105,7 +106,7 @@ def run(program: Program, operands: Operands, scales: list[dict[str, Array]] | N
     landing = program.landing
     with jax.named_scope(landing.key):
         land = landing.step if program.mode == "step" else landing.land
-        out, residue = land(g, p, residue, None if key is None else Noise(key, "params", index))
+        out, residue = land(g, p, residue, None if key is None else Noise(key, "params", index), new)
     if program.elementwise and not (tile and tile.in_kernel):  # others have passes of their own
         old = jax.tree.leaves(operands.slots)
         # A slot that `prepare` has read was computed there, in an earlier pass, which may write it too.
@@ -123,8 +124,11 @@ def index_of(operands: Operands) -> Array | None:
     return indices(own) if operands.ids is None else numbered(operands.ids, own.shape)
 
 
-def updated(program: Program, operands: Operands) -> tuple[Array, list[dict[str, Array]]]:
-    """The update and the slots that the rules make, in the dtype of the arithmetic."""
+def updated(program: Program, operands: Operands) -> tuple[Array, list[dict[str, Array]], Array | None]:
+    """The update and the slots that the rules make, in the dtype of the arithmetic, and where an `AfterStep` lands.
+
+    Parameter plus update may be another number than that: not every difference is a number of this dtype.
+    """
     u, p, gradient, slots, residue, hs, _, gap, _ = operands
     dtype = compute_dtype(like(operands).dtype)
     g = first = cast(decode(u), dtype)
@@ -132,7 +136,7 @@ def updated(program: Program, operands: Operands) -> tuple[Array, list[dict[str,
     new_slots = []
     slots = [{slot: cast(decode_slot(value), dtype) for slot, value in stored.items()} for stored in slots]
     all_values = [H(**jax.tree.map(lambda x: x if x.dtype == bool else cast(x, dtype), h)) for h in hs]
-    late = None
+    late = landed = None
     if gap is not None:
         late, slots = missed([rule for rule, *_ in program.rules], program.mode, full_p, slots, all_values, gap)
         full_p = late if full_p is None else full_p + late
@@ -141,12 +145,16 @@ def updated(program: Program, operands: Operands) -> tuple[Array, list[dict[str,
         if rule.reads_gradient and gradient is not None:
             values.gradient = cast(decode(gradient), dtype)
         if isinstance(rule, AfterStep) and p is not None:
-            values.stored = functools.partial(program.landing.stored, p=p)
+            values.stored = functools.partial(program.landing.stored, p=p, step=program.mode == "step")
         g = g if rule.elementwise or g is first else _on_chip(g)
         before = _shapes(g, own)
         with jax.named_scope(rule.name), full_products():  # the name shows in profiles and in the HLO
             seen = bounded(g, rule.squares(g.shape)) if own else g
-            out, new = returned.update(rule, rule.update(seen, own, param, values))
+            if isinstance(rule, AfterStep):
+                landed, new = returned.update(rule, rule.land(seen, own, param, values))
+                out = landed - param
+            else:
+                out, new = returned.update(rule, rule.update(seen, own, param, values))
             own = {slot: _in_place(x, own[slot], h) if x is seen and slot in own else x for slot, x in new.items()}
         if (shapes := _shapes(out, own)) != before:
             raise BadValue(
@@ -154,7 +162,7 @@ def updated(program: Program, operands: Operands) -> tuple[Array, list[dict[str,
             )
         g = cast(out, dtype)  # float32 from rule to rule, so that the order of a chain costs no digits
         new_slots.append(own)
-    return g if late is None else g + late, new_slots
+    return (g, new_slots, landed) if late is None else (g + late, new_slots, None)
 
 
 # Where XLA cannot see that arrays are read and written in one pass, a dependency shows it: on a condition that never holds.

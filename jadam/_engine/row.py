@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jadam._context import H, extra, scalars_of
 from jadam._dtypes import cast, encode, full_dtype, full_products
 from jadam._engine import checks, returned
 from jadam._engine.kept import following, formats_of, kept_of, made_anew, part_of
@@ -25,9 +26,10 @@ from jadam._engine.norms import Norms, sums_of_squares
 from jadam._engine.placement import decoded, on_automatic_axes
 from jadam._engine.plan import Placed
 from jadam._engine.reader import Reader, Ready, Step
+from jadam._engine.stacks import on_matrices
 from jadam._errors import BadValue
 from jadam._recipe import Pair
-from jadam._rule import Context, DecayRate, H, Rule, extra, scalars_of
+from jadam._rule import Context, DecayRate, Rule
 from jadam._state import GIVEN, OptState
 from jadam._storage.rounding import number_key, step_key
 from jadam._storage.slots import apart, together
@@ -114,7 +116,12 @@ class Row(Reader):
             raise BadValue(f"{rule.name}.prepare returns {name!r}, which is the name of something else in h; choose another.")
         if kept := {name: jnp.asarray(constants[name], dtype) for name in rule.scalars()}:
             self.new.scalars[placed.key] = kept
-        self.pending.append(ready._replace(h=h | constants))
+        ready = ready._replace(h=h | constants)
+        if rule.on_matrices:
+            self._flush("between")
+            self.updates |= on_matrices(self.step.run_rules, ready, self.updates)
+        else:
+            self.pending.append(ready)
 
     def _flush(self, mode: Mode, landed: set[int] | frozenset[int] = frozenset()) -> None:
         """Runs the queued rules on every leaf."""
@@ -197,7 +204,7 @@ class Row(Reader):
                 step = step._replace(params=[before.updates.get(i, p) for i, p in enumerate(step.params)])
             step = step._replace(gaps=dict(zip(at, gaps, strict=False)))  # of none mostly
             if rate is not None:
-                _refuse_no_rate(placed)
+                checks.rate_inside(placed)
                 step = step._replace(rate=rate if step.rate is None else rate * step.rate)
             done = Row(step, placed.inner, given, dict(before.residues), before.state, mode, self.norms).run()
             if mode != "between":
@@ -290,10 +297,3 @@ class Row(Reader):
             return self.step.params[i]
         dtype = self.plan.dtype_of(i)
         return jnp.zeros_like(self.updates[i], dtype=full_dtype(dtype) if mode == "between" else dtype)
-
-
-def _refuse_no_rate(placed: Placed) -> None:
-    if not any(hyper.name == "learning_rate" for one in placed.inner for part in one for _, hyper in part.hypers):
-        raise BadValue(
-            f"{placed.rule.name} lowers the learning rate, and there is none inside it; add scale_by_learning_rate(...) there."
-        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -11,6 +12,7 @@ from jax.core import max_dim
 
 from jadam._assembly import GradientTransformation, add_decayed_weights, block, chain, scale_by_learning_rate
 from jadam._authoring import (
+    WEIGHTS,
     Context,
     DecayRate,
     FixedNonNegative,
@@ -20,6 +22,7 @@ from jadam._authoring import (
     Positive,
     Rule,
     Slots,
+    WeightsLike,
     builder,
     norm,
     root,
@@ -39,15 +42,21 @@ class ScaleByAdafactor(Rule):
     eps1: FixedNonNegative | None = None
     eps2: NonNegative = 1e-3
     d: Positive = 1.0
+    matrices: WeightsLike = WEIGHTS
     elementwise: ClassVar[bool] = False
 
+    def _along(self) -> list[tuple[int, ...]]:
+        """The axes of columns and those of rows; nothing if the second moment is not factored."""
+        return sorted(self.matrices.groups[:2], key=max, reverse=True) if self.matrices else []
+
     def init(self, p: Array) -> Slots:
-        if p.ndim < 2:
+        if not (along := self._along()):
             return {"nu": zeros(p)}
-        return {"nu_row": zeros(p.sum(-1, keepdims=True)), "nu_col": zeros(p.sum(-2, keepdims=True))}
+        return {slot: zeros(p.sum(axes, keepdims=True)) for slot, axes in zip(("nu_row", "nu_col"), along, strict=True)}
 
     def squares(self, shape: tuple[int, ...]) -> int:
-        return max_dim(*shape[-2:]) if len(shape) > 1 else 1  # a mean is a sum before it is divided
+        # A mean is a sum before it is divided.
+        return max_dim(*(math.prod(shape[axis] for axis in axes) for axes in along)) if (along := self._along()) else 1
 
     def prepare(self, context: Context) -> dict[str, Any]:
         t = context.t
@@ -59,15 +68,15 @@ class ScaleByAdafactor(Rule):
 
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
         eps1 = jnp.finfo(g.dtype).eps if self.eps1 is None else self.eps1
-        if g.ndim < 2:
+        if not (along := self._along()):
             new = {"nu": h.b2.ema(slots["nu"], g * g)}
             size = root(new["nu"])
         else:
-            row = h.b2.ema(slots["nu_row"], (g * g).mean(-1, keepdims=True))
-            col = h.b2.ema(slots["nu_col"], (g * g).mean(-2, keepdims=True))
+            row = h.b2.ema(slots["nu_row"], (g * g).mean(along[0], keepdims=True))
+            col = h.b2.ema(slots["nu_col"], (g * g).mean(along[1], keepdims=True))
             new = {"nu_row": row, "nu_col": col}
             # The root of `row col / mean(row)`, of rank one with the same row and column means, in which nothing overflows.
-            size = root(row / jnp.maximum(row.mean(-2, keepdims=True), eps1)) * root(col)
+            size = root(row / jnp.maximum(row.mean(along[1], keepdims=True), eps1)) * root(col)
         u = g / jnp.maximum(size, eps1)
         u = u / jnp.maximum(1, norm(u, mean=True) / h.d)
         return u * jnp.maximum(h.eps2, norm(p, mean=True)) * h.relative, new
@@ -86,6 +95,7 @@ def adafactor(
     d: Positive = 1.0,
     weight_decay: NonNegative = 0.0,
     mask: MaskLike = None,
+    matrices: WeightsLike = None,
 ) -> GradientTransformation:
     """Adafactor, as in torch: steps relative to the root mean square of a parameter, with next to no state for matrices.
 
@@ -97,12 +107,14 @@ def adafactor(
         d: the largest root mean square of the divided gradient, > 0.
         weight_decay: a number >= 0 or a schedule.
         mask: which parameters decay; None is all of them.
+        matrices: which second moments are kept as means over the inputs and over the outputs: a mask, or pairs
+            `(mask, axes(...))` as in `muon`. By default those of all parameters but biases and scales; the tree tells the axes.
 
     Reference:
-        Shazeer & Stern 2018, Algorithms 4 and 5, arXiv:1804.04235; the last two axes are factored, as in torch.
+        Shazeer & Stern 2018, Algorithms 4 and 5, arXiv:1804.04235.
     """
     return chain(
-        scale_by_adafactor(beta2_decay=beta2_decay, eps1=eps1, eps2=eps2, d=d),
+        scale_by_adafactor(beta2_decay=beta2_decay, eps1=eps1, eps2=eps2, d=d, matrices=matrices),
         add_decayed_weights(weight_decay, mask),
         scale_by_learning_rate(learning_rate),
     )

@@ -11,6 +11,7 @@ from jax import Array
 
 from jadam._assembly import GradientTransformation, add_decayed_weights, block, chain, scale_by_learning_rate
 from jadam._authoring import (
+    WEIGHTS,
     BadValue,
     Context,
     Decay,
@@ -21,6 +22,7 @@ from jadam._authoring import (
     PyTree,
     Rule,
     Slots,
+    WeightsLike,
     builder,
     root,
     zeros,
@@ -42,13 +44,17 @@ class ScaleByAdamMini(Rule):
     b2: Decay = 0.999
     eps: NonNegative = 1e-8
     blocks: Annotated[Any, GivenByLeaf(_is_counts)] = None
+    matrices: WeightsLike = WEIGHTS
     elementwise: ClassVar[bool] = False
 
     def _counts(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The number of blocks along each axis."""
         if not (self.blocks is None or _is_counts(self.blocks)):
             raise BadValue(f"blocks must be a tuple of integers, one for each of the last axes, not {self.blocks!r}.")
-        last = self.blocks if isinstance(self.blocks, tuple) else shape[-1:] if len(shape) > 1 else ()
+        if self.blocks is None:
+            own = self.matrices
+            return tuple([1 if own is None or axis in own.inputs else length for axis, length in enumerate(shape)])
+        last = self.blocks
         counts = (1,) * (len(shape) - len(last)) + last
         if len(counts) != len(shape) or any(count < 1 or length % count for count, length in zip(counts, shape, strict=True)):
             raise BadValue(f"{last} blocks do not divide its shape {shape}.")
@@ -92,6 +98,7 @@ def adam_mini(
     weight_decay: NonNegative = 0.0,
     mask: MaskLike = None,
     blocks: PyTree | None = None,
+    matrices: WeightsLike = None,
 ) -> GradientTransformation:
     """Adam-mini: AdamW with one second moment for a block of weights, which halves the state.
 
@@ -104,8 +111,9 @@ def adam_mini(
         mask: which parameters decay; None is all of them.
         blocks: a tree like the parameters, a prefix of one, or a function of the parameters that returns it, with a tuple of
             integers for each: how many blocks there are along the last axes. `(heads,)` cuts the columns of a query kernel
-            `(in, heads * size)` into its heads, `(tokens, 1)` makes a block of each row of an embedding, `()` is one block. By
-            default each index of the last axis (an output) is a block, and a vector is one.
+            `(in, heads * size)` into its heads, `(tokens, 1)` makes a block of each row of an embedding, `()` is one block.
+        matrices: where `blocks` is None, each output of a matrix is a block, and what is not a matrix is one: a mask, or pairs
+            `(mask, axes(...))` as in `muon`. By default all parameters but biases and scales are; the tree tells the axes.
 
     Raises:
         ValueError: when parameters are seen, blocks do not divide them.
@@ -118,7 +126,7 @@ def adam_mini(
         >>> tx = jadam.adam_mini(1e-3, blocks={"embed": (1000, 1), "query": (8,), "mlp": (256,), "bias": ()})
     """
     return chain(
-        scale_by_adam_mini(b1=b1, b2=b2, eps=eps, blocks=blocks),
+        scale_by_adam_mini(b1=b1, b2=b2, eps=eps, blocks=blocks, matrices=matrices),
         add_decayed_weights(weight_decay, mask),
         scale_by_learning_rate(learning_rate),
     )

@@ -8,14 +8,12 @@ from jadam._assembly import (
     GradientTransformation,
     Scale,
     add_decayed_weights,
-    as_mask,
     chain,
     masked,
-    ndim_at_least,
     partition,
     scale_by_learning_rate,
 )
-from jadam._authoring import BadValue, Decay, Hyper, MaskLike, NonNegative
+from jadam._authoring import BadValue, Decay, Hyper, Mask, MaskLike, NonNegative
 from jadam._optimizers.adam import scale_by_adam
 
 
@@ -32,7 +30,7 @@ class Auxiliary(NamedTuple):
 
 def beside_adam(
     direction: GradientTransformation,
-    matrices: MaskLike,
+    of_matrices: Mask,
     rate: Hyper,
     weight_decay: NonNegative,
     mask: MaskLike,
@@ -44,7 +42,6 @@ def beside_adam(
     The others' rate is a share of the matrices', which one number or schedule drives, or their own: then there are two groups,
     `matrices.learning_rate` and `others.learning_rate`.
     """
-    of_matrices = ndim_at_least(2) & ~ndim_at_least(3) if matrices is None else as_mask(matrices)
     of_others = scale_by_adam(b1=adam.b1, b2=adam.b2, eps=adam.eps)
     decay = add_decayed_weights(weight_decay, mask)
     decay_of_others = decay if adam.weight_decay is None else add_decayed_weights(adam.weight_decay, mask)

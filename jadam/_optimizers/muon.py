@@ -8,8 +8,9 @@ from typing import Any, ClassVar, Literal
 from jax import Array
 from jax.core import max_dim
 
-from jadam._assembly import GradientTransformation, block
+from jadam._assembly import GradientTransformation, chain
 from jadam._authoring import (
+    ALL,
     BadValue,
     Context,
     Count,
@@ -17,11 +18,14 @@ from jadam._authoring import (
     FixedPositive,
     Hyper,
     MaskLike,
+    MatricesLike,
     NonNegative,
     Rule,
     Slots,
+    as_matrices,
     builder,
     cast,
+    sides,
     zeros,
 )
 from jadam._optimizers import auxiliary_adam, newton_schulz
@@ -35,28 +39,16 @@ DEFAULT_RATIO = {"keller": 0.015, "moonlight": 1.0, "unit_rms": 0.015}
 
 @dataclass(frozen=True)
 class ScaleByMuon(Rule):
-    """Momentum with its singular values made equal: `m = momentum m + (1-momentum) g`, `u = orthogonalize(m)`.
+    """The momentum of Muon: `m = momentum m + (1-momentum) g`, that of one step ahead with `nesterov`.
 
     Arguments as in `muon`.
     """
 
     momentum: Decay = 0.95
     nesterov: bool = True
-    ns_coeffs: newton_schulz.Coefficients = "quintic"
-    ns_steps: Count | None = None
-    scale: Scaling = "keller"
-    scale_factor: FixedPositive | None = None
-    ns_dtype: Precision | None = None
-    ns_eps: NonNegative = 1e-7
-    ns_eps_form: newton_schulz.EpsForm = "add"
-    ns_safety: FixedPositive | None = None
     momentum_form: MomentumForm = "lerp"
-    output_axis: Literal[-1, -2] = -1
-    elementwise: ClassVar[bool] = False
 
     def init(self, p: Array) -> Slots:
-        if p.ndim < 2:
-            raise BadValue(f"an array of shape {p.shape} cannot be orthogonalised; say with matrices= what can.")
         return {"mu": zeros(p)}
 
     def prepare(self, context: Context) -> dict[str, Array]:
@@ -66,33 +58,87 @@ class ScaleByMuon(Rule):
         return {"g_scale": 1 / b.debias(t), "m_scale": 1 / b.debias(t + 1 if self.nesterov else t)}
 
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
-        o, m = self.orthogonal(g, slots["mu"], h)
-        # "keller" scales the matrix in the dtype of Newton-Schulz, the others the learning rate: where their authors do.
-        scaled = newton_schulz.rounded(self.size(g) * o, self.ns_dtype) if self.scale == "keller" else self.size(g) * o
-        return cast(scaled, g.dtype), {"mu": m}
-
-    def orthogonal(self, g: Array, m: Array, h: Any) -> tuple[Array, Array]:
-        """The momentum, orthogonalised, and as it is."""
         if self.momentum_form == "sum":
-            m = h.momentum.value * m + g
-            u = g + h.momentum.value * m if self.nesterov else m
-        else:
-            m = h.momentum.ema(m, g)
-            now, ahead = (h.g_scale * g, h.m_scale * m) if self.momentum_form == "bias_corrected" else (g, m)
-            u = h.momentum.ema(ahead, now) if self.nesterov else ahead
+            m = h.momentum.value * slots["mu"] + g
+            return (g + h.momentum.value * m if self.nesterov else m), {"mu": m}
+        m = h.momentum.ema(slots["mu"], g)
+        now, ahead = (h.g_scale * g, h.m_scale * m) if self.momentum_form == "bias_corrected" else (g, m)
+        return (h.momentum.ema(ahead, now) if self.nesterov else ahead), {"mu": m}
+
+
+@dataclass(frozen=True)
+class Orthogonalize(Rule):
+    """Makes the singular values of each matrix equal, roughly. Arguments as in `muon`."""
+
+    ns_coeffs: newton_schulz.Coefficients = "quintic"
+    ns_steps: Count | None = None
+    ns_dtype: Precision | None = None
+    ns_eps: NonNegative = 1e-7
+    ns_eps_form: newton_schulz.EpsForm = "add"
+    ns_safety: FixedPositive | None = None
+    matrices: MatricesLike = ALL
+    elementwise: ClassVar[bool] = False
+    on_matrices: ClassVar[bool] = True
+
+    @property
+    def exchanged(self) -> str | None:
+        return self.ns_dtype
+
+    def init(self, p: Array) -> Slots:
+        if self.matrices is None:
+            raise BadValue(f"an array of shape {p.shape} cannot be orthogonalised; say with matrices= what can.")
+        return {}
+
+    def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
         options = {"eps": h.ns_eps, "eps_form": self.ns_eps_form, "safety": self.ns_safety, "dtype": self.ns_dtype}
-        return newton_schulz.orthogonalize(u, self.ns_coeffs, self.ns_steps, **options), m
+        return cast(newton_schulz.orthogonalize(g, self.ns_coeffs, self.ns_steps, **options), g.dtype), slots
 
-    def size(self, g: Array) -> Any:
-        """What an orthogonal matrix is multiplied by, from its shape."""
-        outputs, inputs = g.shape[self.output_axis], g.shape[-3 - self.output_axis]
+
+@dataclass(frozen=True)
+class ScaleByShape(Rule):
+    """Multiplies matrices by a number that depends on their inputs and outputs, and rounds them to `dtype`."""
+
+    scale: Scaling = "keller"
+    scale_factor: FixedPositive | None = None
+    dtype: Precision | None = None
+    matrices: MatricesLike = ALL
+
+    def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
+        inputs, outputs = sides(self.matrices, g.shape)
         larger = max_dim(outputs, inputs)  # of symbolic shapes too
-        root = {"keller": larger / inputs, "moonlight": larger, "unit_rms": outputs / inputs}[self.scale] ** 0.5
+        size = {"keller": larger / inputs, "moonlight": larger, "unit_rms": outputs / inputs}[self.scale] ** 0.5
         factor = self.scale_factor or (0.2 if self.scale == "moonlight" else 1)
-        return root if factor == 1 else factor * root
+        return cast(newton_schulz.rounded((size if factor == 1 else factor * size) * g, self.dtype), g.dtype), slots
 
 
-scale_by_muon = block(ScaleByMuon)
+@builder
+def scale_by_muon(
+    *,
+    momentum: Decay = 0.95,
+    nesterov: bool = True,
+    ns_coeffs: newton_schulz.Coefficients = "quintic",
+    ns_steps: Count | None = None,
+    scale: Scaling = "keller",
+    scale_factor: FixedPositive | None = None,
+    ns_dtype: Precision | None = None,
+    ns_eps: NonNegative = 1e-7,
+    ns_eps_form: newton_schulz.EpsForm = "add",
+    ns_safety: FixedPositive | None = None,
+    momentum_form: MomentumForm = "lerp",
+    matrices: MatricesLike = True,
+) -> GradientTransformation:
+    """Momentum with its singular values made equal: `m = momentum m + (1-momentum) g`, `u = orthogonalize(m)`.
+
+    Arguments as in `muon`, but that by default all parameters are matrices.
+    """
+    of_matrices = as_matrices(matrices)
+    # "keller" scales the matrix in the dtype of Newton-Schulz, the others the learning rate: where their authors do.
+    dtype = ns_dtype if scale == "keller" else None
+    return chain(
+        ScaleByMuon(momentum, nesterov, momentum_form),
+        Orthogonalize(ns_coeffs, ns_steps, ns_dtype, ns_eps, ns_eps_form, ns_safety, of_matrices),
+        ScaleByShape(scale, scale_factor, dtype, of_matrices),
+    )
 
 
 @builder
@@ -110,10 +156,9 @@ def muon(
     ns_eps_form: newton_schulz.EpsForm = "add",
     ns_safety: FixedPositive | None = None,
     momentum_form: MomentumForm = "lerp",
-    output_axis: Literal[-1, -2] = -1,
     weight_decay: NonNegative = 0.0,
     mask: MaskLike = None,
-    matrices: MaskLike = None,
+    matrices: MatricesLike = None,
     adam_b1: Decay = 0.9,
     adam_b2: Decay = 0.95,
     adam_eps: NonNegative = 1e-10,
@@ -140,11 +185,12 @@ def muon(
         ns_safety: factor of that norm, > 0; None is the set's own, 1.01 for "polar_express", else 1.
         momentum_form: "lerp", or "sum" for `m = momentum m + g`, which differs only by `ns_eps`, or "bias_corrected", which
             divides the average by `1 - momentum^t` as optax does: with `nesterov` that of t+1, and the gradient by that of t.
-        output_axis: -1 where the last axis is the output, as in JAX's kernels; -2 for torch's.
         weight_decay: decoupled, a number >= 0 or a schedule.
         mask: which parameters decay; None is all of them.
-        matrices: which parameters are orthogonalised; by default those with two axes. Exclude embeddings and the last
-            layer. Axes before the last two are stacked matrices.
+        matrices: which parameters are orthogonalised, along which axes: a mask, or pairs `(mask, axes(...))`, of which the
+            first that selects a parameter counts. By default, and for the axes of a mask, the tree tells: `describe` shows what
+            it told. Biases, scales, embeddings and heads are not orthogonalised by default; a last layer whose name does not
+            say that it is one must be excluded.
         adam_b1: b1 of the other parameters, in [0, 1).
         adam_b2: b2 of the other parameters, in [0, 1).
         adam_eps: eps of the other parameters, >= 0.
@@ -155,12 +201,14 @@ def muon(
         adam_weight_decay: of the other parameters, a number >= 0 or a schedule; None is `weight_decay`.
 
     Raises:
-        ValueError: a parameter of `matrices` has fewer than two axes; both a ratio and a rate are given for the others.
+        ValueError: a parameter of `matrices` has fewer than two axes, or others than those given; both a ratio and a rate are
+            given for the others.
 
     Reference:
         Jordan et al. 2024, Muon: an optimizer for hidden layers; Liu et al. 2025, arXiv:2502.16982; Amsel et al. 2025,
         arXiv:2505.16932; Grishina et al. 2025, arXiv:2506.10935.
     """
+    of_matrices = as_matrices(matrices)
     direction = scale_by_muon(
         momentum=momentum,
         nesterov=nesterov,
@@ -173,7 +221,9 @@ def muon(
         ns_eps_form=ns_eps_form,
         ns_safety=ns_safety,
         momentum_form=momentum_form,
-        output_axis=output_axis,
+        matrices=of_matrices,
     )
     adam = auxiliary_adam.Auxiliary(adam_b1, adam_b2, adam_eps, adam_ratio, adam_learning_rate, adam_weight_decay)
-    return auxiliary_adam.beside_adam(direction, matrices, learning_rate, weight_decay, mask, adam, DEFAULT_RATIO[scale])
+    return auxiliary_adam.beside_adam(
+        direction, of_matrices.mask, learning_rate, weight_decay, mask, adam, DEFAULT_RATIO[scale]
+    )

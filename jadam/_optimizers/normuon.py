@@ -3,60 +3,99 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from jax import Array
 
-from jadam._assembly import GradientTransformation, block
+from jadam._assembly import GradientTransformation, chain
 from jadam._authoring import (
+    ALL,
+    Axes,
     Count,
     Decay,
     FixedPositive,
     Hyper,
     MaskLike,
+    MatricesLike,
     NonNegative,
+    Rule,
     Slots,
+    as_matrices,
     builder,
-    cast,
+    from_matrices,
     root,
     scaled_norm,
+    to_matrices,
     zeros,
 )
 from jadam._optimizers import auxiliary_adam, muon, newton_schulz
 
 
 @dataclass(frozen=True)
-class ScaleByNormuon(muon.ScaleByMuon):
-    """Muon's direction, each row divided by the root of the average of its mean square: `v = b2 v + (1-b2) mean(o^2)`.
+class ScaleByNormuon(Rule):
+    """Divides each neuron of orthogonal matrices by the root of the average of its mean square, and keeps the norm of all.
 
-    `u = o / (sqrt(v) + eps)`, then scaled to the norm of `o`. A row is an output. Arguments as in `normuon`.
+    `v = b2 v + (1-b2) mean(o^2)`, `u = o / (sqrt(v) + eps)`, then scaled to the norm of `o`. A neuron is an output. Arguments
+    as in `normuon`.
     """
 
     b2: Decay = 0.95
     eps: NonNegative = 1e-10
     norm_eps_form: newton_schulz.EpsForm = "add"
-
-    @property
-    def _inputs(self) -> int:
-        return -3 - self.output_axis
+    matrices: MatricesLike = ALL
+    elementwise: ClassVar[bool] = False
 
     def init(self, p: Array) -> Slots:
-        slots = super().init(p)
-        return slots | {"nu": zeros(jnp.mean(p, self._inputs, keepdims=True))}
+        return {"nu": zeros(jnp.mean(p, self.matrices.inputs, keepdims=True))} if self.matrices else {}
 
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
-        o, m = self.orthogonal(g, slots["mu"], h)
-        o = cast(o, g.dtype)
-        v = h.b2.ema(slots["nu"], jnp.mean(o * o, self._inputs, keepdims=True))
-        u = o / (root(v) + h.eps)
-        axes = (o.ndim - 2, o.ndim - 1)
-        before, after = scaled_norm(o, axes), scaled_norm(u, axes)
+        v = h.b2.ema(slots["nu"], jnp.mean(g * g, self.matrices.inputs, keepdims=True))
+        u = g / (root(v) + h.eps)
+        before, after = norms(g, self.matrices), norms(u, self.matrices)
         after = after + h.eps if self.norm_eps_form == "add" else jnp.maximum(after, h.eps)
-        return self.size(g) * before / after * u, {"mu": m, "nu": v}
+        return before / after * u, {"nu": v}
 
 
-scale_by_normuon = block(ScaleByNormuon)
+def norms(x: Array, own: Axes) -> Array:
+    """The norm of each matrix, at each of its elements."""
+    if own.split == 1:
+        return scaled_norm(x, own.inputs + own.outputs)
+    found = to_matrices(x, own)
+    return from_matrices(jnp.broadcast_to(scaled_norm(found, (1, 2)), found.shape), own, x.shape)
+
+
+@builder
+def scale_by_normuon(
+    *,
+    momentum: Decay = 0.95,
+    b2: Decay = 0.95,
+    eps: NonNegative = 1e-10,
+    nesterov: bool = True,
+    ns_coeffs: newton_schulz.Coefficients = "quintic",
+    ns_steps: Count | None = None,
+    scale: muon.Scaling = "keller",
+    scale_factor: FixedPositive | None = None,
+    ns_dtype: muon.Precision | None = None,
+    ns_eps: NonNegative = 1e-7,
+    ns_eps_form: newton_schulz.EpsForm = "add",
+    ns_safety: FixedPositive | None = None,
+    momentum_form: muon.MomentumForm = "lerp",
+    norm_eps_form: newton_schulz.EpsForm = "add",
+    matrices: MatricesLike = True,
+) -> GradientTransformation:
+    """Muon's direction, each neuron divided by the root of the average of its mean square, and the norm of all restored.
+
+    `o = orthogonalize(m)`, `v = b2 v + (1-b2) mean(o^2)`, `u = o / (sqrt(v) + eps)`. A neuron is an output. Arguments as in
+    `normuon`, but that by default all parameters are matrices.
+    """
+    of_matrices = as_matrices(matrices)
+    return chain(
+        muon.ScaleByMuon(momentum, nesterov, momentum_form),
+        muon.Orthogonalize(ns_coeffs, ns_steps, ns_dtype, ns_eps, ns_eps_form, ns_safety, of_matrices),
+        ScaleByNormuon(b2, eps, norm_eps_form, of_matrices),
+        muon.ScaleByShape(scale, scale_factor, None, of_matrices),
+    )
 
 
 @builder
@@ -77,10 +116,9 @@ def normuon(
     ns_safety: FixedPositive | None = None,
     momentum_form: muon.MomentumForm = "lerp",
     norm_eps_form: newton_schulz.EpsForm = "add",
-    output_axis: Literal[-1, -2] = -1,
     weight_decay: NonNegative = 0.0,
     mask: MaskLike = None,
-    matrices: MaskLike = None,
+    matrices: MatricesLike = None,
     adam_b1: Decay = 0.9,
     adam_b2: Decay = 0.95,
     adam_eps: NonNegative = 1e-10,
@@ -106,7 +144,6 @@ def normuon(
         ns_safety: as in `muon`.
         momentum_form: as in `muon`.
         norm_eps_form: "add" adds `eps` to the norm, "max" is the least that this may be.
-        output_axis: the axis of neurons, -1 as in JAX's kernels, -2 for torch's.
         weight_decay: decoupled, a number >= 0 or a schedule.
         mask: which parameters decay; None is all of them.
         matrices: as in `muon`.
@@ -118,11 +155,13 @@ def normuon(
         adam_weight_decay: as in `muon`.
 
     Raises:
-        ValueError: a parameter of `matrices` has fewer than two axes; both a ratio and a rate are given for the others.
+        ValueError: a parameter of `matrices` has fewer than two axes, or others than those given; both a ratio and a rate are
+            given for the others.
 
     Reference:
         Li et al. 2025, NorMuon: making Muon more efficient and scalable, Algorithm 1, arXiv:2510.05491.
     """
+    of_matrices = as_matrices(matrices)
     direction = scale_by_normuon(
         momentum=momentum,
         nesterov=nesterov,
@@ -135,10 +174,12 @@ def normuon(
         ns_eps_form=ns_eps_form,
         ns_safety=ns_safety,
         momentum_form=momentum_form,
-        output_axis=output_axis,
+        matrices=of_matrices,
         b2=b2,
         eps=eps,
         norm_eps_form=norm_eps_form,
     )
     adam = auxiliary_adam.Auxiliary(adam_b1, adam_b2, adam_eps, adam_ratio, adam_learning_rate, adam_weight_decay)
-    return auxiliary_adam.beside_adam(direction, matrices, learning_rate, weight_decay, mask, adam, muon.DEFAULT_RATIO[scale])
+    return auxiliary_adam.beside_adam(
+        direction, of_matrices.mask, learning_rate, weight_decay, mask, adam, muon.DEFAULT_RATIO[scale]
+    )

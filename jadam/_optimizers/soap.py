@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
 from jadam._assembly import GradientTransformation, block, chain, decay_after_step, hold_first, scale_by_learning_rate
 from jadam._authoring import (
+    SURE,
+    Axes,
     Context,
     Count,
     Decay,
@@ -19,17 +23,23 @@ from jadam._authoring import (
     NonNegative,
     Rule,
     Slots,
+    SureLike,
     builder,
     eigenvectors,
+    from_matrices,
     orthonormalized,
     root,
+    to_matrices,
     zeros,
 )
+
+Matrices = dict[int, Array]
+"""A square matrix for each axis."""
 
 
 @dataclass(frozen=True)
 class ScaleBySoap(Rule):
-    """Adam on gradients turned, along each axis, into the eigenvectors of the average of `G G^T`, and turned back.
+    """Adam on gradients turned, along each side, into the eigenvectors of the average of `G G^T`, and turned back.
 
     `u = Q (Q^T m / (sqrt(v) + eps))` with Adam's bias corrections and `v` of the turned gradients. The first step only finds
     the eigenvectors; every `precondition_frequency` steps a power iteration and a QR decomposition renew them.
@@ -41,16 +51,36 @@ class ScaleBySoap(Rule):
     eps: NonNegative = 1e-8
     precondition_frequency: Count = 10
     max_precondition_size: Count = 10000
+    matrices: SureLike = SURE
     elementwise: ClassVar[bool] = False
 
-    def _axes(self, p: Array) -> list[int]:
-        """The axes that are turned."""
-        return [axis for axis, length in enumerate(p.shape) if p.ndim > 1 and length <= self.max_precondition_size]
+    def _axes(self) -> Axes:
+        """The axes of the matrices, the sides of which are in the order of the array."""
+        own = self.matrices
+        return Axes(own.outputs, own.inputs, own.stacked) if own.split == 1 and own.outputs < own.inputs else own
+
+    def _apart(self) -> bool:
+        """Whether there are several matrices, each for itself."""
+        return self.matrices is not None and bool(self.matrices.stacked or self.matrices.split > 1)
+
+    def _matrices(self, x: Array) -> Array:
+        """An array as it is turned: its matrix, or several on a first axis; as it is where all axes are turned."""
+        if self.matrices is None:
+            return x
+        found = to_matrices(x, self._axes())
+        return found if self._apart() else found[0]
+
+    def _turned(self, p: Array) -> dict[int, int]:
+        """The axes of one matrix that are turned, with the axis in whose name the state keeps what belongs to each."""
+        shape = jax.eval_shape(self._matrices, p).shape[self._apart() :]
+        axes = range(p.ndim) if self.matrices is None else [of[0] for of in self._axes().groups[:2]]
+        return {k: axes[k] for k, length in enumerate(shape) if p.ndim > 1 and length <= self.max_precondition_size}
 
     def init(self, p: Array) -> Slots:
-        matrices = [(kind, axis) for kind in ("gram", "basis") for axis in self._axes(p)]
-        square = {f"{kind}_{axis}": jnp.zeros((p.shape[axis],) * 2, p.dtype) for kind, axis in matrices}
-        return {"mu": zeros(p), "nu": zeros(p)} | square
+        shape = jax.eval_shape(self._matrices, p).shape
+        stack, one = (shape[:1], shape[1:]) if self._apart() else ((), shape)
+        names = [(f"{kind}_{axis}", one[k]) for kind in ("gram", "basis") for k, axis in self._turned(p).items()]
+        return {"mu": zeros(p), "nu": zeros(p)} | {name: jnp.zeros((*stack, n, n), p.dtype) for name, n in names}
 
     def squares(self, shape: tuple[int, ...]) -> int:
         return math.prod(shape)  # a turned gradient may have its norm in one element
@@ -67,24 +97,29 @@ class ScaleBySoap(Rule):
         }
 
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
-        axes, first = self._axes(g), h.first
-        bases = {axis: slots[f"basis_{axis}"] for axis in axes}
-        grams = {axis: h.b2.ema(slots[f"gram_{axis}"], _gram(g, axis)) for axis in axes}
-        m = jnp.where(first, slots["mu"], h.b1.ema(slots["mu"], g))
-        v = jnp.where(first, slots["nu"], h.b2.ema(slots["nu"], _turned(g, bases) ** 2))
-        known = _known(v, bool(axes))
-        u = _turned(m, bases) * h.mu_scale / jnp.where(known, root(v * h.nu_scale) + h.scaled_eps, 1)
-        u = _turned(jnp.where(known, u, 0), {axis: basis.T for axis, basis in bases.items()})
-        if axes:
-            # After the step: `v` is still averaged in the bases so far.
-            case = jnp.where(first, 1, jnp.where(h.due, 2, 0))
-            bases, v = lax.switch(case, [_keep, _decompose, _renew], grams, bases, v)  # a select would run all three
-        new = {f"gram_{axis}": gram for axis, gram in grams.items()} | {f"basis_{axis}": q for axis, q in bases.items()}
+        names = self._turned(g)
+        m = jnp.where(h.first, slots["mu"], h.b1.ema(slots["mu"], g))
+        grams, bases = ({k: slots[f"{kind}_{axis}"] for k, axis in names.items()} for kind in ("gram", "basis"))
+        step = functools.partial(self._step, h)
+        of_matrices = map(self._matrices, (g, m, slots["nu"]))
+        u, v, grams, bases = (jax.vmap(step) if self._apart() else step)(*of_matrices, grams, bases)
+        if self.matrices is not None:
+            u, v = (from_matrices(x, self._axes(), g.shape) for x in (u, v))
+        new = {f"{kind}_{names[k]}": x for kind, of in (("gram", grams), ("basis", bases)) for k, x in of.items()}
         return u, {"mu": m, "nu": v} | new
 
-
-Matrices = dict[int, Array]
-"""A square matrix for each axis."""
+    def _step(self, h: Any, g: Array, m: Array, v: Array, grams: Matrices, bases: Matrices) -> tuple[Any, ...]:
+        """The update of one matrix, the second moment of its turned gradients, and the matrices of its sides."""
+        grams = {k: h.b2.ema(gram, _gram(g, k)) for k, gram in grams.items()}
+        v = jnp.where(h.first, v, h.b2.ema(v, _turned(g, bases) ** 2))
+        known = _known(v, bool(bases))
+        u = _turned(m, bases) * h.mu_scale / jnp.where(known, root(v * h.nu_scale) + h.scaled_eps, 1)
+        u = _turned(jnp.where(known, u, 0), {k: basis.T for k, basis in bases.items()})
+        if bases:
+            # After the step: `v` is still averaged in the bases so far.
+            case = jnp.where(h.first, 1, jnp.where(h.due, 2, 0))
+            bases, v = lax.switch(case, [_keep, _decompose, _renew], grams, bases, v)  # a select would run all three
+        return u, v, grams, bases
 
 
 def _gram(g: Array, axis: int) -> Array:
@@ -144,6 +179,7 @@ def soap(
     mask: MaskLike = None,
     precondition_frequency: Count = 10,
     max_precondition_size: Count = 10000,
+    matrices: SureLike = None,
 ) -> GradientTransformation:
     """SOAP: Adam in the eigenbasis of Shampoo's preconditioner, as in the authors' code. Nothing moves at the first step.
 
@@ -155,7 +191,9 @@ def soap(
         weight_decay: a number >= 0 or a schedule; the decay follows the step.
         mask: which parameters decay; None is all of them.
         precondition_frequency: steps from one renewal of the eigenvectors to the next, >= 1.
-        max_precondition_size: axes longer than this are not turned, >= 1.
+        max_precondition_size: sides longer than this are not turned, >= 1.
+        matrices: which gradients are turned as matrices, along inputs and outputs: a mask, or pairs `(mask, axes(...))` as in
+            `muon`. By default those whose axes the tree tells. Others are turned along each of their axes.
 
     Reference:
         Vyas et al. 2024, Algorithm 3, arXiv:2409.11321.
@@ -166,5 +204,6 @@ def soap(
         eps=eps,
         precondition_frequency=precondition_frequency,
         max_precondition_size=max_precondition_size,
+        matrices=matrices,
     )
     return chain(direction, scale_by_learning_rate(learning_rate), decay_after_step(weight_decay, mask), hold_first())

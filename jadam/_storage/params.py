@@ -51,35 +51,47 @@ class ParamStorage(Storage, ABC):
         """The residue of a parameter that landed, where it should be `new`."""
         return {}
 
-    def stored(self, new: Array, p: Array) -> Array:
-        """The parameter that the caller will have where `new` should be; `new` itself where the difference is not lost: it is
-        kept beside the parameter, or zero on average.
+    def stored(self, new: Array, p: Array, step: bool) -> Array:
+        """What the parameter is after `step`, or after `land` and the caller's addition, where it should be `new`.
+
+        It is `new` itself where the difference is not lost: it is kept beside the parameter, or zero on average.
         """
         return new
 
     @abstractmethod
-    def land(self, u: Array, p: Array, residue: Residue, noise: Noise | None) -> tuple[Array, Residue]:
-        """The update in the dtype of the parameter, for the caller to add, and the new residue."""
+    def land(
+        self, u: Array, p: Array, residue: Residue, noise: Noise | None, new: Array | None = None
+    ) -> tuple[Array, Residue]:
+        """The update in the dtype of the parameter, for the caller to add, and the new residue.
+
+        What the parameter should be is `new`, if it is known, and otherwise the sum.
+        """
 
     @abstractmethod
-    def step(self, u: Array, p: Array, residue: Residue, noise: Noise | None) -> tuple[Array, Residue]:
+    def step(
+        self, u: Array, p: Array, residue: Residue, noise: Noise | None, new: Array | None = None
+    ) -> tuple[Array, Residue]:
         """The new parameter, and its residue."""
 
 
 class Nearest(ParamStorage):
     """Rounds as the caller's `params + updates` does. In 16 bits, small steps are lost."""
 
-    def stored(self, new: Array, p: Array) -> Array:
+    def stored(self, new: Array, p: Array, step: bool) -> Array:
         if p.dtype not in self.dtypes:
             return new
-        update = decode(_exactly(new - decode(p), p.dtype))
-        return decode(_exactly(decode(p) + update, p.dtype))
+        sum_of_both = new if step else decode(p) + decode(_exactly(new - decode(p), p.dtype))
+        return decode(_exactly(sum_of_both, p.dtype))
 
-    def land(self, u: Array, p: Array, residue: Residue, noise: Noise | None) -> tuple[Array, Residue]:
+    def land(
+        self, u: Array, p: Array, residue: Residue, noise: Noise | None, new: Array | None = None
+    ) -> tuple[Array, Residue]:
         return encode(u, p.dtype), {}
 
-    def step(self, u: Array, p: Array, residue: Residue, noise: Noise | None) -> tuple[Array, Residue]:
-        return lax.add(p, encode(u, p.dtype)), {}
+    def step(
+        self, u: Array, p: Array, residue: Residue, noise: Noise | None, new: Array | None = None
+    ) -> tuple[Array, Residue]:
+        return lax.add(p, encode(u, p.dtype)) if new is None else encode(new, p.dtype), {}
 
 
 NEAREST = Nearest()
@@ -93,13 +105,17 @@ class _Landed(ParamStorage):
     def round(self, new: Array, dtype: DTypeLike, noise: Noise | None) -> Array:
         """The new parameter as it is stored."""
 
-    def land(self, u: Array, p: Array, residue: Residue, noise: Noise | None) -> tuple[Array, Residue]:
-        new = self.decode(p, residue) + u
+    def land(
+        self, u: Array, p: Array, residue: Residue, noise: Noise | None, new: Array | None = None
+    ) -> tuple[Array, Residue]:
+        new = self.decode(p, residue) + u if new is None else new
         delta = _exactly(decode(self.round(new, p.dtype, noise)) - decode(p), p.dtype)
         return delta, self.keep(new, _exactly(decode(p) + decode(delta), p.dtype))
 
-    def step(self, u: Array, p: Array, residue: Residue, noise: Noise | None) -> tuple[Array, Residue]:
-        new = self.decode(p, residue) + u
+    def step(
+        self, u: Array, p: Array, residue: Residue, noise: Noise | None, new: Array | None = None
+    ) -> tuple[Array, Residue]:
+        new = self.decode(p, residue) + u if new is None else new
         rounded = self.round(new, p.dtype, noise)
         return rounded, self.keep(new, rounded)
 

@@ -1,0 +1,85 @@
+"""What a step costs on eight devices: bytes of state on each, and what they send each other, by optimizer.
+
+    JAX_PLATFORMS=cpu python tests/bench/pods.py [NAME ...] [--target "8 h100"]
+
+Prints a Markdown table. XLA compiles for the devices without having them (see `tests/compilers.py`), so that the numbers are the
+same on every run. Gradients are placed like the parameters, which are those of one layer of a transformer, of 512 x 512,
+512 x 2,048 and a vector, in float32. "State" is in bytes a parameter on one device. What is sent are the results of collectives
+on a device, and how many there are: a vector and two matrices gathered are 3.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import compilers
+from support import OPTIMIZERS
+
+import jadam
+
+SHAPES = {"attention": (512, 512), "up": (512, 2048), "bias": (2048,)}
+WAYS = {"whole": (PartitionSpec(), None), "ZeRO-1": (PartitionSpec(), "data"), "fully sharded": (PartitionSpec("data"), None)}
+CLIPPED = 1.0
+
+
+def step_on(
+    target: str, tx: Any, way: str, shapes: dict[str, tuple[int, ...]] = SHAPES, dtype: str = "float32"
+) -> tuple[Any, Any]:
+    """A step compiled for all devices of a target, and the shapes of its state with their shardings."""
+    spec, data = WAYS[way]
+    mesh = Mesh(np.array(compilers.devices(target)), ("data",))
+    placed = NamedSharding(mesh, spec)
+    params = {name: jax.ShapeDtypeStruct(shape, dtype, sharding=placed) for name, shape in shapes.items()}
+    where = jadam.state_shardings(tx, params, data=data)
+    state = jax.tree.map(
+        lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), jax.eval_shape(tx.init, params), where
+    )
+    return jax.jit(tx.step, donate_argnums=(1, 2)).lower(params, state, params).compile(), state
+
+
+def bytes_a_device(state: Any) -> int:
+    return sum(np.prod(x.sharding.shard_shape(x.shape), dtype=int) * x.dtype.itemsize for x in jax.tree.leaves(state.slots))
+
+
+def row(name: str, target: str = "8 h100") -> list[str]:
+    """Of the table: for each way the bytes of state a parameter, and what is sent."""
+    tx = jadam.chain(jadam.clip_by_global_norm(CLIPPED), OPTIMIZERS[name](1e-3))
+    cells = [f"`{name}`"]
+    for way in WAYS:
+        program, state = step_on(target, tx, way)
+        count = sum(np.prod(shape) for shape in SHAPES.values())
+        cells += [f"{bytes_a_device(state) / count:.3f}", said(compilers.sent(program))]
+    return cells
+
+
+def said(sent: dict[str, tuple[int, int]]) -> str:
+    """Collectives in words: how many, and their bytes."""
+    parts = [f"{count} {kind}, {size:,} B" for kind, (count, size) in sorted(sent.items())]
+    return "; ".join(parts) or "nothing"
+
+
+def table(names: list[str], target: str) -> str:
+    head = ["optimizer", *(f"{way}: {what}" for way in WAYS for what in ("state", "sent"))]
+    lines = [head, ["---"] * len(head), *(row(name, target) for name in names)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", default=sorted(OPTIMIZERS))
+    parser.add_argument("--target", default="8 h100")
+    args = parser.parse_args()
+    print(table(args.names or sorted(OPTIMIZERS), args.target))
+
+
+if __name__ == "__main__":
+    main()

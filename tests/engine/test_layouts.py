@@ -1,0 +1,22 @@
+"""A sample of random layouts; `python tests/layouts.py` checks 500."""
+
+import pytest
+from jax.sharding import AxisType, PartitionSpec
+from layouts import SHAPES, Layout, check, drawn
+
+pytestmark = pytest.mark.usefixtures("quick")
+
+
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(5, 15))])
+def test_a_layout(seed):
+    check(drawn(seed))
+
+
+def test_a_wrong_place_is_found(monkeypatch):
+    """The control: without a word to XLA about places, parameters do not come back to theirs."""
+    specs = tuple((name, PartitionSpec()) for name in SHAPES)
+    layout = Layout("lion", (("x", 8),), AxisType.Auto, specs, None, None, False, "x", None, "step")
+    check(layout)
+    monkeypatch.setattr("jadam._engine.alike._alike.bind", lambda x, like, group: x)
+    with pytest.raises(AssertionError, match="came back at"):
+        check(layout)

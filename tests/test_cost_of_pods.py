@@ -1,0 +1,65 @@
+"""What devices send each other in a step, and what each keeps, told by XLA's compilers (see `compilers.py`)."""
+
+import math
+import re
+
+import compilers
+import jax
+import pytest
+from compilers import sent
+from support import ELEMENTWISE_RULES, EVERYDAY, OPTIMIZERS, ROOT, load_script
+
+import jadam
+
+elsewhere = pytest.mark.skipif(
+    bool(compilers.MISSING), reason="the compilers are not installed: pip install -e '.[accelerators]'"
+)
+pods = load_script("tests/bench/pods.py")
+SHAPES = {"w": (4096, 1024), "b": (4096,)}
+COUNT = sum(math.prod(shape) for shape in SHAPES.values())
+CLIPPED = {name: jadam.chain(jadam.clip_by_global_norm(1.0), OPTIMIZERS[name](1e-3)) for name in ELEMENTWISE_RULES}
+EACH = [name if name in EVERYDAY else pytest.param(name, marks=pytest.mark.slow) for name in ELEMENTWISE_RULES]
+
+
+def check_places(program, state):
+    """That parameters and slots come back where they were."""
+    of_params = program.input_shardings[0][2]
+    after, of_state = program.output_shardings
+    for place, x in zip(jax.tree.leaves(of_state.slots), jax.tree.leaves(state.slots), strict=True):
+        assert place.is_equivalent_to(x.sharding, x.ndim)
+    for name, shape in SHAPES.items():
+        assert after[name].is_equivalent_to(of_params[name], len(shape))
+
+
+@elsewhere
+@pytest.mark.parametrize("target", ["8 h100", "256 v5p"])
+@pytest.mark.parametrize("name", EACH)
+def test_elementwise_optimizers_send_a_norm(name, target):
+    """Fully sharded and clipped: at most a kilobyte, on 8 H100 as on 256 v5p."""
+    program, state = pods.step_on(target, CLIPPED[name], "fully sharded", SHAPES)
+    assert 4 <= sum(size for _, size in sent(program).values()) <= 1024
+    check_places(program, state)
+
+
+@elsewhere
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", EACH)
+def test_the_parts_of_parameters_are_gathered_once(name, dtype):
+    """ZeRO-1: an eighth of the state on each of eight, and parameters are sent as they are stored."""
+    program, state = pods.step_on("8 h100", CLIPPED[name], "ZeRO-1", SHAPES, dtype)
+    whole = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state.slots))
+    assert pods.bytes_a_device(state) <= 1.05 / 8 * whole
+    found = sent(program)
+    expected = COUNT * (4 if dtype == "float32" else 2) if whole else 0  # SGD keeps nothing, and nothing is spread
+    assert found.pop("all-gather", (0, 0))[1] == expected
+    assert sum(size for _, size in found.values()) <= 1024
+    check_places(program, state)
+
+
+@elsewhere
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+def test_the_table_of_the_page(name):
+    rows = re.findall(r"^\| `\w+` .*\|$", (ROOT / "docs" / "pods.md").read_text(), re.M)
+    [row] = [row for row in rows if row.startswith(f"| `{name}` |")]
+    assert row == f"| {' | '.join(pods.row(name))} |"
