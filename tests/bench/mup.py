@@ -26,8 +26,8 @@ KINDS = ("standard", "muP")
 BASE = 128
 """The width at which both have the same rates. The last layer of muP begins at zero."""
 WIDTHS = (128, 256, 512, 1024)
-RATES = tuple(2.0**power for power in range(-13, -3))
-SEEDS, STEPS, BATCH = 2, 150, 128
+RATES = tuple(2.0**power for power in range(-12, -4))
+SEEDS, STEPS, BATCH = 2, 100, 64
 GOAL = 2.0
 """By how much the best rate of muP may move, in steps of a factor 2; that of the standard parametrisation moves more."""
 
