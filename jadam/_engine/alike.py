@@ -25,37 +25,49 @@ from jadam._engine.leaf import Mode
 from jadam._state import OptState
 from jadam._tree import PyTree
 
-# `jax.experimental.shard_alike` says the same, but all its pairs of one type and shape share a group (JAX 0.10), so that a
-# parameter and its slots would have to be placed alike. It counts its groups from 0.
-_GROUPS = itertools.count(2**32)
+
+class _Groups:
+    """The numbers of the groups of one program: other programs of the process have no influence on them, so that each has the
+    same text wherever it is lowered, and compilation caches find it.
+    """
+
+    def __init__(self) -> None:
+        self.numbers = itertools.count(2**32)  # `jax.experimental.shard_alike` counts its own from 0
 
 
-def _as_is(x: Any, like: Any, *, group: int) -> Any:
+def _as_is(x: Any, like: Any) -> Any:
     return x
 
 
-def _lowered(_: Any, x: Any, like: Any, *, group: int) -> list[Any]:
+def _lowered(context: Any, x: Any, like: Any) -> list[Any]:
     if jax.config.jax_use_shardy_partitioner:  # pyright: ignore[reportAttributeAccessIssue]
-        sdy.sharding_group(x, group)
-        sdy.sharding_group(like, group)
+        module = context.module_context
+        groups = next((one for one in module.keepalives if isinstance(one, _Groups)), None)
+        if groups is None:
+            module.add_keepalive(groups := _Groups())
+        number = next(groups.numbers)
+        sdy.sharding_group(x, number)
+        sdy.sharding_group(like, number)
     return [x]
 
 
-def _differentiated(primals: Any, tangents: Any, *, group: int) -> Any:
-    return _alike.bind(*primals, group=group), tangents[0]
+def _differentiated(primals: Any, tangents: Any) -> Any:
+    return _alike.bind(*primals), tangents[0]
 
 
-def _mapped(values: Any, axes: Any, *, group: int) -> Any:
+def _mapped(values: Any, axes: Any) -> Any:
     x, like = values
     if None in axes:  # one of them has no axis of models, and cannot be placed like the other
         return x, axes[0]
-    return _alike.bind(x, jnp.moveaxis(like, axes[1], axes[0]), group=group), axes[0]
+    return _alike.bind(x, jnp.moveaxis(like, axes[1], axes[0])), axes[0]
 
 
+# `jax.experimental.shard_alike` says the same, but all its pairs of one type and shape share a group (JAX 0.10), so that a
+# parameter and its slots would have to be placed alike: it is lowered once for all of them.
 _alike = Primitive("placed_alike")
 _alike.def_impl(_as_is)
 _alike.def_abstract_eval(_as_is)
-mlir.register_lowering(_alike, _lowered)
+mlir.register_lowering(_alike, _lowered, cacheable=False)
 ad.primitive_jvps[_alike] = _differentiated
 batching.primitive_batchers[_alike] = _mapped
 
@@ -97,7 +109,7 @@ def _placed_alike(x: Any, like: Any) -> Any:
     if x.ndim and mesh.size > 1 and set(mesh.axis_types) == {AxisType.Auto}:
         # An array of its own for the parts: a parameter in 16 bits is gathered, and not its update in 32.
         x = lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(*(PartitionSpec.UNCONSTRAINED,) * x.ndim)))
-        x = _alike.bind(x, like, group=next(_GROUPS))
+        x = _alike.bind(x, like)
     return jax.device_put(x, jax.memory.Space.Host) if _on_host(like) else x
 
 
