@@ -295,6 +295,12 @@ def test_groups_masks_and_frozen_tables():
     np.testing.assert_allclose(passed["a"].values[0], values[0] + values[2], rtol=1e-6)
 
 
+def test_touched_rows_are_projected():
+    tx, params = jadam.chain(jadam.sgd(1.0), jadam.keep_params_nonnegative()), {"table": jnp.full((4, 2), -1.0)}
+    new, _ = tx.step({"table": Rows(jnp.array([2, 9]), jnp.full((2, 2), 3.0))}, tx.init(params), params)
+    assert new["table"][:, 0].tolist() == [-1, -1, 0, -1]
+
+
 def test_loss_scale_skips_rows():
     tx, params = jadam.loss_scale(jadam.adam(1e-2), init_scale=4.0), model(dtype="float16")
     rows, dense = gradients(params, [3, 0, 5])
