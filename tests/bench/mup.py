@@ -119,7 +119,10 @@ def main() -> int:
         moves = max(best) / min(best)
         goal, own = (f"at most {GOAL:g}", moves <= GOAL) if kind == "muP" else (f"more than {GOAL:g}", moves > GOAL)
         met &= own
-        print(f"| {kind} | {' | '.join(f'{rate:.1e}' for rate in best)} | {moves:g} | {goal} | {own} |", flush=True)
+        print(
+            f"| {kind} | {' | '.join(f'{rate:.1e}' for rate in best)} | {moves:g} | {goal} | {'yes' if own else 'no'} |",
+            flush=True,
+        )
     if options.figure is not None:
         draw(curves, options.figure)
     return 0 if met or options.quick else 1
