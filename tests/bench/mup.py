@@ -119,7 +119,8 @@ def main() -> int:
         moves = max(best) / min(best)
         goal, own = (f"at most {GOAL:g}", moves <= GOAL) if kind == "muP" else (f"more than {GOAL:g}", moves > GOAL)
         met &= own
-        print(f"| {kind} | {' | '.join(f'{rate:.1e}' for rate in best)} | {moves:g} | {goal} | {own} |", flush=True)
+        row = [kind, *(f"{rate:.1e}" for rate in best), f"{moves:g}", goal, "yes" if own else "no"]
+        print(f"| {' | '.join(row)} |", flush=True)
     if options.figure is not None:
         draw(curves, options.figure)
     return 0 if met or options.quick else 1
