@@ -51,7 +51,7 @@ def test_elementwise_optimizers_run_on_parts(name):
     assert_equal(in_parts(tx, ROWS), run(tx, *numbers()), atol=1e-6)
 
 
-@pytest.mark.parametrize("specs", [ROWS, COLUMNS], ids=["rows", "columns"])
+@pytest.mark.parametrize("specs", [ROWS, pytest.param(COLUMNS, marks=pytest.mark.slow)], ids=["rows", "columns"])
 def test_a_clip_adds_up(specs):
     tx = jadam.chain(jadam.clip_by_global_norm(1.0, axis_name="data"), jadam.adamw(0.1))
     assert_equal(in_parts(tx, specs), run(tx, *numbers()), atol=1e-6)
