@@ -114,7 +114,7 @@ WRAPPED = {
     "lookahead": lambda tx: jadam.lookahead(tx, 2, 0.5),
     "loss_scale": jadam.loss_scale,
     "monitor": jadam.monitor,
-    "optax": lambda tx: jadam.chain(optax.scale_by_adam(), tx),
+    "optax": lambda tx: jadam.chain(optax.trace(0.9), tx),
 }
 
 
