@@ -3,11 +3,8 @@
 import re
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import pytest
 
-import jadam
 from jadam._layouts import layouts
 from jadam._tree import flatten
 

@@ -31,7 +31,9 @@ WAYS = {"whole": (PartitionSpec(), None), "ZeRO-1": (PartitionSpec(), "data"), "
 CLIPPED = 1.0
 
 
-def step_on(target: str, tx: Any, way: str, shapes: dict[str, tuple[int, ...]] = SHAPES, dtype: str = "float32") -> tuple[Any, Any]:
+def step_on(
+    target: str, tx: Any, way: str, shapes: dict[str, tuple[int, ...]] = SHAPES, dtype: str = "float32"
+) -> tuple[Any, Any]:
     """A step compiled for all devices of a target, and the shapes of its state with their shardings."""
     spec, data = WAYS[way]
     mesh = Mesh(np.array(compilers.devices(target)), ("data",))
