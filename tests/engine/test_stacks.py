@@ -94,10 +94,9 @@ def test_other_axes_and_shapes_in_one_step():
     shapes = {"query/kernel": (16, 8, 4), "out/kernel": (8, 4, 16), "qkv/kernel": (16, 48), "bias": (16,), "w": (16, 24)}
     tx = jadam.normuon(0.02)
     (found, _), own, alone = on_mesh(tx, shapes, lambda k: P("data"))
-    assert not {"all-gather"} & set(found) or found["all-gather"] <= 2
+    assert found["all-to-all"] >= 2
     for k in own:
         np.testing.assert_allclose(own[k], alone[k], atol=2e-6)
-    assert any(not np.array_equal(alone[k], own[k] + 1) for k in own)
 
 
 def test_inside_shard_map_nothing_is_exchanged():
