@@ -13,7 +13,7 @@ from jadam._annotations import Option, is_integer
 from jadam._chain import block
 from jadam._errors import BadValue
 from jadam._hyper import Bound, FixedNonNegative, Positive
-from jadam._matrices import NONE, MatricesLike
+from jadam._matrices import NONE, ExplicitLike
 from jadam._norm import norm
 from jadam._rule import Context, Rule, Slots
 
@@ -166,7 +166,7 @@ class AdaptiveGradClip(Rule):
     clipping: Bound
     eps: Positive = 1e-3
     axis: Annotated[int | tuple[int, ...], Option("an axis, or a tuple of different axes", _are_axes)] | None = None
-    matrices: MatricesLike = NONE
+    matrices: ExplicitLike = NONE
     elementwise: ClassVar[bool] = False
     keeps_zeros: ClassVar[bool] = True
 

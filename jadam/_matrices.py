@@ -113,6 +113,8 @@ MatricesLike = Annotated[Any, _AsMatrices("hidden")]
 `(mask, axes(...))`, of which the first that selects a parameter says what it is, and the others are not matrices."""
 WeightsLike = Annotated[Any, _AsMatrices("weights")]
 """The same, where embeddings and heads are treated as other matrices are."""
+ExplicitLike = Annotated[Any, _AsMatrices("all")]
+"""The same, where None stands for none."""
 SureLike = Annotated[Any, _AsMatrices("sure")]
 """The same, where besides the tree must tell the axes of what has more than two."""
 
@@ -130,7 +132,7 @@ def as_matrices(value: MatricesLike, told: Told = "hidden") -> Matrices:
         TypeError: it is neither None nor a mask nor a list of pairs.
     """
     if value is None:
-        return Matrices(((EVERYTHING, told),))
+        return NONE if told == "all" else Matrices(((EVERYTHING, told),))
     if isinstance(value, Matrices):
         return value
     if isinstance(value, Axes):

@@ -63,3 +63,20 @@ def test_the_table_of_the_page(name):
     rows = re.findall(r"^\| `\w+` .*\|$", (ROOT / "docs" / "pods.md").read_text(), re.M)
     [row] = [row for row in rows if row.startswith(f"| `{name}` |")]
     assert row == f"| {' | '.join(pods.row(name))} |"
+
+
+LAYER = {"qkv/w": (768, 2304), "o/w": (768, 768), "fc/w": (768, 3072), "pr/w": (3072, 768), "qkv/b": (2304,), "ln/g": (768,)}
+TRANSFORMER = {f"h{i}/{name}": shape for i in range(12) for name, shape in LAYER.items()} | {"wte": (50304, 768)}
+MATRICES = sum(math.prod(shape) for name, shape in TRANSFORMER.items() if name.startswith("h") and name.endswith("w"))
+
+
+@elsewhere
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [None, "bfloat16"])
+def test_muon_exchanges_matrices_twice(dtype):
+    """A transformer of 12 layers: queries, keys, values and outputs in one stack, and both kinds of the others in another.
+
+    Products of matrices in parts would send each matrix 15 times to each of 8 devices: 60 times as much.
+    """
+    program, _ = pods.step_on("8 h100", jadam.muon(0.02, ns_dtype=dtype), "fully sharded", TRANSFORMER)
+    assert sent(program) == {"all-to-all": (4, 2 * MATRICES * (2 if dtype else 4) // 8)}

@@ -132,12 +132,12 @@ CALLS = {
     "muon: 'kernel' is not a mask; write jadam.match('**/kernel') to select parameters by path.": lambda: jadam.muon(
         1e-3, matrices="kernel"
     ),
-    "muon.init: axes(inputs=(0,), outputs=(1, 2)) does not name each axis of dense/kernel once, which has shape (3, 1); give "
-    "every axis to inputs, outputs or stacked.": lambda: jadam.muon(
+    "muon.init: axes(inputs=(0,), outputs=(1, 2)) does not name each axis of dense/kernel once, which has shape (3, 1); "
+    "give every axis to inputs, outputs or stacked.": lambda: jadam.muon(
         1e-3, matrices=[(jadam.match("**/kernel"), jadam.axes(0, (1, 2)))]
     ).init(PARAMS),
-    "muon.init: axes(inputs=(1,), outputs=(0,), split=2) splits the outputs of dense/kernel, which has shape (3, 1), into unequal "
-    "parts.": lambda: jadam.muon(1e-3, matrices=[(jadam.match("**/kernel"), jadam.axes(1, 0, split=2))]).init(PARAMS),
+    "muon.init: axes(inputs=(1,), outputs=(0,), split=2) splits the outputs of dense/kernel, which has shape (3, 1), into "
+    "unequal parts.": lambda: jadam.muon(1e-3, matrices=[(jadam.match("**/kernel"), jadam.axes(1, 0, split=2))]).init(PARAMS),
     "muon.init: match('**/weight') matches no parameter; there are 'dense/kernel', 'dense/bias', ...": lambda: jadam.muon(
         1e-3, matrices=[(jadam.match("**/weight"), jadam.axes(1, 0))]
     ).init(PARAMS),
