@@ -113,6 +113,7 @@ WRAPPED = {
     "guard": jadam.guard,
     "lookahead": lambda tx: jadam.lookahead(tx, 2, 0.5),
     "loss_scale": jadam.loss_scale,
+    "masked": lambda tx: jadam.accumulate(jadam.masked(tx, jadam.ndim_at_least(2)), 2),  # slots have None for some leaves
     "monitor": jadam.monitor,
     "optax": lambda tx: jadam.chain(optax.trace(0.9), tx),
 }
@@ -123,6 +124,19 @@ WRAPPED = {
 @pytest.mark.parametrize("name", WRAPPED)
 def test_each_wrapper(name, kind):
     check_run(WRAPPED[name](jadam.adamw(0.1)), kind, memory_kind="pinned_host" if name == "guard" else None)
+
+
+@pytest.mark.slow
+def test_a_function_among_the_arguments():
+    """`sam` asks for gradients at other parameters, inside a step on explicit axes."""
+    mesh, (values, grads) = eight_devices(AxisType.Explicit), numbers()
+    tx, params = jadam.sam(jadam.adamw(0.1)), placed(mesh, WHOLE, values)
+    state = jax.jit(tx.init, out_shardings=jadam.state_shardings(tx, params, data="data"))(params)
+    grad_fn = jax.grad(lambda p: sum(jnp.sum(x**2) for x in jax.tree.leaves(p)))
+    found = tx.step(placed(mesh, WHOLE, grads[0]), state, params, grad_fn=grad_fn)[0]
+    expected = tx.step(grads[0], tx.init(values), values, grad_fn=grad_fn)[0]
+    np.testing.assert_allclose(found["kernel"], expected["kernel"], rtol=1e-6)
+    assert found["kernel"].sharding.is_fully_replicated
 
 
 def test_what_xla_does_by_itself():
