@@ -132,6 +132,7 @@ def draw(found, path):
 
     mpl.use("agg")
     import matplotlib.pyplot as plt
+    from matplotlib.patches import Rectangle
 
     figure, axes = plt.subplots(len(LAYOUTS), 1, figsize=(4.5, 4.2), layout="constrained", sharex=True)
     colours = ["#0072B2", "#E69F00", "#009E73", "#CC79A7"]
@@ -139,8 +140,8 @@ def draw(found, path):
         for line, (name, (length, parts)) in enumerate(of_layout["parts"].items()):
             for device, (first, last) in enumerate(parts):
                 left, low = device * 5 + 2.2 * line, 1 - last / length
-                axis.add_patch(plt.Rectangle((left, 0), 1.8, 1, fill=False, edgecolor="#999999", linestyle=":"))
-                axis.add_patch(plt.Rectangle((left, low), 1.8, (last - first) / length, color=colours[device]))
+                axis.add_patch(Rectangle((left, 0), 1.8, 1, fill=False, edgecolor="#999999", linestyle=":"))
+                axis.add_patch(Rectangle((left, low), 1.8, (last - first) / length, color=colours[device]))
                 axis.text(left + 0.9, -0.06, name, ha="center", va="top", fontsize=6.5)
         axis.set_title(f"{layout}: {of_layout['bytes']:,} bytes of state on each device", fontsize=8.5)
         axis.set(xlim=(-0.5, 5 * DEVICES - 0.5), ylim=(-0.3, 1.05))

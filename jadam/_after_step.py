@@ -18,11 +18,11 @@ def _are_axes(axis: Any) -> bool:
     return all(map(is_integer, axes)) and 0 < len(set(axes)) == len(axes)
 
 
-Axes = Annotated[int | tuple[int, ...], Option("an axis, or a tuple of different axes", _are_axes)]
+AlongAxes = Annotated[int | tuple[int, ...], Option("an axis, or a tuple of different axes", _are_axes)]
 """Along which an array is a unit; it has one for each place on the others."""
 
 
-def axes_of(axis: Axes | None, shape: tuple[int, ...]) -> tuple[int, ...]:
+def axes_of(axis: AlongAxes | None, shape: tuple[int, ...]) -> tuple[int, ...]:
     """Axes of an array of this shape, as numbers from 0; all of them for None."""
     if axis is None:
         return tuple(range(len(shape)))

@@ -80,6 +80,8 @@ INSTEAD = {
     # submodules
     "schedules": "schedules are names of jadam itself: write jadam.linear_schedule(...); optax.schedules works beside jadam",
     "losses": "jadam has no losses; optax.losses works beside jadam",
+    "projections": "jadam.keep_params_in_l2_ball, keep_params_in_simplex and keep_params_nonnegative project where a step "
+    "lands; jadam.project_params does so with a function of optax.projections",
     "tree": "optax.tree works beside jadam: optax.tree.get, set and map_params read its states",
     "tree_utils": "optax.tree_utils works beside jadam: optax.tree_utils.tree_get and tree_set read its states",
     "contrib": "jadam has muon, prodigy, ademamix, adopt, schedule_free, sam, reduce_on_plateau and more itself; "
@@ -101,7 +103,7 @@ IN_A_CHAIN = {
 
 # fmt: off
 BESIDE = {
-    "assignment", "experimental", "microbatching", "perturbations", "projections", "second_order", "convex_kl_divergence",
+    "assignment", "experimental", "microbatching", "perturbations", "second_order", "convex_kl_divergence",
     "cosine_distance", "cosine_similarity", "ctc_loss", "ctc_loss_with_forward_probs", "generalized_kl_divergence",
     "hinge_loss", "huber_loss", "kl_divergence", "l2_loss", "log_cosh", "ntxent", "safe_softmax_cross_entropy",
     "sigmoid_binary_cross_entropy", "sigmoid_focal_loss", "smooth_labels", "softmax_cross_entropy",

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 import jax.numpy as jnp
 from jax import Array
 
-from jadam._after_step import AfterStep, Axes, axes_of
+from jadam._after_step import AfterStep, AlongAxes, axes_of
 from jadam._chain import Transformation, builder, chain
 from jadam._dtypes import decode
 from jadam._errors import BadValue
@@ -34,7 +34,7 @@ class Hyperball(AfterStep):
     """
 
     radius: Literal["initial", "current"] = "initial"
-    axis: Axes = (-2, -1)
+    axis: AlongAxes = (-2, -1)
     elementwise: ClassVar[bool] = False
     positions: ClassVar[tuple[str, ...]] = ("radius",)  # of which rounding would be a wrong norm for ever
 
@@ -74,7 +74,7 @@ def hyperball(
     mask: MaskLike = None,
     *,
     radius: Literal["initial", "current"] = "initial",
-    axis: Axes = (-2, -1),
+    axis: AlongAxes = (-2, -1),
 ) -> GradientTransformation:
     """The same transformation with matrices whose norm stays as it was at the start: `q = p - lr R u/|u|`, `p = q R/|q|`.
 

@@ -9,8 +9,7 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jadam._after_step import AfterStep, Axes, axes_of
-from jadam._annotations import uncalled
+from jadam._after_step import AfterStep, AlongAxes, axes_of
 from jadam._chain import builder, chain
 from jadam._dtypes import cast
 from jadam._errors import BadType, BadValue, shown
@@ -49,7 +48,7 @@ class KeepParamsInL2Ball(AfterStep):
     """Shrinks what would be longer than `radius` to that length."""
 
     radius: Bound
-    axis: Axes | None = None
+    axis: AlongAxes | None = None
     elementwise: ClassVar[bool] = False
 
     def land(self, u: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
@@ -60,7 +59,9 @@ class KeepParamsInL2Ball(AfterStep):
 
 
 @builder
-def keep_params_in_l2_ball(radius: Bound = 1.0, mask: MaskLike = None, *, axis: Axes | None = None) -> GradientTransformation:
+def keep_params_in_l2_ball(
+    radius: Bound = 1.0, mask: MaskLike = None, *, axis: AlongAxes | None = None
+) -> GradientTransformation:
     """Keeps the norm of parameters at `radius` or below: `q = p + u`, `p = q min(1, radius/|q|)`. It stands last in a chain.
 
     Args:
@@ -135,7 +136,7 @@ class ProjectParams(AfterStep):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not callable(self.projection) or uncalled(self.projection):
+        if not callable(self.projection) or isinstance(self.projection, type):
             raise BadType(f"projection is {shown(self.projection)}; give a function of one array that returns one like it.")
 
     def land(self, u: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:

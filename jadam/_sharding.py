@@ -75,7 +75,9 @@ def shardings_of(state: OptState, params: PyTree, data: tuple[str, ...] | None =
         raise BadValue("no parameter has a sharding; pass jax arrays, or ShapeDtypeStructs with one.")
     if data is not None and not any(set(data) <= set(mesh.axis_names) for mesh in meshes):
         there = f"a mesh with the axes {meshes[0].axis_names}" if meshes else "a single device"
-        raise BadValue(f"the parameters are on {there}; {{name}} must name axes of their mesh.", data=data)
+        raise BadValue(
+            f"the parameters are on {there}; {{name}} must name axes of their mesh.", data=data if data[1:] else data[0]
+        )
     slots, found = jax.tree.leaves(state), []
     of_parameter: dict[int, list[jax.ShapeDtypeStruct]] = {}
     numbers = owners(state, leaves)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 from jax import Array
 
-from jadam._after_step import Axes, axes_of
+from jadam._after_step import AlongAxes, axes_of
 from jadam._chain import block
 from jadam._hyper import NonNegative
 from jadam._norm import norm
@@ -31,7 +31,7 @@ class FloorUpdateRatio(Rule):
     """
 
     min_ratio: NonNegative
-    axis: Axes | None = None
+    axis: AlongAxes | None = None
     elementwise: ClassVar[bool] = False
     keeps_zeros: ClassVar[bool] = True
 

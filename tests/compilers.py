@@ -221,11 +221,9 @@ def sent(program: Any) -> dict[str, tuple[int, int]]:
     for line in program.as_text().splitlines():
         if one := SENT.search(line):
             kind, what = one[1], one[2]
-            arrays = [
-                SIZES[t] * math.prod(int(n) for n in shape.split(",") if n) for t, shape, _ in ARRAY.findall(kind) if t in SIZES
-            ]
+            arrays = [_bytes(f"{dtype}[{shape}]") for dtype, shape, _ in ARRAY.findall(kind) if dtype in SIZES]
             if "-start(" in line and what != "all-reduce" and kind.startswith("("):
-                arrays = arrays[len(arrays) // 2 :] if what != "collective-permute" else arrays[1:2]
+                arrays = arrays[1:2] if what == "collective-permute" else arrays[len(arrays) // 2 :]
             count, size = found.get(what, (0, 0))
             found[what] = count + 1, size + sum(arrays)
     return found

@@ -1,4 +1,4 @@
-"""Random layouts: a mesh of eight devices, how parameters are spread over it, an optimizer and how it stores; against one device.
+"""Random layouts against one device: a mesh of eight, how parameters are spread over it, an optimizer and how it stores.
 
     python tests/layouts.py [--cases 500] [--seed 0]
 

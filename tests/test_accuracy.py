@@ -5,6 +5,7 @@ import sys
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 from support import ROOT, load_script
@@ -64,6 +65,20 @@ def test_the_speed_script_runs():
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("|") > 50
+
+
+@pytest.mark.slow
+def test_the_width_script_runs(tmp_path):
+    """In small: training converges at a fair rate and not at a tiny one; and the figure is drawn."""
+    mup = load_script("tests/bench/mup.py")
+    images, labels = jnp.asarray(np.random.default_rng(0).standard_normal((64, 8)), jnp.float32), jnp.arange(64) % 4
+    losses = mup.measured("muP", 256, 12, images, labels)
+    assert losses.shape == (len(mup.RATES),)
+    assert losses[0] > 1.2 * losses.min()
+    slower = jadam.describe(mup.transformation("muP", 256, 0.1), mup.network("muP", 256, 8, 0))
+    assert "path x0.5" in slower
+    mup.draw({"standard": {256: losses}, "muP": {256: losses}}, tmp_path / "mup.png")
+    assert (tmp_path / "mup.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.slow

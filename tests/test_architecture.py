@@ -13,7 +13,7 @@ LAYERS = [
     {"_annotations"},
     {"_tree", "_dtypes", "_derivatives", "_schedules", "_shards"},
     {"_tables"},
-    {"_rows", "_decay", "_axes", "_layouts"},
+    {"_rows", "_context", "_decay", "_axes", "_layouts"},
     {"_by_leaf", "_masks", "_matrices", "_norm", "_state", "_storage", "_types", "_averages", "_positions"},
     {"_hyper"},
     {"_rule"},

@@ -33,18 +33,22 @@ def program(target, width, distinct, by="step"):
 
 
 @elsewhere
-@pytest.mark.parametrize(("distinct", "limit"), [(True, 2.3), (False, 3.4)])
+@pytest.mark.parametrize(("distinct", "limit"), [(True, 1.9), (False, 3.0)])
 @pytest.mark.parametrize("by", ["step", "update"])
 @pytest.mark.parametrize("width", [64, 128])
 def test_an_h100_keeps_a_table_where_it_is(width, by, distinct, limit):
-    """It moves touched rows alone. XLA has a kernel that computes and one for each scatter, with rows between them in memory.
+    """It moves touched rows alone. XLA has a kernel that computes and one for each scatter, with rows between them in memory:
+    it could write in place in one kernel only if it knew that no row is read after it was written.
 
     The goal was 1.3 of what must move: each touched row of three tables in and out, and the gradient in. At these sizes what
     stands between kernels is 3 to 6 MB, and stays in a cache of 50.
     """
     found = program("h100", width, distinct, by)
     ideal = 4 * TOUCHED * (7 * width + 1)
-    assert cost_of(found, rows=(LENGTH, TOUCHED)).moved <= (limit + 0.4 * (by == "update")) * ideal
+    scatters = re.findall(rf"= f32\[{LENGTH},{width}\]\S* fusion\(", found.as_text())
+    assert len(scatters) == 3
+    overwritten = 4 * TOUCHED * width * len(scatters)  # operands of the scatters, which do not read what they write over
+    assert cost_of(found, rows=(LENGTH, TOUCHED)).moved - overwritten <= (limit + 0.4 * (by == "update")) * ideal
     assert not re.findall(rf"f32\[{LENGTH},{width}\]\S* copy\(", found.as_text())
     assert found.memory_analysis().temp_size_in_bytes <= 8e6 * width / 64
     assert found.memory_analysis().alias_size_in_bytes >= 3 * 4 * LENGTH * width

@@ -59,7 +59,7 @@ def test_norms_stay_for_100000_steps(dtype, storage, bar):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("dtype", "storage", "bar"), STORAGES[1:5], ids=str)
+@pytest.mark.parametrize(("dtype", "storage", "bar"), STORAGES[1:3], ids=str)
 def test_norms_stay_for_100000_updates(dtype, storage, bar):
     assert drift(dtype, storage, 100_000, by="update") < bar
 

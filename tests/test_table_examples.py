@@ -21,6 +21,7 @@ def test_word_vectors_learn_both_ways(tmp_path, capsys):
     assert figure.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_ratings_are_fitted_three_ways(tmp_path):
     """Better than the mean alone, whose error is above 1."""
     sizes = ["--users", "300", "--items", "100", "--ratings", "40000", "--steps", "400"]
@@ -30,6 +31,7 @@ def test_ratings_are_fitted_three_ways(tmp_path):
     assert (tmp_path / "error.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_the_benchmark_compares_before_it_measures(tmp_path):
     table = load_script("tests/bench/rows.py").main(["--quick", "--out", str(tmp_path / "rows.md")])
     assert (tmp_path / "rows.md").read_text().splitlines() == table

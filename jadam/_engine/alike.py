@@ -9,7 +9,6 @@ the old.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -21,61 +20,53 @@ from jax.extend.mlir.dialects import sdy
 from jax.interpreters import ad, batching, mlir
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from jadam._engine.leaf import Mode
-from jadam._state import OptState
 from jadam._tree import PyTree
 
-# `jax.experimental.shard_alike` says the same, but all its pairs of one type and shape share a group (JAX 0.10), so that a
-# parameter and its slots would have to be placed alike. It counts its groups from 0.
-_GROUPS = itertools.count(2**32)
+
+class _Groups:
+    """The numbers of the groups of one program: other programs of the process have no influence on them, so that each has the
+    same text wherever it is lowered, and compilation caches find it.
+    """
+
+    def __init__(self) -> None:
+        self.numbers = itertools.count(2**32)  # `jax.experimental.shard_alike` counts its own from 0
 
 
-def _as_is(x: Any, like: Any, *, group: int) -> Any:
+def _as_is(x: Any, like: Any) -> Any:
     return x
 
 
-def _lowered(_: Any, x: Any, like: Any, *, group: int) -> list[Any]:
+def _lowered(context: Any, x: Any, like: Any) -> list[Any]:
     if jax.config.jax_use_shardy_partitioner:  # pyright: ignore[reportAttributeAccessIssue]
-        sdy.sharding_group(x, group)
-        sdy.sharding_group(like, group)
+        module = context.module_context
+        groups = next((one for one in module.keepalives if isinstance(one, _Groups)), None)
+        if groups is None:
+            module.add_keepalive(groups := _Groups())
+        number = next(groups.numbers)
+        sdy.sharding_group(x, number)
+        sdy.sharding_group(like, number)
     return [x]
 
 
-def _differentiated(primals: Any, tangents: Any, *, group: int) -> Any:
-    return _alike.bind(*primals, group=group), tangents[0]
+def _differentiated(primals: Any, tangents: Any) -> Any:
+    return _alike.bind(*primals), tangents[0]
 
 
-def _mapped(values: Any, axes: Any, *, group: int) -> Any:
+def _mapped(values: Any, axes: Any) -> Any:
     x, like = values
     if None in axes:  # one of them has no axis of models, and cannot be placed like the other
         return x, axes[0]
-    return _alike.bind(x, jnp.moveaxis(like, axes[1], axes[0]), group=group), axes[0]
+    return _alike.bind(x, jnp.moveaxis(like, axes[1], axes[0])), axes[0]
 
 
+# `jax.experimental.shard_alike` says the same, but all its pairs of one type and shape share a group (JAX 0.10), so that a
+# parameter and its slots would have to be placed alike: it is lowered once for all of them.
 _alike = Primitive("placed_alike")
 _alike.def_impl(_as_is)
 _alike.def_abstract_eval(_as_is)
-mlir.register_lowering(_alike, _lowered)
+mlir.register_lowering(_alike, _lowered, cacheable=False)
 ad.primitive_jvps[_alike] = _differentiated
 batching.primitive_batchers[_alike] = _mapped
-
-
-def staying(
-    step: Callable[..., Any], mode: Mode, updates: PyTree, state: OptState, params: PyTree, extra: Any, code: Any
-) -> tuple[PyTree, OptState]:
-    """`step(mode, updates, state, params, extra, code)`, whose results stay where parameters and state were."""
-
-    def near(updates: PyTree, state: OptState, params: PyTree, extra: Any, code: Any) -> Any:
-        found, new = step(mode, updates, state._replace(slots=jax.tree.map(_on_device, state.slots)), params, extra, code)
-        slots = {key: placed_alike(own, state.slots.get(key)) for key, own in new.slots.items()}
-        return found if params is None else placed_alike(found, params), new._replace(slots=slots)
-
-    like = updates if params is None else params
-    if (mesh := _mesh_of_types(like, state)) is None:
-        return near(updates, state, params, extra, code)
-    # Types say that operands of one operation are placed otherwise, which is an error. XLA may move them.
-    where = jax.tree.map(lambda x: _type_on(mesh, x), (like, state))
-    return jax.sharding.auto_axes(near, out_sharding=where)(updates, state, params, extra, code)  # pyright: ignore
 
 
 def placed_alike(new: PyTree, old: PyTree) -> PyTree:
@@ -88,7 +79,7 @@ def placed_alike(new: PyTree, old: PyTree) -> PyTree:
 
 
 def _placed_alike(x: Any, like: Any) -> Any:
-    if x is like or not (_is_placed(x) and _is_placed(like)) or x.shape != like.shape:
+    if x is like or not (is_placed(x) and is_placed(like)) or x.shape != like.shape:
         return x
     if not isinstance(x, Tracer):
         alike = not like.committed or x.sharding.is_equivalent_to(like.sharding, x.ndim)
@@ -97,39 +88,21 @@ def _placed_alike(x: Any, like: Any) -> Any:
     if x.ndim and mesh.size > 1 and set(mesh.axis_types) == {AxisType.Auto}:
         # An array of its own for the parts: a parameter in 16 bits is gathered, and not its update in 32.
         x = lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(*(PartitionSpec.UNCONSTRAINED,) * x.ndim)))
-        x = _alike.bind(x, like, group=next(_GROUPS))
-    return jax.device_put(x, jax.memory.Space.Host) if _on_host(like) else x
+        x = _alike.bind(x, like)
+    return jax.device_put(x, jax.memory.Space.Host) if on_host(like) else x
 
 
-def _mesh_of_types(like: PyTree, state: OptState) -> Any:
-    """The mesh with explicit axes on which a slot is spread otherwise than its parameter; None where there is none."""
-    leaves, structure = jax.tree.flatten(like)
-    for own in state.slots.values():
-        for slot in own.values() if isinstance(own, dict) else ():
-            column = structure.flatten_up_to(slot) if jax.tree.structure(slot) == structure else ()
-            for x, p in zip(column, leaves, strict=False):
-                if _is_placed(x) and _is_placed(p) and x.shape == p.shape:
-                    where, own_place = jax.typeof(x).sharding, jax.typeof(p).sharding
-                    if AxisType.Explicit in where.mesh.axis_types and where.spec != own_place.spec:
-                        return where.mesh
-    return None
-
-
-def _type_on(mesh: Any, x: Any) -> NamedSharding:
-    where = jax.typeof(x).sharding
-    return where if where.mesh == mesh else NamedSharding(mesh, PartitionSpec(*(None,) * x.ndim))
-
-
-def _is_placed(x: Any) -> bool:
+def is_placed(x: Any) -> bool:
     return isinstance(x, Array) and not jnp.issubdtype(x.dtype, jax.dtypes.extended)
 
 
-def _on_host(x: Array) -> bool:
+def on_host(x: Array) -> bool:
     """Whether an array is in the memory of the host, where no device computes."""
     return jax.typeof(x).memory_space == jax.memory.Space.Host
 
 
-def _on_device(x: Any) -> Any:
-    if not _is_placed(x) or not _on_host(x):
+def on_device(x: Any) -> Any:
+    """An array where it can be computed with."""
+    if not is_placed(x) or not on_host(x):
         return x
     return jax.device_put(x, jax.memory.Space.Device if isinstance(x, Tracer) else x.sharding.with_memory_kind("device"))

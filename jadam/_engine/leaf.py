@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jadam._after_step import AfterStep
+from jadam._context import H
 from jadam._dtypes import cast, compute_dtype, decode, encode, full_dtype, full_products
 from jadam._engine import returned
 from jadam._engine.missed import Gap, missed
@@ -18,7 +19,7 @@ from jadam._engine.placement import tied
 from jadam._errors import BadValue
 from jadam._norm import bounded
 from jadam._recipe import SlotFormats
-from jadam._rule import H, Rule
+from jadam._rule import Rule
 from jadam._shards import indices
 from jadam._storage.blocks import Tile
 from jadam._storage.params import ParamStorage

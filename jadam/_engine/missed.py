@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
+from jadam._context import H
 from jadam._dtypes import cast, full_products
 from jadam._errors import BadValue
-from jadam._rule import Context, H
+from jadam._rule import Context
 
 Slots = dict[str, Array]
 

@@ -27,7 +27,7 @@ def summed_rows(table: Array, rows: Rows) -> Rows:
     if not _owned(table):
         on_mesh = tuple(NamedSharding(sharding.mesh, spec) for spec in (PartitionSpec(None), of_values))
         own = on_automatic_axes(lambda ids, values: summed(ids, values, rows.distinct, length, dtype), table, lambda: on_mesh)
-        return Rows.of(*own(rows.ids, rows.values), True)
+        return Rows.of(*own(rows.ids, rows.values), distinct=True)
 
     def part(table: Array, ids: Array, values: Array) -> tuple[Array, Array]:
         first, own = _first(table, sharding.spec[0]), table.shape[0]

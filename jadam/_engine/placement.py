@@ -79,7 +79,7 @@ def spread(sharding: Any, data: tuple[str, ...], shape: tuple[int, ...], beside:
     if not fits:
         return sharding
     best = max(fits, key=gain)  # the first of several
-    spec[best] = (*_names(spec[best]), *data) if spec[best] is not None or len(data) > 1 else data[0]
+    spec[best] = (*_names(spec[best]), *data)
     return NamedSharding(sharding.mesh, PartitionSpec(*spec))
 
 

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jadam._context import H, extra, scalars_of
 from jadam._dtypes import cast, encode, full_dtype, full_products
 from jadam._engine import checks, returned
 from jadam._engine.kept import following, formats_of, kept_of, made_anew, part_of
@@ -28,7 +29,7 @@ from jadam._engine.reader import Reader, Ready, Step
 from jadam._engine.stacks import on_matrices
 from jadam._errors import BadValue
 from jadam._recipe import Pair
-from jadam._rule import Context, DecayRate, H, Rule, extra, scalars_of
+from jadam._rule import Context, DecayRate, Rule
 from jadam._state import GIVEN, OptState
 from jadam._storage.rounding import number_key, step_key
 from jadam._storage.slots import apart, together

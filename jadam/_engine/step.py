@@ -13,7 +13,6 @@ from jax import Array
 from jax.core import Tracer
 
 from jadam._engine import checks, parts
-from jadam._engine.alike import staying
 from jadam._engine.leaf import Mode, Operands, Program
 from jadam._engine.numbers import Said, acting, said, without_state
 from jadam._engine.order import check_order
@@ -23,6 +22,7 @@ from jadam._engine.reader import Step
 from jadam._engine.restored import restored
 from jadam._engine.row import Row
 from jadam._engine.rows import Tables
+from jadam._engine.staying import staying
 from jadam._engine.symbolic import asking_no_symbols
 from jadam._errors import BadValue
 from jadam._recipe import Recipe

@@ -2,8 +2,8 @@
 
     JAX_PLATFORMS=cpu python tests/bench/pods.py [NAME ...] [--target "8 h100"]
 
-Prints a Markdown table. XLA compiles for the devices without having them (see `tests/compilers.py`), so that the numbers are the
-same on every run. Gradients are placed like the parameters, which are those of one layer of a transformer, of 512 x 512,
+Prints a Markdown table. XLA compiles for the devices without having them (see `tests/compilers.py`), so that the numbers are
+the same on every run. Gradients are placed like the parameters, which are those of one layer of a transformer, of 512 x 512,
 512 x 2,048 and a vector, in float32. "State" is in bytes a parameter on one device. What is sent are the results of collectives
 on a device, and how many there are: a vector and two matrices gathered are 3.
 """
@@ -27,13 +27,12 @@ from support import OPTIMIZERS
 import jadam
 
 SHAPES = {"attention": (512, 512), "up": (512, 2048), "bias": (2048,)}
+Shapes = dict[str, tuple[int, ...]]
 WAYS = {"whole": (PartitionSpec(), None), "ZeRO-1": (PartitionSpec(), "data"), "fully sharded": (PartitionSpec("data"), None)}
 CLIPPED = 1.0
 
 
-def step_on(
-    target: str, tx: Any, way: str, shapes: dict[str, tuple[int, ...]] = SHAPES, dtype: str = "float32"
-) -> tuple[Any, Any]:
+def step_on(target: str, tx: Any, way: str, shapes: Shapes = SHAPES, dtype: str = "float32") -> tuple[Any, Any]:
     """A step compiled for all devices of a target, and the shapes of its state with their shardings."""
     spec, data = WAYS[way]
     mesh = Mesh(np.array(compilers.devices(target)), ("data",))

@@ -19,7 +19,7 @@ SPARSE = {case["id"]: case for case in json.loads((golden.DATA / "sparse_adam.js
 ELEMENTWISE = [name for name in ELEMENTWISE_RULES if name != "prodigy"]
 """Without the rule that adds up, in `prepare`, what it keeps for all elements."""
 IN_GENERAL = ("float32", "stochastic", "remainder")
-USUAL = ("adam", "lion", "sgd", "adagrad")
+USUAL = ("adamw", "sgd")
 STORAGES = {
     "float32": ("float32", {"state": "float32"}),
     "bfloat16": ("float32", {"state": "bfloat16", "min_size": 1}),
@@ -127,13 +127,11 @@ def test_equals_sparse_adam_written_out(options):
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize(
     ("name", "storage"),
-    [("adamw", storage) for storage in STORAGES]
-    + [(name, "float32") for name in USUAL]
+    [("adamw", "float32"), ("adamw", "stochastic"), ("adamw", "remainder"), ("lion", "float32"), ("adagrad", "float32")]
     + [
         pytest.param(name, storage, marks=pytest.mark.slow)
         for name in ELEMENTWISE
-        for storage in IN_GENERAL
-        if name != "adamw" and (name, storage) not in [(usual, "float32") for usual in USUAL]
+        for storage in (STORAGES if name == "adamw" else IN_GENERAL)
     ],
 )
 def test_all_rows_touched_is_a_dense_step(name, storage):
@@ -149,7 +147,7 @@ def test_all_rows_touched_is_a_dense_step(name, storage):
 
 
 @pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize("name", ELEMENTWISE)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in USUAL else pytest.mark.slow) for name in ELEMENTWISE])
 def test_other_rows_stand_still(name):
     """The first step from a new state moves touched rows as a dense one does; a later one leaves the others to the bit."""
     tx, params = OPTIMIZERS[name](1e-2), model()
@@ -166,7 +164,7 @@ def test_other_rows_stand_still(name):
     assert bool((two[0]["table"][2] != one[0]["table"][2]).any())
 
 
-@pytest.mark.parametrize("by", ["step", "update"])
+@pytest.mark.parametrize("by", ["step", pytest.param("update", marks=pytest.mark.slow)])
 def test_chance_is_that_of_the_row(by):
     """A row is rounded as in a dense step, whichever others are touched: random bits are by its number in the table."""
     tx = jadam.with_precision(jadam.adam(1e-2), state="bfloat16", params="stochastic", min_size=1)
@@ -295,6 +293,12 @@ def test_groups_masks_and_frozen_tables():
     np.testing.assert_allclose(passed["a"].values[0], values[0] + values[2], rtol=1e-6)
 
 
+def test_touched_rows_are_projected():
+    tx, params = jadam.chain(jadam.sgd(1.0), jadam.keep_params_nonnegative()), {"table": jnp.full((4, 2), -1.0)}
+    new, _ = tx.step({"table": Rows(jnp.array([2, 9]), jnp.full((2, 2), 3.0))}, tx.init(params), params)
+    assert new["table"][:, 0].tolist() == [-1, -1, 0, -1]
+
+
 def test_loss_scale_skips_rows():
     tx, params = jadam.loss_scale(jadam.adam(1e-2), init_scale=4.0), model(dtype="float16")
     rows, dense = gradients(params, [3, 0, 5])
@@ -340,6 +344,7 @@ def test_the_format_is_that_of_the_table():
     assert bool(state.slots["adam"]["mu"]["big"][3].any())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 def test_blocks_of_8_bits_within_a_row():
     """Of a table whose rows are matrices; all rows touched is a dense step to the bit."""

@@ -54,9 +54,9 @@ BY_CHANCE = jadam.with_precision(jadam.adam(1e-2), state="bfloat16", min_size=1)
     ("spec", "of_rows", "tx"),
     [
         (("data", None), "data", BY_OWNER),
-        ((None, "model"), "data", BY_OWNER),
+        pytest.param((None, "model"), "data", BY_OWNER, marks=pytest.mark.slow),
         ((("data", "model"), None), None, CAUGHT_UP),
-        (("data", "model"), "model", BY_CHANCE),
+        pytest.param(("data", "model"), "model", BY_CHANCE, marks=pytest.mark.slow),
     ],
 )
 def test_a_table_that_is_spread_over_devices(spec, of_rows, tx, kind):

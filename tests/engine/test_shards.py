@@ -13,6 +13,7 @@ pytestmark = pytest.mark.usefixtures("quick")
 ROWS = {"kernel": PartitionSpec("data"), "bias": PartitionSpec()}
 COLUMNS = {"kernel": PartitionSpec(None, "data"), "bias": PartitionSpec()}
 SHAPES = {"kernel": (256, 16), "bias": (16,)}
+EACH = [name if name == "adamw" else pytest.param(name, marks=pytest.mark.slow) for name in ["adamw", *ELEMENTWISE_RULES[::4]]]
 IN_JIT = "write jax.jit without shard_map, where XLA sees whole arrays."
 PART = "inside shard_map each device along 'data' has only a part of kernel"
 
@@ -44,15 +45,13 @@ def assert_equal(found, expected, atol=0.0):
         np.testing.assert_allclose(np.asarray(x, np.float64), np.asarray(y, np.float64), rtol=1e-6 * bool(atol), atol=atol)
 
 
-@pytest.mark.parametrize(
-    "name", [name if name == "adamw" else pytest.param(name, marks=pytest.mark.slow) for name in ELEMENTWISE_RULES]
-)
+@pytest.mark.parametrize("name", EACH)
 def test_elementwise_optimizers_run_on_parts(name):
     tx = OPTIMIZERS[name](0.1)
     assert_equal(in_parts(tx, ROWS), run(tx, *numbers()), atol=1e-6)
 
 
-@pytest.mark.parametrize("specs", [ROWS, COLUMNS], ids=["rows", "columns"])
+@pytest.mark.parametrize("specs", [ROWS, pytest.param(COLUMNS, marks=pytest.mark.slow)], ids=["rows", "columns"])
 def test_a_clip_adds_up(specs):
     tx = jadam.chain(jadam.clip_by_global_norm(1.0, axis_name="data"), jadam.adamw(0.1))
     assert_equal(in_parts(tx, specs), run(tx, *numbers()), atol=1e-6)
@@ -102,9 +101,7 @@ def test_what_needs_whole_arrays_is_refused(tx, words):
 
 def test_an_axis_needs_types_that_say_what_is_a_part():
     tx = jadam.clip_by_global_norm(1.0, axis_name="data")
-    with pytest.raises(
-        ValueError, match=r"axis_name='data'\) cannot know which arrays are parts under shard_map\(..., check_vma"
-    ):
+    with pytest.raises(ValueError, match=r"cannot know which arrays are parts under shard_map\(..., check_vma=False"):
         in_parts(tx, ROWS, check_vma=False)
 
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import EACH, OPTIMIZERS, at, cast, distance, stack
+from support import EACH, OPTIMIZERS, at, cast, distance, run, stack
 
 import jadam
 from jadam._optimizers.newton_schulz import orthogonalize
@@ -347,6 +347,25 @@ def test_neurons_of_normuon_make_steps_of_one_size():
     assert np.ptp(lengths[jadam.normuon]) < 1e-6 * lengths[jadam.normuon].max()
     assert np.ptp(lengths[jadam.muon]) > 0.5 * lengths[jadam.muon].max()
     assert norms[jadam.normuon] == pytest.approx(norms[jadam.muon], rel=1e-6)
+
+
+@pytest.mark.parametrize("optimizer", [jadam.muon, jadam.normuon])
+@pytest.mark.usefixtures("x64")
+def test_fused_heads_are_matrices_side_by_side(optimizer):
+    """A kernel (6, 3, 4) with `split=3` takes the path of three kernels (6, 4), and without it that of one (6, 12)."""
+    p, g = (jnp.asarray(RNG.standard_normal((6, 3, 4))) for _ in range(2))
+
+    def moved(p, g, matrices):
+        tx = optimizer(0.1, matrices=matrices)
+        return run(tx, p, [g, g * g - 1])[0]
+
+    def fused(split):
+        return moved(p, g, [(True, jadam.axes(inputs=0, outputs=(1, 2), split=split))])
+
+    apart = jnp.stack([moved(p[:, head], g[:, head], True) for head in range(3)], axis=1)
+    np.testing.assert_allclose(fused(3), apart, rtol=1e-12)
+    np.testing.assert_allclose(fused(1), moved(p.reshape(6, 12), g.reshape(6, 12), True).reshape(6, 3, 4), rtol=1e-12)
+    assert not np.allclose(fused(3), fused(1), rtol=1e-3)
 
 
 def test_muon_leaves_the_others_to_adam():

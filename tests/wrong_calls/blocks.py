@@ -22,7 +22,7 @@ CALLS = {
     "clip: max_delta must be given; it accepts max_delta.": lambda: jadam.clip(),
     "clip: too many arguments; it accepts max_delta.": lambda: jadam.clip(1.0, 2.0),
     "clip: there is no max_norm; it accepts max_delta.": lambda: jadam.clip(max_norm=1.0),
-    "clip_by_global_norm: there is no clip_norm; write max_norm=1.0. It accepts max_norm, eps, measured.": lambda: (
+    "clip_by_global_norm: there is no clip_norm; write max_norm=1.0. It accepts max_norm, eps, measured, axis_name.": lambda: (
         jadam.clip_by_global_norm(clip_norm=1.0)
     ),
     "clip_by_block_rms: threshold must be given; it accepts threshold.": lambda: jadam.clip_by_block_rms(),

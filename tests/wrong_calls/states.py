@@ -177,4 +177,16 @@ CALLS = {
     "state_shardings: no parameter has a sharding; pass jax arrays, or ShapeDtypeStructs with one.": lambda: (
         jadam.state_shardings(TX, {"w": jax.ShapeDtypeStruct((2,), jnp.float32)})
     ),
+    "state_shardings(data='data'): the parameters are on a single device; data must name axes of their mesh.": lambda: (
+        jadam.state_shardings(TX, PARAMS, data="data")
+    ),
+    "state_shardings(data=['data']): data must be the name of an axis of the mesh, or a tuple of names.": lambda: (
+        jadam.state_shardings(TX, PARAMS, data=["data"])  # pyright: ignore[reportArgumentType]
+    ),
+    "state_shardings(memory_kind='hbm'): memory_kind must be one of device, pinned_host, unpinned_host here.": lambda: (
+        jadam.state_shardings(TX, PARAMS, memory_kind="hbm")
+    ),
+    "clip_by_global_norm(axis_name=0): axis_name must be the name of an axis of the mesh, or a tuple of names.": lambda: (
+        jadam.clip_by_global_norm(1.0, axis_name=0)
+    ),
 }

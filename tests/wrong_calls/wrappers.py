@@ -329,7 +329,7 @@ CALLS = {
     "check_precision: the learning rate must be a finite number >= 0, or a schedule with such a peak_value.": lambda: (
         jadam.check_precision(TX, PARAMS, 10**400)
     ),
-    "state_shardings: params must be given; it accepts tx, params.": lambda: jadam.state_shardings(TX),
+    "state_shardings: params must be given; it accepts tx, params, data, memory_kind.": lambda: jadam.state_shardings(TX),
     "global_norm: updates has 'a', a str, at w, which is not an array; take it out of the tree, or put None in "
     "its place.": lambda: jadam.global_norm({"w": "a"}),
 }
