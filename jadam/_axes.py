@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from jax import Array
 
-from jadam._errors import BadType, BadValue, shown
+from jadam._errors import BadType, BadValue
 from jadam._tree import quoted
 
 
@@ -29,8 +29,8 @@ class Axes:
 
     def of(self, ndim: int) -> Axes | None:
         """The same as numbers from 0; None if they are not the axes of an array with `ndim` axes, each once."""
-        groups = [tuple([axis % ndim if -ndim <= axis < ndim else axis for axis in group]) for group in self.groups]
-        return Axes(*groups, self.split) if sorted(sum(groups, ())) == list(range(ndim)) else None
+        own = [tuple([axis % ndim if -ndim <= axis < ndim else axis for axis in group]) for group in self.groups]
+        return Axes(own[0], own[1], own[2], self.split) if sorted(sum(own, ())) == list(range(ndim)) else None
 
     @property
     def groups(self) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
@@ -54,15 +54,15 @@ def checked_axes(inputs: object, outputs: object, stacked: object, split: object
     for name, value in (("inputs", inputs), ("outputs", outputs), ("stacked", stacked)):
         group = tuple(value) if isinstance(value, list | tuple) else (value,)
         if not all(type(axis) is int for axis in group):
-            raise BadType(f"axes({name}={shown(value)}): write an axis, or a tuple of axes, such as (1, 2).")
+            raise BadType("{name} must be an axis, or a tuple of axes such as (1, 2).", **{name: value})
         if not group and name != "stacked":
-            raise BadValue(f"axes({name}=()): a matrix has {name}; name at least one axis.")
+            raise BadValue("{name} must be at least one axis.", **{name: value})
         groups.append(group)
     if len(set(sum(groups, ()))) < sum(map(len, groups)):
-        raise BadValue(f"{Axes(*groups)} names an axis twice.")
+        raise BadValue(f"an axis is named twice, in {groups[0]}, {groups[1]} and {groups[2]}.")
     if type(split) is not int or split < 1:
-        raise BadValue(f"axes(split={shown(split)}): split must be an integer >= 1.")
-    return Axes(*groups, split)
+        raise BadValue("{name} must be an integer >= 1.", split=split)
+    return Axes(groups[0], groups[1], groups[2], split)
 
 
 def fitting(axes: Axes, name: str, shape: tuple[int, ...]) -> Axes:

@@ -77,7 +77,7 @@ def _is_vector(path: Sequence[str]) -> bool:
     """Whether its names call it a bias or a scale: of what is not stacked it would have one axis."""
     if VECTOR.fullmatch(path[-1]):
         return True
-    return len(path) > 1 and path[-1] in ("weight", "w") and bool(NORM.fullmatch(path[-2]))
+    return path[-1] in ("weight", "w") and any(NORM.fullmatch(layer) for layer in path[-2:-1])
 
 
 def _long(shape: Sequence[int]) -> int:
@@ -119,15 +119,12 @@ def _shares_an_axis(prefix: Sequence[str], paths: Sequence[Sequence[str]], shape
 
 def _found(path: tuple[str, ...], shape: tuple[int, ...], bias: tuple[int, ...] | None, stacks: int) -> Found:
     stack, own = shape[:stacks], shape[stacks:]
-    layer = path[-2] if len(path) > 1 else path[-1]
+    layer = path[-2:][0]
     bias = bias[stacks : max(_long(bias), stacks + 1)] if bias is not None and bias[:stacks] == stack else None
     axes, sure = _axes(path, layer, own, bias)
     if axes is not None:
-        axes = Axes(
-            *(tuple(axis + stacks for axis in group) for group in axes.groups[:2]),
-            (*range(stacks), *(axis + stacks for axis in axes.stacked)),
-            axes.split,
-        )
+        inputs, outputs, stacked = (tuple([axis + stacks for axis in group]) for group in axes.groups)
+        axes = Axes(inputs, outputs, (*range(stacks), *stacked), axes.split)
     inside = stacks > 0 or any(NUMBERED.fullmatch(key) for key in path[:-1])
     head = not inside and any(HEAD.fullmatch(key) for key in path)
     embeds = any(EMBEDDING.fullmatch(key) for key in path)

@@ -91,7 +91,7 @@ def _together(mesh: Any, run: Run, rule: Any, axes: list[Axes], arrays: list[Arr
         stack = lax.pad(stack, jnp.ones((), full), [(0, missing, 0)] + [(0, 0, 0)] * (stack.ndim - 1))
     steps = range(sum(size > 1 for size in mesh.shape.values()) + 1)  # XLA exchanges along one axis of the mesh at a time
     stack = cast(functools.reduce(lambda x, count: _placed(x, mesh, count), steps, cast(stack, exchanged)), full)
-    stack = run(stack, h) if len(shapes) == 1 else _as_wide(functools.partial(run, h=h), stack, shapes[0])
+    stack = run(stack, h) if len(shapes) == 1 else _as_wide(lambda wide: run(wide, h), stack, shapes[0])
     stack = functools.reduce(lambda x, count: _placed(x, mesh, count), reversed(steps), cast(stack, exchanged))
 
     found: dict[int, Array] = {}

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from jax import Array
-from jax.core import max_dim
 
 from jadam._assembly import GradientTransformation, chain
 from jadam._authoring import (
-    ALL,
-    BadValue,
     Context,
     Count,
     Decay,
@@ -24,15 +21,13 @@ from jadam._authoring import (
     Slots,
     as_matrices,
     builder,
-    cast,
-    sides,
     zeros,
 )
 from jadam._optimizers import auxiliary_adam, newton_schulz
+from jadam._optimizers.orthogonal import Orthogonalize, Precision
+from jadam._optimizers.shaped import ScaleByShape, Scaling
 
-Scaling = Literal["keller", "moonlight", "unit_rms"]
 MomentumForm = Literal["lerp", "sum", "bias_corrected"]
-Precision = Literal["bfloat16", "float16", "float32"]
 DEFAULT_RATIO = {"keller": 0.015, "moonlight": 1.0, "unit_rms": 0.015}
 """The learning rate of the other parameters, divided by that of the matrices."""
 
@@ -64,51 +59,6 @@ class ScaleByMuon(Rule):
         m = h.momentum.ema(slots["mu"], g)
         now, ahead = (h.g_scale * g, h.m_scale * m) if self.momentum_form == "bias_corrected" else (g, m)
         return (h.momentum.ema(ahead, now) if self.nesterov else ahead), {"mu": m}
-
-
-@dataclass(frozen=True)
-class Orthogonalize(Rule):
-    """Makes the singular values of each matrix equal, roughly. Arguments as in `muon`."""
-
-    ns_coeffs: newton_schulz.Coefficients = "quintic"
-    ns_steps: Count | None = None
-    ns_dtype: Precision | None = None
-    ns_eps: NonNegative = 1e-7
-    ns_eps_form: newton_schulz.EpsForm = "add"
-    ns_safety: FixedPositive | None = None
-    matrices: MatricesLike = ALL
-    elementwise: ClassVar[bool] = False
-    on_matrices: ClassVar[bool] = True
-
-    @property
-    def exchanged(self) -> str | None:
-        return self.ns_dtype
-
-    def init(self, p: Array) -> Slots:
-        if self.matrices is None:
-            raise BadValue(f"an array of shape {p.shape} cannot be orthogonalised; say with matrices= what can.")
-        return {}
-
-    def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
-        options = {"eps": h.ns_eps, "eps_form": self.ns_eps_form, "safety": self.ns_safety, "dtype": self.ns_dtype}
-        return cast(newton_schulz.orthogonalize(g, self.ns_coeffs, self.ns_steps, **options), g.dtype), slots
-
-
-@dataclass(frozen=True)
-class ScaleByShape(Rule):
-    """Multiplies matrices by a number that depends on their inputs and outputs, and rounds them to `dtype`."""
-
-    scale: Scaling = "keller"
-    scale_factor: FixedPositive | None = None
-    dtype: Precision | None = None
-    matrices: MatricesLike = ALL
-
-    def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
-        inputs, outputs = sides(self.matrices, g.shape)
-        larger = max_dim(outputs, inputs)  # of symbolic shapes too
-        size = {"keller": larger / inputs, "moonlight": larger, "unit_rms": outputs / inputs}[self.scale] ** 0.5
-        factor = self.scale_factor or (0.2 if self.scale == "moonlight" else 1)
-        return cast(newton_schulz.rounded((size if factor == 1 else factor * size) * g, self.dtype), g.dtype), slots
 
 
 @builder

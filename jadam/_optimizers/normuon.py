@@ -30,6 +30,8 @@ from jadam._authoring import (
     zeros,
 )
 from jadam._optimizers import auxiliary_adam, muon, newton_schulz
+from jadam._optimizers.orthogonal import Orthogonalize, Precision
+from jadam._optimizers.shaped import ScaleByShape, Scaling
 
 
 @dataclass(frozen=True)
@@ -76,9 +78,9 @@ def scale_by_normuon(
     nesterov: bool = True,
     ns_coeffs: newton_schulz.Coefficients = "quintic",
     ns_steps: Count | None = None,
-    scale: muon.Scaling = "keller",
+    scale: Scaling = "keller",
     scale_factor: FixedPositive | None = None,
-    ns_dtype: muon.Precision | None = None,
+    ns_dtype: Precision | None = None,
     ns_eps: NonNegative = 1e-7,
     ns_eps_form: newton_schulz.EpsForm = "add",
     ns_safety: FixedPositive | None = None,
@@ -94,9 +96,9 @@ def scale_by_normuon(
     of_matrices = as_matrices(matrices)
     return chain(
         muon.ScaleByMuon(momentum, nesterov, momentum_form),
-        muon.Orthogonalize(ns_coeffs, ns_steps, ns_dtype, ns_eps, ns_eps_form, ns_safety, of_matrices),
+        Orthogonalize(ns_coeffs, ns_steps, ns_dtype, ns_eps, ns_eps_form, ns_safety, of_matrices),
         ScaleByNormuon(b2, eps, norm_eps_form, of_matrices),
-        muon.ScaleByShape(scale, scale_factor, None, of_matrices),
+        ScaleByShape(scale, scale_factor, None, of_matrices),
     )
 
 
@@ -110,9 +112,9 @@ def normuon(
     nesterov: bool = True,
     ns_coeffs: newton_schulz.Coefficients = "quintic",
     ns_steps: Count | None = None,
-    scale: muon.Scaling = "keller",
+    scale: Scaling = "keller",
     scale_factor: FixedPositive | None = None,
-    ns_dtype: muon.Precision | None = None,
+    ns_dtype: Precision | None = None,
     ns_eps: NonNegative = 1e-7,
     ns_eps_form: newton_schulz.EpsForm = "add",
     ns_safety: FixedPositive | None = None,

@@ -101,8 +101,8 @@ class ScaleBySoap(Rule):
         m = jnp.where(h.first, slots["mu"], h.b1.ema(slots["mu"], g))
         grams, bases = ({k: slots[f"{kind}_{axis}"] for k, axis in names.items()} for kind in ("gram", "basis"))
         step = functools.partial(self._step, h)
-        of_matrices = map(self._matrices, (g, m, slots["nu"]))
-        u, v, grams, bases = (jax.vmap(step) if self._apart() else step)(*of_matrices, grams, bases)
+        of_g, of_m, of_v = (self._matrices(x) for x in (g, m, slots["nu"]))
+        u, v, grams, bases = (jax.vmap(step) if self._apart() else step)(of_g, of_m, of_v, grams, bases)
         if self.matrices is not None:
             u, v = (from_matrices(x, self._axes(), g.shape) for x in (u, v))
         new = {f"{kind}_{names[k]}": x for kind, of in (("gram", grams), ("basis", bases)) for k, x in of.items()}

@@ -138,12 +138,12 @@ CALLS = {
     ).init(PARAMS),
     "muon.init: axes(inputs=(1,), outputs=(0,), split=2) splits the outputs of dense/kernel, which has shape (3, 1), into "
     "unequal parts.": lambda: jadam.muon(1e-3, matrices=[(jadam.match("**/kernel"), jadam.axes(1, 0, split=2))]).init(PARAMS),
-    "muon.init: match('**/weight') matches no parameter; there are 'dense/kernel', 'dense/bias', ...": lambda: jadam.muon(
+    "muon.init: match('**/weight') matches no parameter; there are 'dense/bias', 'dense/kernel', ...": lambda: jadam.muon(
         1e-3, matrices=[(jadam.match("**/weight"), jadam.axes(1, 0))]
     ).init(PARAMS),
-    "axes(inputs=0.5): write an axis, or a tuple of axes, such as (1, 2).": lambda: jadam.axes(0.5, 1),
-    "axes(outputs=()): a matrix has outputs; name at least one axis.": lambda: jadam.axes(0, ()),
-    "axes(inputs=(0,), outputs=(0, 1)) names an axis twice.": lambda: jadam.axes(0, (0, 1)),
+    "axes(inputs=0.5): inputs must be an axis, or a tuple of axes such as (1, 2).": lambda: jadam.axes(0.5, 1),
+    "axes(outputs=()): outputs must be at least one axis.": lambda: jadam.axes(0, ()),
+    "axes: an axis is named twice, in (0,), (0, 1) and ().": lambda: jadam.axes(0, (0, 1)),
     "axes(split=0): split must be an integer >= 1.": lambda: jadam.axes(0, 1, split=0),
     "muon(ns_steps=True): ns_steps must be an integer in [1, 2**31).": lambda: jadam.muon(1e-3, ns_steps=True),
     "muon(adam_ratio=-1): adam_ratio must be a finite number >= 0.": lambda: jadam.muon(1e-3, adam_ratio=-1),
