@@ -23,9 +23,7 @@ from jadam._authoring import (
     builder,
     zeros,
 )
-from jadam._optimizers import auxiliary_adam, newton_schulz
-from jadam._optimizers.orthogonal import Orthogonalize, Precision
-from jadam._optimizers.shaped import ScaleByShape, Scaling
+from jadam._optimizers import auxiliary_adam, newton_schulz, orthogonal, shaped
 
 MomentumForm = Literal["lerp", "sum", "bias_corrected"]
 DEFAULT_RATIO = {"keller": 0.015, "moonlight": 1.0, "unit_rms": 0.015}
@@ -68,9 +66,9 @@ def scale_by_muon(
     nesterov: bool = True,
     ns_coeffs: newton_schulz.Coefficients = "quintic",
     ns_steps: Count | None = None,
-    scale: Scaling = "keller",
+    scale: shaped.Scaling = "keller",
     scale_factor: FixedPositive | None = None,
-    ns_dtype: Precision | None = None,
+    ns_dtype: orthogonal.Precision | None = None,
     ns_eps: NonNegative = 1e-7,
     ns_eps_form: newton_schulz.EpsForm = "add",
     ns_safety: FixedPositive | None = None,
@@ -86,8 +84,8 @@ def scale_by_muon(
     dtype = ns_dtype if scale == "keller" else None
     return chain(
         ScaleByMuon(momentum, nesterov, momentum_form),
-        Orthogonalize(ns_coeffs, ns_steps, ns_dtype, ns_eps, ns_eps_form, ns_safety, of_matrices),
-        ScaleByShape(scale, scale_factor, dtype, of_matrices),
+        orthogonal.Orthogonalize(ns_coeffs, ns_steps, ns_dtype, ns_eps, ns_eps_form, ns_safety, of_matrices),
+        shaped.ScaleByShape(scale, scale_factor, dtype, of_matrices),
     )
 
 
@@ -99,9 +97,9 @@ def muon(
     nesterov: bool = True,
     ns_coeffs: newton_schulz.Coefficients = "quintic",
     ns_steps: Count | None = None,
-    scale: Scaling = "keller",
+    scale: shaped.Scaling = "keller",
     scale_factor: FixedPositive | None = None,
-    ns_dtype: Precision | None = None,
+    ns_dtype: orthogonal.Precision | None = None,
     ns_eps: NonNegative = 1e-7,
     ns_eps_form: newton_schulz.EpsForm = "add",
     ns_safety: FixedPositive | None = None,

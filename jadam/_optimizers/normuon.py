@@ -29,9 +29,7 @@ from jadam._authoring import (
     to_matrices,
     zeros,
 )
-from jadam._optimizers import auxiliary_adam, muon, newton_schulz
-from jadam._optimizers.orthogonal import Orthogonalize, Precision
-from jadam._optimizers.shaped import ScaleByShape, Scaling
+from jadam._optimizers import auxiliary_adam, muon, newton_schulz, orthogonal, shaped
 
 
 @dataclass(frozen=True)
@@ -78,9 +76,9 @@ def scale_by_normuon(
     nesterov: bool = True,
     ns_coeffs: newton_schulz.Coefficients = "quintic",
     ns_steps: Count | None = None,
-    scale: Scaling = "keller",
+    scale: shaped.Scaling = "keller",
     scale_factor: FixedPositive | None = None,
-    ns_dtype: Precision | None = None,
+    ns_dtype: orthogonal.Precision | None = None,
     ns_eps: NonNegative = 1e-7,
     ns_eps_form: newton_schulz.EpsForm = "add",
     ns_safety: FixedPositive | None = None,
@@ -96,9 +94,9 @@ def scale_by_normuon(
     of_matrices = as_matrices(matrices)
     return chain(
         muon.ScaleByMuon(momentum, nesterov, momentum_form),
-        Orthogonalize(ns_coeffs, ns_steps, ns_dtype, ns_eps, ns_eps_form, ns_safety, of_matrices),
+        orthogonal.Orthogonalize(ns_coeffs, ns_steps, ns_dtype, ns_eps, ns_eps_form, ns_safety, of_matrices),
         ScaleByNormuon(b2, eps, norm_eps_form, of_matrices),
-        ScaleByShape(scale, scale_factor, None, of_matrices),
+        shaped.ScaleByShape(scale, scale_factor, None, of_matrices),
     )
 
 
@@ -112,9 +110,9 @@ def normuon(
     nesterov: bool = True,
     ns_coeffs: newton_schulz.Coefficients = "quintic",
     ns_steps: Count | None = None,
-    scale: Scaling = "keller",
+    scale: shaped.Scaling = "keller",
     scale_factor: FixedPositive | None = None,
-    ns_dtype: Precision | None = None,
+    ns_dtype: orthogonal.Precision | None = None,
     ns_eps: NonNegative = 1e-7,
     ns_eps_form: newton_schulz.EpsForm = "add",
     ns_safety: FixedPositive | None = None,
