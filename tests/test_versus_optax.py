@@ -245,9 +245,10 @@ STILL = {"adam_learning_rate": 0.0}  # optax's other parameters have Nesterov's 
     [
         (jadam.amsgrad(0.01, maximum="corrected"), optax.amsgrad(0.01)),
         (jadam.prodigy(use_bias_correction=True, d0=1e-3, weight_decay=0.1), contrib.prodigy(estim_lr0=1e-3, weight_decay=0.1)),
-        (
+        pytest.param(
             jadam.muon(0.02, momentum_form="bias_corrected", ns_eps=1e-8, scale_factor=0.3, scale="moonlight", **STILL),
             contrib.muon(0.02, consistent_rms=0.3, **STILL),
+            marks=pytest.mark.slow,
         ),
         (jadam.big_vision_adafactor(0.01, beta2_cap=0.9999, min_dim_size_to_factor=2), optax.chain(*FACTORED)),
     ],

@@ -15,11 +15,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.core import Tracer
-from jax.experimental.shard_alike import shard_alike
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jadam._axes import Axes, from_matrices, to_matrices
 from jadam._dtypes import cast
+from jadam._engine.alike import placed_alike
 from jadam._engine.leaf import Operands, Program
 from jadam._engine.placement import on_automatic_axes
 from jadam._engine.reader import Ready
@@ -36,7 +36,7 @@ def on_matrices(run_rules: Callable[[Program, Operands], Any], ready: Ready, upd
         u, axes = updates[i], rule.matrices
         mesh = _mesh(u)
         shape = tuple(jax.eval_shape(lambda x, axes=axes: to_matrices(x, axes), u).shape[1:])
-        if max(shape) % min(shape) == 0:  # (in, out) and (out, in) go together
+        if mesh is not None and min(shape) > 0 and max(shape) % min(shape) == 0:  # (in, out) and (out, in) go together
             shape = (min(shape), max(shape))
         kind = (rule.bound({"matrices": OF_STACK}), shape, u.dtype, mesh, i if mesh is None else None)
         kinds.setdefault(kind, []).append(i)
@@ -56,7 +56,7 @@ def on_matrices(run_rules: Callable[[Program, Operands], Any], ready: Ready, upd
             lambda arrays=arrays: [jax.typeof(x).sharding for x in arrays],
         )(arrays, ready.h)
         if mesh is not None and AxisType.Explicit not in mesh.axis_types:  # else parameters would move with their updates
-            found = [shard_alike(u, x)[0] for u, x in zip(found, arrays, strict=True)]
+            found = placed_alike(found, arrays)
         new |= zip(at, found, strict=True)
     return new
 

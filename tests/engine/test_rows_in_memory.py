@@ -55,7 +55,7 @@ BY_CHANCE = jadam.with_precision(jadam.adam(1e-2), state="bfloat16", min_size=1)
     [
         (("data", None), "data", BY_OWNER),
         pytest.param((None, "model"), "data", BY_OWNER, marks=pytest.mark.slow),
-        ((("data", "model"), None), None, CAUGHT_UP),
+        pytest.param((("data", "model"), None), None, CAUGHT_UP, marks=pytest.mark.slow),
         pytest.param(("data", "model"), "model", BY_CHANCE, marks=pytest.mark.slow),
     ],
 )

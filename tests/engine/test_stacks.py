@@ -77,8 +77,10 @@ LAYOUTS = {
 }
 
 
-@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit], ids=str)
-@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, pytest.param(AxisType.Explicit, marks=pytest.mark.slow)], ids=str)
+@pytest.mark.parametrize(
+    "name", [name if name == "two axes" else pytest.param(name, marks=pytest.mark.slow) for name in LAYOUTS]
+)
 def test_exchanges_of_wide_and_tall_matrices(name, axis_type):
     """Of (in, out) and (out, in) together; five matrices, so that the stack is padded."""
     mesh, spec, expected = LAYOUTS[name]
@@ -89,6 +91,7 @@ def test_exchanges_of_wide_and_tall_matrices(name, axis_type):
         np.testing.assert_allclose(own[k], alone[k], atol=2e-6)
 
 
+@pytest.mark.slow
 def test_other_axes_and_shapes_in_one_step():
     """Attention, a scan, a fused kernel and a vector, of which none is like another on its axes."""
     shapes = {"query/kernel": (16, 8, 4), "out/kernel": (8, 4, 16), "qkv/kernel": (16, 48), "bias": (16,), "w": (16, 24)}
