@@ -41,11 +41,12 @@ class Axes:
         return f"axes(inputs={self.inputs}, outputs={self.outputs}{stacked}{f', split={self.split}' * (self.split > 1)})"
 
     def shown(self, shape: tuple[int, ...]) -> str:
-        """A shape with what each axis is: `(12 stacked, 64 in, 256 out)`."""
+        """A shape with what each axis is: `(12 stacked, 64 in, 3x64 out)`."""
         names = {axis: name for group, name in zip(self.groups, ("in", "out", "stacked"), strict=True) for axis in group}
+        lengths = [str(length) for length in shape]
         if self.split > 1:
-            names[self.outputs[0]] += f" in {self.split} parts"
-        return "(" + ", ".join(f"{length} {names[axis]}" for axis, length in enumerate(shape)) + ")"
+            lengths[self.outputs[0]] = f"{self.split}x{shape[self.outputs[0]] // self.split}"
+        return "(" + ", ".join(f"{length} {names[axis]}" for axis, length in enumerate(lengths)) + ")"
 
 
 def checked_axes(inputs: object, outputs: object, stacked: object, split: object) -> Axes:

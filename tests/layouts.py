@@ -2,7 +2,7 @@
 
     python tests/layouts.py [--cases 500] [--seed 0]
 
-Prints each case that fails, and how many there were. A sample of them is in tests/engine/test_layouts.py.
+Prints each case that fails, and how many there were. A sample of them is in tests/engine/test_random_layouts.py.
 """
 
 import argparse

@@ -14,7 +14,7 @@ def told(params):
     leaves = flatten(params)
     found = {}
     for name, value, one in zip(leaves.names, leaves.values, layouts(leaves), strict=True):
-        words = re.sub(r"[(),]|\b\d+ (?!parts)", "", one.axes.shown(value.shape)) if one.axes else ""
+        words = re.sub(r"[(),]|\b\d+ |(?<=x)\d+", "", one.axes.shown(value.shape)) if one.axes else ""
         found[name] = words if one.hidden else f"- {words}".strip()
     return found
 
@@ -173,7 +173,7 @@ TABLE = {
         {
             "wte": "- in out",
             "wpe": "- in out",
-            "h0/qkv/w": "in out in 3 parts",
+            "h0/qkv/w": "in 3x out",
             "h0/fc/w": "in out",
             **dict.fromkeys(("h0/ln1/g", "h0/ln1/b", "h0/qkv/b", "h0/fc/b", "lnf/g", "lnf/b"), "-"),
         },

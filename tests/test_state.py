@@ -112,6 +112,7 @@ def test_a_run_resumes_from_a_pinned_state(name):
         def read(path, x):
             key = jax.tree_util.keystr(path, simple=True, separator="/")
             if key.startswith("hyperparams/"):
+                key = key.replace("orthogonalize", "muon")  # of which it was a part
                 rule = key.removeprefix("hyperparams/")
                 key = f"hyperparams/{rule}/learning_rate" if rule.endswith("learning_rate") else "/".join(key.rsplit(".", 1))
             if key.endswith("/count"):  # of a group, which had none of its own

@@ -219,7 +219,7 @@ CALLS = {
         1e-3, mu_dtype=jnp.bfloat16, nesterov=False
     ),
     "adafactor: there is no decay_rate; write beta2_decay=..., which is minus it. It accepts learning_rate, beta2_decay, eps1, "
-    "eps2, d, weight_decay, mask.": lambda: jadam.adafactor(1e-3, factored=True, momentum=None, decay_rate=0.9),
+    "eps2, d, weight_decay, mask, matrices.": lambda: jadam.adafactor(1e-3, factored=True, momentum=None, decay_rate=0.9),
     "lion: there is no factored; it accepts learning_rate, b1, b2, weight_decay, mask.": lambda: jadam.lion(
         1e-3, factored=True
     ),

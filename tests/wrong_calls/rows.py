@@ -84,13 +84,13 @@ CALLS = {
         PARAMS, {"table": changed(ids=jnp.ones(2)), "w": None}
     ),
     f"Rows: their {CHANGED}": lambda: optax.apply_updates(
-        PARAMS["table"], optax.sgd(1.0).update(ROWS, optax.sgd(1.0).init(IDS))[0]
+        PARAMS["table"], jax.tree.map(lambda x: -0.1 * x.astype("float32"), ROWS)
     ),
     "apply_updates: the update at table has dtype complex64, its parameter float32.": lambda: jadam.apply_updates(
         PARAMS, {"table": Rows(IDS, jnp.ones((2, 3), "complex64")), "w": None}
     ),
     # what needs every row
-    f"partition.step: {IS_ROWS} scale_by_muon mixes the elements of a parameter; {DENSE}": lambda: step(
+    f"partition.step: {IS_ROWS} orthogonalize mixes the elements of a parameter; {DENSE}": lambda: step(
         jadam.partition([(jadam.match("w"), jadam.sgd(1.0)), (True, jadam.muon(1.0, matrices=True))])
     ),
     f"lamb.step: {IS_ROWS} scale_by_trust_ratio mixes the elements of a parameter; {DENSE}": lambda: step(jadam.lamb(1.0)),
