@@ -21,8 +21,9 @@ MODULES.remove("jadam.optax")  # whose docstrings are those of optax: tests/test
 BLOCK = re.compile(r"^```(?:python|\{code-cell\} ipython3)\n(?::[\w-]+:[^\n]*\n)*(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
-LONG = {"recipes.md", "tuning.md"}  # which the site runs too
-EACH_PAGE = [pytest.param(page, id=page.name, marks=[pytest.mark.slow] if page.name in LONG else []) for page in PAGES]
+# All their blocks are cells, which the site runs: tests/test_site.py.
+BY_THE_SITE = {f"{name}.md" for name in ("recipes", "tuning", "choosing", "tutorial", "checkpoints", "beyond-first-order")}
+EACH_PAGE = [pytest.param(page, id=page.name) for page in PAGES if page.name not in BY_THE_SITE]
 
 
 @pytest.mark.parametrize("page", EACH_PAGE)
@@ -43,6 +44,7 @@ def test_cells_are_blocks_and_fit_a_column():
     assert len(BLOCK.findall((ROOT / "docs" / "tutorial.md").read_text())) > 10
     for page in PAGES:
         text = page.read_text()
+        assert page.name not in BY_THE_SITE or "```python" not in text, page.name
         assert text.count("```{code-cell}") == len(re.findall(r"^```\{code-cell\} ipython3$", text, re.MULTILINE)), page.name
         assert ("```{code-cell}" in text) == text.startswith("---\nfile_format: mystnb\n"), page.name
         if text.startswith("---\n"):
