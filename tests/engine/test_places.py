@@ -108,7 +108,8 @@ def test_random_bits_are_those_of_one_device(state, kind):
 
 @pytest.mark.slow
 def test_each_optimizer(optimizer):
-    check_run(optimizer(0.1), AxisType.Auto, atol=2e-5)  # SOAP divides rounding by rounding in a null space
+    # SOAP divides rounding by rounding in the null space of a product of matrices.
+    check_run(optimizer(0.1), AxisType.Auto, atol=5e-2 if optimizer is OPTIMIZERS["soap"] else 2e-5)
 
 
 @pytest.mark.parametrize(
