@@ -47,7 +47,7 @@ def test_cells_are_blocks_and_fit_a_column():
         assert page.name not in BY_THE_SITE or "```python" not in text, page.name
         assert text.count("```{code-cell}") == len(re.findall(r"^```\{code-cell\} ipython3$", text, re.MULTILINE)), page.name
         assert ("```{code-cell}" in text) == text.startswith("---\nfile_format: mystnb\n"), page.name
-        if text.startswith("---\n"):
+        if page.name != "README.md":  # which the site does not have
             assert [line for code in BLOCK.findall(text) for line in code.splitlines() if len(line) > 80] == [], page.name
 
 
