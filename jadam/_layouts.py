@@ -128,7 +128,7 @@ def _found(path: tuple[str, ...], shape: tuple[int, ...], bias: tuple[int, ...] 
     inside = stacks > 0 or any(NUMBERED.fullmatch(key) for key in path[:-1])
     head = not inside and any(HEAD.fullmatch(key) for key in path)
     embeds = any(EMBEDDING.fullmatch(key) for key in path)
-    short = sum(length > 1 for length in own) < 1
+    short = all(length in (0, 1) for length in own)  # which symbolic lengths are not known to be
     weights = axes is not None and not _is_vector(path)
     return Found(axes, weights, weights and not (head or embeds or short), weights and sure)
 
