@@ -1,8 +1,12 @@
-"""Eight devices, strict modes for the whole suite, and fixtures."""
+"""Eight devices, programs that compile quickly, strict modes for the whole suite, and fixtures."""
 
 import os
 
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+# XLA's optimizations would be two thirds of the suite's time, for programs that run once. What it makes of a step is looked at
+# where a test says so, by the fixture `optimized`; JAX_DISABLE_MOST_OPTIMIZATIONS=0 compiles all as users do.
+flags = ["--xla_force_host_platform_device_count=8"]
+if os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1") == "1":
+    flags.append("--xla_cpu_parallel_codegen_split_count=1")
 
 from collections.abc import Callable, Iterator
 
@@ -44,11 +48,13 @@ def x64() -> Iterator[None]:
 
 
 @pytest.fixture
-def quick() -> Iterator[None]:
-    """Compiles without XLA's optimizations, where a test is of how things are stored and not of how they are fused."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
+def optimized() -> Iterator[None]:
+    """Compiles as users do, where a test is of what XLA makes of a step."""
     jax.config.update("jax_disable_most_optimizations", False)
+    jax.clear_caches()  # programs are not kept by how they were compiled
+    yield
+    jax.clear_caches()
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture

@@ -17,14 +17,15 @@ from jadam._optimizers.adam import scale_by_adam
 class ScaleByTrustRatio(Rule):
     """Scales the update of each parameter to the norm of the parameter: `u = |p| / |g| g`, and `u = g` where a norm is 0.
 
-    `|p| / |g|` is the trust ratio of `lamb`.
+    `|p| / |g|` is the trust ratio of `lamb`. An update whose norm is below 1e-19 counts as 0, as its squares are in float32: where
+    gradients have ended, averages stay at the least number there is, and the ratio would make whole steps of them.
     """
 
     elementwise: ClassVar[bool] = False
 
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
         p_norm, g_norm = norm(p), norm(g)
-        both = (p_norm > 0) & (g_norm > 0)  # a parameter at zero must be able to leave it
+        both = (p_norm > 0) & (g_norm > jnp.finfo(g_norm.dtype).tiny ** 0.5)  # a parameter at zero must be able to leave it
         ratio = jnp.where(both, p_norm / jnp.where(both, g_norm, 1), 1)
         return g * jnp.minimum(ratio, jnp.finfo(ratio.dtype).max), slots  # of the least gradients it is inf
 

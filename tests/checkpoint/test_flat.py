@@ -115,7 +115,7 @@ def assert_same_bits(one, other):
 
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("file", FORMATS)
-@pytest.mark.usefixtures("lenient", "quick")
+@pytest.mark.usefixtures("lenient")
 def test_bit_for_bit_through_files(name, file):
     tx, params = CASES[name]
     state = state_of(tx, params)
@@ -129,7 +129,7 @@ def test_bit_for_bit_through_files(name, file):
 
 
 @pytest.mark.parametrize("name", ["int8", "pairs", "mixed"])
-@pytest.mark.usefixtures("lenient", "quick")
+@pytest.mark.usefixtures("lenient")
 @pytest.mark.filterwarnings("ignore")
 def test_bit_for_bit_through_orbax(name, tmp_path):
     tx, params = CASES[name]
@@ -189,7 +189,7 @@ def stacked(tree, number=3):
 
 
 @pytest.mark.parametrize("name", MANY)
-@pytest.mark.usefixtures("lenient", "quick")
+@pytest.mark.usefixtures("lenient")
 def test_the_state_of_many_models(name):
     """What `vmap` made was written, and could be read by nothing."""
     tx, params = CASES[name][0], stacked(CASES[name][1])
@@ -289,7 +289,7 @@ def unharmed(tx, params, state, load):
 
 @pytest.mark.parametrize("name", ["adamw", "int8", "pairs"])
 @pytest.mark.parametrize("file", FORMATS)
-@pytest.mark.usefixtures("lenient", "quick")
+@pytest.mark.usefixtures("lenient")
 @pytest.mark.filterwarnings("ignore")
 def test_damaged_files_are_refused(name, file):
     """60 flipped bits and 30 cuts: 118 flips were loaded in silence."""
@@ -304,7 +304,7 @@ def test_damaged_files_are_refused(name, file):
     assert not any(unharmed(tx, params, state, lambda end=end: read(data[:end])) for end in cuts)
 
 
-@pytest.mark.usefixtures("lenient", "quick")
+@pytest.mark.usefixtures("lenient")
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.slow
 def test_damaged_files_of_orbax_are_refused(tmp_path):
@@ -323,7 +323,6 @@ def test_damaged_files_of_orbax_are_refused(tmp_path):
     assert refused > 10  # of the others, nothing that belongs to the state was hit
 
 
-@pytest.mark.usefixtures("quick")
 def test_every_kind_of_byte():
     """One flip in each array, each name, and in the checksums."""
     tx, params = CASES["int8"]

@@ -41,6 +41,7 @@ EDITS = {
 
 
 @pytest.mark.parametrize("edit", EDITS)
+@pytest.mark.usefixtures("optimized")  # else two programs round a product in other places
 def test_edits_that_change_no_number(edit):
     """Bit for bit the run that had always been under the later transformation, its count and its bias correction too."""
     before, after = EDITS[edit]
@@ -59,7 +60,6 @@ def test_edits_that_change_no_number(edit):
 
 
 @pytest.mark.parametrize("storage", [("float32", "int8"), ("int8", "float32"), ("float32", "bfloat16"), ("bfloat16", "int8")])
-@pytest.mark.usefixtures("quick")
 def test_storages_of_slots(storage):
     before, after = (with_precision(ADAM, one) for one in storage)
     params, old = begun(before)
@@ -144,7 +144,6 @@ def test_groups_count_alike_while_they_are_of_one_age(name):
     assert not [name for name in report.dropped if name.startswith(("slots", "scalars"))]
 
 
-@pytest.mark.usefixtures("quick")
 def test_counts_of_groups_in_wrappers_and_of_wrappers_in_groups():
     groups = jadam.partition([(jadam.match("a"), ADAM, "a"), (True, jadam.wrap(EverySecond(), ADAM), "b")])
     _, state = begun(groups, steps=4)
@@ -214,7 +213,6 @@ COUNTED = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("edit", COUNTED)
-@pytest.mark.usefixtures("quick")
 def test_the_count_of_what_was_inside_a_window_goes_on(edit):
     """What counted micro-steps beside `accumulate` went on: a schedule over 100 steps was at 80, and not at 10."""
     before, after, wanted = COUNTED[edit]
@@ -275,7 +273,6 @@ def test_placement_and_float64():
         jax.config.update("jax_enable_x64", False)
 
 
-@pytest.mark.usefixtures("quick")
 def test_a_report_reads_well():
     params, old = begun(jadam.with_precision(jadam.adam(1e-4), params="kahan"), LOW)
     _, report = jadam.migrate(old, jadam.partition([(True, with_precision(jadam.adam(1e-4), "int8"), "all")]), params)

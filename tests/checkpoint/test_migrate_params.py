@@ -27,7 +27,6 @@ def test_renamed_parameters():
 
 
 @pytest.mark.parametrize("tx", [ADAM, with_precision(ADAM, "int8"), jadam.adafactor(RATE), jadam.schedule_free_adamw(RATE)])
-@pytest.mark.usefixtures("quick")
 def test_grown_parameters(tx):
     """The old elements keep what they have; the new ones begin, positions as copies of the parameter."""
     params, old = begun(tx)
@@ -57,7 +56,6 @@ def test_other_shapes_are_dropped_and_named():
     go_on(ADAM, state, turned)
 
 
-@pytest.mark.usefixtures("quick")
 def test_scalars_of_a_rule_are_kept_together_or_not_at_all():
     """A longer history began with zeros, and counted as many norms as before: the limit was 0, and all updates."""
     before, after = (jadam.chain(jadam.percentile_clip(history=n), jadam.sgd(RATE)) for n in (50, 100))

@@ -120,7 +120,6 @@ AROUND = {
 
 
 @pytest.mark.parametrize("around", AROUND)
-@pytest.mark.usefixtures("quick")
 def test_what_is_around_begins(around):
     """`accumulate keeps mean; torch has the moments of ... alone`: what torch knows nothing of was asked of it."""
     state_dict, params, _ = recorded("adamw", "float32")

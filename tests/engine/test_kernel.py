@@ -67,7 +67,6 @@ def test_what_a_kernel_computes():
     assert kernels(inner.step, half, inner.init(half), half) == 0
 
 
-@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize(("params", "by"), list(zip(PARAMS, itertools.cycle(["step", "update"]), strict=False)))
 @pytest.mark.parametrize(
     ("state", "rounding"),
@@ -78,7 +77,6 @@ def test_every_storage(state, rounding, params, by):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("place", range(len(STATES)))
 @pytest.mark.parametrize("name", ELEMENTWISE_RULES)
 def test_every_elementwise_optimizer_in_every_storage(name, place):

@@ -10,7 +10,6 @@ from support import OPTIMIZERS, cast, counted, eight_devices, run
 
 import jadam
 
-pytestmark = pytest.mark.usefixtures("quick")
 KINDS = pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=str)
 TX = jadam.chain(jadam.clip_by_global_norm(1.0), jadam.adamw(jadam.constant_schedule(0.1)))
 SHAPES = {"kernel": (64, 32), "heads": (8, 16, 32), "bias": (64,), "scale": ()}

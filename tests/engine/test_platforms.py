@@ -87,7 +87,6 @@ def steps(name):
     return run(SEVERAL[name], params, grads, by="update"), run(SEVERAL[name], params, grads, by="step")
 
 
-@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[] if name in USUAL else pytest.mark.slow) for name in SEVERAL])
 def test_steps_are_those_of_a_cpu(name):
     expected = steps(name)

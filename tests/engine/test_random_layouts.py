@@ -4,8 +4,6 @@ import pytest
 from jax.sharding import AxisType, PartitionSpec
 from layouts import SHAPES, Layout, check, drawn
 
-pytestmark = pytest.mark.usefixtures("quick")
-
 
 @pytest.mark.parametrize("seed", [pytest.param(seed, marks=pytest.mark.slow) for seed in range(10)])
 def test_a_layout(seed):

@@ -124,7 +124,6 @@ def test_equals_sparse_adam_written_out(options):
 # Against dense steps
 
 
-@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize(
     ("name", "storage"),
     [("adamw", "float32"), ("adamw", "stochastic"), ("adamw", "remainder"), ("lion", "float32"), ("adagrad", "float32")]
@@ -146,7 +145,6 @@ def test_all_rows_touched_is_a_dense_step(name, storage):
     assert bool((found[0]["table"] != params["table"]).any()) or name == "adadelta"  # whose first steps are tiny
 
 
-@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in USUAL else pytest.mark.slow) for name in ELEMENTWISE])
 def test_other_rows_stand_still(name):
     """The first step from a new state moves touched rows as a dense one does; a later one leaves the others to the bit."""
@@ -345,7 +343,6 @@ def test_the_format_is_that_of_the_table():
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("quick")
 def test_blocks_of_8_bits_within_a_row():
     """Of a table whose rows are matrices; all rows touched is a dense step to the bit."""
     tx = jadam.with_precision(jadam.adam(1e-2), state="int8", min_size=1)

@@ -9,7 +9,6 @@ from support import ELEMENTWISE_RULES, OPTIMIZERS, cast, run
 
 import jadam
 
-pytestmark = pytest.mark.usefixtures("quick")
 ROWS = {"kernel": PartitionSpec("data"), "bias": PartitionSpec()}
 COLUMNS = {"kernel": PartitionSpec(None, "data"), "bias": PartitionSpec()}
 SHAPES = {"kernel": (256, 16), "bias": (16,)}

@@ -80,7 +80,7 @@ def allows_zero(name):
 
 
 @pytest.mark.parametrize("name", EACH)
-@pytest.mark.usefixtures("x64", "quick")
+@pytest.mark.usefixtures("x64")
 def test_derivatives_by_hyperparameters(name):
     """At its default, and at zero where that is allowed: b1 = 0 is how GANs train, and was NaN."""
     hypers, start, loss = problem(name)
@@ -101,7 +101,7 @@ def test_derivatives_by_hyperparameters(name):
 
 
 @pytest.mark.parametrize("name", EACH)
-@pytest.mark.usefixtures("x64", "quick")
+@pytest.mark.usefixtures("x64")
 def test_where_no_gradient_is_the_derivative_is_finite(name):
     """A row that a batch does not touch: `sqrt(v)` has no derivative at zero, but `m / (sqrt(v) + eps)` has one."""
     hypers, start, loss = problem(name)
@@ -111,7 +111,7 @@ def test_where_no_gradient_is_the_derivative_is_finite(name):
 
 
 @pytest.mark.parametrize("name", EACH)
-@pytest.mark.usefixtures("x64", "quick")
+@pytest.mark.usefixtures("x64")
 def test_derivatives_by_the_start(name):
     hypers, start, loss = problem(name)
     slope = loss(hypers, start, dense())[1][1]["w"][1, 2]

@@ -26,7 +26,6 @@ def expected_codes(x):
     return np.copysign(np.round(127 * (np.abs(x) / np.abs(x).max()) ** (1 / 4)), x)
 
 
-@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("kind", ["signed", "negative", "one-sided"])
 def test_blocks_have_the_nearest_codes(kind):
     """Last axes of any length, of which the last block may be short. The error of an element is half a step in its root."""
@@ -76,7 +75,6 @@ def test_zeros_stay_zeros_but_in_one_sided_blocks(chance):
     assert np.any(there_and_back(np.concatenate([x, -x], -1)[:, ::4])[1] == 0)  # signed blocks have one
 
 
-@pytest.mark.usefixtures("quick")
 def test_stochastic_codes_are_right_on_average():
     """Within five standard errors of the mean of 4,096 draws between two codes."""
     x = np.stack([spread(32), np.square(spread(32, seed=1)), -np.abs(spread(32, seed=2))])
@@ -92,7 +90,6 @@ def test_stochastic_codes_are_right_on_average():
     assert (nearest > 5 * error).mean() > 0.5  # nearest codes fail this
 
 
-@pytest.mark.usefixtures("quick")
 def test_decoded_blocks_are_fixed_points():
     """What is not changed is not changed by storing it again and again, not even by chance."""
     x = np.stack([spread(70), np.square(spread(70, seed=1)), -np.abs(spread(70, seed=2)), 1e-30 * spread(70)])
@@ -103,7 +100,6 @@ def test_decoded_blocks_are_fixed_points():
     assert_differ(there_and_back(x, noise(leaf=1).uniform(x.shape, 0))[0].codes, stored.codes)
 
 
-@pytest.mark.usefixtures("quick")
 def test_nan_fills_its_block_and_only_it():
     for chance in (None, noise().uniform((2, 96), 0)):
         for bad in (np.nan, np.inf, -np.inf):
@@ -118,7 +114,6 @@ def test_nan_fills_its_block_and_only_it():
                 np.testing.assert_array_equal(decoded, clean)
 
 
-@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("size", [1e-45, 1e-38, 1e-37, 1e-36, 1e-30, 1e30, 3e38])
 def test_tiny_and_huge_blocks(size):
     """Finite, of the right sign, no larger than the largest; what a float32 can divide by keeps its digits."""
@@ -136,7 +131,6 @@ def test_tiny_and_huge_blocks(size):
     np.testing.assert_allclose(there_and_back(mixed)[1][:, 32:], mixed[:, 32:], rtol=0)
 
 
-@pytest.mark.usefixtures("quick")
 def test_blocks_under_vmap():
     """Each model as if alone: blocks do not reach across models, whatever the last axis."""
     for size in (5, 70):

@@ -13,7 +13,6 @@ from support import EACH, OPTIMIZERS, cast, counted, eight_devices, is_finite, m
 
 import jadam
 
-pytestmark = pytest.mark.usefixtures("quick")
 CHOICES = {
     "bfloat16": {"state": "bfloat16"},
     "int8": {"state": "int8"},

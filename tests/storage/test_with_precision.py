@@ -13,7 +13,6 @@ from support import assert_differ, dtypes, run, slot_bytes, spread
 
 import jadam
 
-pytestmark = pytest.mark.usefixtures("quick")
 LANDED = ["stochastic", "kahan", "remainder"]
 
 

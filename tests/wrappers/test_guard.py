@@ -44,7 +44,6 @@ def kept(state, name):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize(
     "storage",
     [

@@ -10,7 +10,6 @@ from support import EACH, OPTIMIZERS, assert_differ, counted, eight_devices
 
 import jadam
 
-pytestmark = pytest.mark.usefixtures("quick")
 STORAGES = [
     {},
     {"state": "bfloat16", "params": "stochastic", "min_size": 0},

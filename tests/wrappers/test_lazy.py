@@ -76,7 +76,6 @@ def test_plain_is_the_transformation_itself():
     assert jadam.lazy(jadam.adam(1e-3)) == jadam.adam(1e-3)
 
 
-@pytest.mark.usefixtures("quick")
 def test_rows_that_missed_nothing_step_as_without():
     """To the bit, and dense gradients too: what is added is zero."""
     tx, params = jadam.adamw(1e-2), jnp.asarray(RNG.standard_normal((5, 2)), "float32")

@@ -7,7 +7,6 @@ from support import run
 
 import jadam
 
-pytestmark = pytest.mark.usefixtures("quick")
 PARAMS = {"w": jnp.linspace(-1.0, 1.0, 4)}
 NAN = float("nan")
 GOOD, BAD = [1.0] * 6, [1.0, 1.0, NAN, 1.0, 1.0, 1e6]
