@@ -7,6 +7,7 @@ import os
 flags = ["--xla_force_host_platform_device_count=8"]
 if os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1") == "1":
     flags.append("--xla_cpu_parallel_codegen_split_count=1")
+os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *flags])
 
 from collections.abc import Callable, Iterator
 
