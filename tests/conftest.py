@@ -4,10 +4,9 @@ import os
 
 # XLA's optimizations would be two thirds of the suite's time, for programs that run once. What it makes of a step is looked at
 # where a test says so, by the fixture `optimized`; JAX_DISABLE_MOST_OPTIMIZATIONS=0 compiles all as users do.
-flags = ["--xla_force_host_platform_device_count=8"]
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 if os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1") == "1":
-    flags.append("--xla_cpu_parallel_codegen_split_count=1")
-os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *flags])
+    os.environ["XLA_FLAGS"] += " --xla_cpu_parallel_codegen_split_count=1"
 
 from collections.abc import Callable, Iterator
 
