@@ -1,13 +1,6 @@
 """Eight devices, programs that compile quickly, strict modes for the whole suite, and fixtures."""
 
 import os
-
-# XLA's optimizations would be two thirds of the suite's time, for programs that run once. What it makes of a step is looked at
-# where a test says so, by the fixture `optimized`; JAX_DISABLE_MOST_OPTIMIZATIONS=0 compiles all as users do.
-flags = ["--xla_force_host_platform_device_count=8"]
-if os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1") == "1":
-    flags.append("--xla_cpu_parallel_codegen_split_count=1")
-
 from collections.abc import Callable, Iterator
 
 import jax
@@ -17,6 +10,16 @@ from support import EACH, OPTIMIZERS
 
 from jadam import GradientTransformation
 
+# XLA's optimizations would be two thirds of the suite's time, for programs that run once. What it makes of a step is looked at
+# where a test says so, by the fixture `optimized`; JAX_DISABLE_MOST_OPTIMIZATIONS=0 compiles all as users do.
+QUICK = os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1") == "1"
+flags = ["--xla_force_host_platform_device_count=8"]
+if QUICK:
+    flags.append("--xla_cpu_parallel_codegen_split_count=1")
+if QUICK and jax.__version_info__ < (0, 12):  # later ones have no other emitters
+    flags.append("--xla_cpu_use_fusion_emitters=false")
+os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *flags])
+jax.config.update("jax_disable_most_optimizations", QUICK)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -50,6 +53,9 @@ def x64() -> Iterator[None]:
 @pytest.fixture
 def optimized() -> Iterator[None]:
     """Compiles as users do, where a test is of what XLA makes of a step."""
+    if not QUICK:
+        yield
+        return
     jax.config.update("jax_disable_most_optimizations", False)
     jax.clear_caches()  # programs are not kept by how they were compiled
     yield

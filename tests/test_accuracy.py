@@ -29,7 +29,7 @@ def test_the_usual_formulas_do_not_stay_with_it():
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("lenient")
+@pytest.mark.usefixtures("lenient", "optimized")
 @pytest.mark.parametrize("measure", ["averages", "landing", "blocks", "memory", "float16"])
 def test_few_bits_reach_their_bars(measure):
     """The rows of docs/precision.md that are neither times nor need data; among them, what optax and nearest rounding lose."""
@@ -41,6 +41,7 @@ def test_few_bits_reach_their_bars(measure):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("optimized")
 def test_a_second_moment_that_falls_is_followed():
     """All but nearest rounding, whose row stands in the page as missed."""
     rows = list(load_script("tests/bench/precision.py").GROUPS["falls"]())

@@ -18,7 +18,7 @@ from support import ELEMENTWISE_RULES, OPTIMIZERS
 
 import jadam
 
-pytestmark = pytest.mark.usefixtures("lenient")  # for optax
+pytestmark = pytest.mark.usefixtures("optimized", "lenient")  # the latter for optax
 elsewhere = pytest.mark.skipif(
     bool(compilers.MISSING), reason="the compilers are not installed: pip install -e '.[accelerators]'"
 )

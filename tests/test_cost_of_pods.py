@@ -11,6 +11,7 @@ from support import ELEMENTWISE_RULES, EVERYDAY, OPTIMIZERS, ROOT, load_script
 
 import jadam
 
+pytestmark = pytest.mark.usefixtures("optimized")
 elsewhere = pytest.mark.skipif(
     bool(compilers.MISSING), reason="the compilers are not installed: pip install -e '.[accelerators]'"
 )

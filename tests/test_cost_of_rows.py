@@ -11,6 +11,7 @@ from compilers import compiled, cost_of
 import jadam
 from jadam import Rows
 
+pytestmark = pytest.mark.usefixtures("optimized")
 elsewhere = pytest.mark.skipif(
     bool(compilers.MISSING), reason="the compilers are not installed: pip install -e '.[accelerators]'"
 )

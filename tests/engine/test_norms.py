@@ -15,6 +15,7 @@ from support import EverySecond, compilations, eight_devices, run
 import jadam
 from jadam._engine.norms import Norms
 
+pytestmark = pytest.mark.usefixtures("optimized")
 PARAMS = {"w": jnp.linspace(-1.0, 1.0, 143).reshape(13, 11), "v": jnp.ones((17, 19)), "b": jnp.ones(21)}
 # Small: sums of larger arrays XLA for CPU splits, and the arrays of gradients are not those that are summed any more.
 SHAPES = {",".join(map(str, p.shape)) for p in PARAMS.values()}

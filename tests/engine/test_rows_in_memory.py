@@ -13,6 +13,7 @@ from support import eight_devices
 import jadam
 from jadam import Rows
 
+pytestmark = pytest.mark.usefixtures("optimized")
 RNG = np.random.default_rng(0)
 
 
