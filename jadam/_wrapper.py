@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -108,7 +108,7 @@ class Inside:
     def when(
         self,
         condition: Array,
-        updates: list[Array] | Callable[[], list[Array]],
+        updates: Sequence[Any] | Callable[[], Sequence[Any]],
         how: Literal["cond", "loop", "select"] = "cond",
         extra: Mapping[str, Any] | None = None,
         rate: Array | None = None,

@@ -92,7 +92,7 @@ class Accumulate(Wrapper):
             new = jnp.where(before == 0, g, m + share.astype(m.dtype) * (g - m))
             return jnp.where(good, new, m) if self.nonfinite == "drop" else new
 
-        def kept(k: int, g: Array) -> Slots:
+        def with_micro_batch(k: int, g: Array) -> Slots:
             if (ids := inside.rows[k]) is None:
                 return {"mean": mean(inside.slots["mean"][k], g, before)}
             own = {name: inside.slots[name][k] for name in ROWS}
@@ -107,7 +107,7 @@ class Accumulate(Wrapper):
             "dropped": old["dropped"] + jnp.where(good, 0, 1),
         }
         ends = ~(scalars["seen"] < inside.h.every)  # also where a schedule returns NaN
-        slots = [kept(k, g) for k, g in enumerate(inside.updates)]
+        slots = [with_micro_batch(k, g) for k, g in enumerate(inside.updates)]
         return self._run(inside, ends, slots, scalars, valued, weighted)
 
     def _run(
@@ -177,7 +177,7 @@ def accumulate(
         rows: for tables of which micro-batches have gradients that are `Rows`: for how many rows a window has room, where each
             micro-batch counts the rows that it touches. `[(match("**/table"), 4 * 4096)]` says so for tables by masks, the
             first that selects one; a number alone is for all parameters. Ids and values of the window are kept then, and no
-            mean as large as the table. If there is no room for all, the step is NaN.
+            mean as large as the table. If there is no room for all, the step is NaN. No parameter may be complex then.
         how: "loop" does no work while it waits, on any device, but has no derivative in reverse; "cond" has one, and XLA for
             GPU computes `tx` at every micro-step. As in `Inside.when`.
 

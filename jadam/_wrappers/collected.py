@@ -49,13 +49,14 @@ def with_rows(
 ) -> dict[str, Array]:
     """The rows of a window with those of a micro-batch, where those before are of another window if this one begins."""
 
-    def more(ids: Array, values: Array, *kept: Array) -> tuple[Array, ...]:
-        before = jnp.where(begins, NOWHERE, kept[0]), kept[1], kept[2]
-        return appended(before, ids, values, weight, counts)
+    def more(old: tuple[Array, ...], begins: Array, *micro_batch: Array) -> tuple[Array, ...]:
+        ids, values, weights = old
+        return appended((jnp.where(begins, NOWHERE, ids), values, weights), *micro_batch)
 
     old = tuple(own[name] for name in ROWS)
     places = tuple(jax.typeof(x).sharding for x in old)
-    return dict(zip(ROWS, on_automatic_axes(more, own["values"], lambda: places)(ids, values, *old), strict=True))
+    new = on_automatic_axes(more, own["values"], lambda: places)(old, begins, ids, values, weight, counts)
+    return dict(zip(ROWS, new, strict=True))
 
 
 def rows_of(own: Slots, total: Array) -> Rows:

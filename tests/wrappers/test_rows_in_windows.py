@@ -66,7 +66,12 @@ def assert_close(found, expected, **options):
 
 
 @pytest.mark.parametrize(
-    ("how", "by"), [("loop", "step"), *(pytest.param(*one, marks=pytest.mark.slow) for one in (("loop", "update"), ("cond", "step")))]
+    ("how", "by"),
+    [
+        ("loop", "step"),
+        pytest.param("loop", "update", marks=pytest.mark.slow),
+        pytest.param("cond", "step", marks=pytest.mark.slow),
+    ],
 )
 def test_it_is_one_step_on_the_rows_of_a_window(how, by):
     """Two windows, so that rows of the first are not touched in the second, and its ids are forgotten."""
@@ -157,7 +162,7 @@ def test_flush_is_a_step_on_what_is_there():
 def test_room():
     """It is for rows that are touched: padding and duplicates take none. Without room the step is NaN, and nothing is lost."""
     p, given = params()["table"], [Rows(jnp.array([n, 7, 7, 99]), jnp.ones((4, WIDTH))) for n in (1, 2, 3)]
-    for room, every, fits in ((4, 2, True), (12, 2, True), (3, 2, False), (1, 1, False), (5, 3, False)):
+    for room, every, fits in ((4, 2, True), (3, 2, False), (5, 3, False)):
         found, _ = run(jadam.accumulate(jadam.sgd(1.0), every, rows=room), p, given[:every])
         expected, _ = run(jadam.sgd(1.0), p, [mean(given[:every])])
         if fits:
