@@ -31,6 +31,11 @@ def cast(x: Array, dtype: DTypeLike) -> Array:
     return x if x.dtype == dtype else x.astype(dtype)
 
 
+def is_integer(x: Any) -> bool:
+    """Whether an array counts, or says which: no arithmetic changes its dtype."""
+    return jnp.issubdtype(x.dtype, jnp.integer)
+
+
 def encode(x: Array, dtype: DTypeLike) -> Array:
     """The inverse of `decode`, rounding to the nearest number of `dtype`."""
     if is_complex(dtype):

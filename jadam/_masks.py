@@ -121,6 +121,24 @@ class _Given(Mask):
         return repr(self.values)
 
 
+@dataclass(frozen=True)
+class FirstMatch(ByLeaf):
+    """The value of the first mask that selects a parameter; another where none does."""
+
+    pairs: tuple[tuple[Mask, Any], ...]
+    otherwise: Any
+
+    def by_leaf(self, leaves: Leaves) -> list[Any]:
+        columns = [mask.by_leaf(leaves) for mask, _ in self.pairs]
+        return [
+            next((value for (_, value), column in zip(self.pairs, columns, strict=True) if column[i]), self.otherwise)
+            for i in range(len(leaves.values))
+        ]
+
+    def __repr__(self) -> str:
+        return f"[{', '.join(f'({mask!r}, {value!r})' for mask, value in self.pairs)}]"
+
+
 def as_mask(mask: MaskLike) -> Mask:
     """The user's mask as a `Mask`.
 

@@ -13,7 +13,7 @@ from jadam._annotations import is_number
 from jadam._by_leaf import ByLeaf, PerLeaf
 from jadam._chain import block
 from jadam._errors import BadType, shown
-from jadam._masks import Mask, MaskLike, as_mask
+from jadam._masks import FirstMatch, Mask, MaskLike, as_mask
 from jadam._rule import Rule, Slots
 from jadam._tree import Leaves, PyTree, is_function, quoted
 
@@ -23,23 +23,6 @@ def _checked(value: Any, where: str) -> float:
         words = "a schedule goes into masked(scale_by_schedule(...), mask)" if callable(value) else "give a finite number"
         raise BadType(f"the factor {where} is {shown(value)}; {words}.")
     return float(value)
-
-
-@dataclass(frozen=True)
-class _FirstMatch(ByLeaf):
-    """The factor of the first mask that selects a parameter; 1.0 where none does."""
-
-    pairs: tuple[tuple[Mask, float], ...]
-
-    def by_leaf(self, leaves: Leaves) -> list[float]:
-        columns = [mask.by_leaf(leaves) for mask, _ in self.pairs]
-        return [
-            next((factor for (_, factor), column in zip(self.pairs, columns, strict=True) if column[i]), 1.0)
-            for i in range(len(leaves.values))
-        ]
-
-    def __repr__(self) -> str:
-        return f"[{', '.join(f'({mask!r}, {factor!r})' for mask, factor in self.pairs)}]"
 
 
 @dataclass(frozen=True)
@@ -68,7 +51,7 @@ class _Factors:
             raise BadType(
                 f"{shown(value)} is not a list of factors; write [(mask, number), ...], or a function of the parameters."
             )
-        return _FirstMatch(tuple((as_mask(mask), _checked(factor, f"of {shown(mask)}")) for mask, factor in value))
+        return FirstMatch(tuple((as_mask(mask), _checked(factor, f"of {shown(mask)}")) for mask, factor in value), 1.0)
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,8 @@ def in_place_of(
         for slot, tree in slots.items():
             for path, x in zip(unboxed(tree), jax.tree.leaves(tree), strict=True):
                 found.setdefault(numbers.get(path, -1), {})[slot] = x
-        positions = {i: decode_slot(together(own)[name]) for i, own in found.items() if name in together(own)}
+        stored = {i: together(own)[name] for i, own in found.items() if name in together(own)}
+        positions = {i: decode_slot(x, leaves.values[i].dtype) for i, x in stored.items()}
         if -1 in found or any(x.shape != decode(leaves.values[i]).shape for i, x in positions.items()):
             raise BadValue("the state has another structure than the parameters: it was made for other ones.")
         if twice := [i for i in positions if i in values]:

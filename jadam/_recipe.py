@@ -264,10 +264,16 @@ def _drives(value: Any) -> bool:
 
 @dataclass(frozen=True)
 class SlotFormats:
-    """How the slots of a rule are stored: the first that names one decides, float32 where none does; and what computes it."""
+    """How the slots of a rule are stored: the first that names one decides, float32 where none does; and what computes it.
+
+    Attributes:
+        said: names of slots, or nothing for all, with their formats.
+        by_name: the slots that no format for all is meant for.
+        kernel: what computes it.
+    """
 
     said: tuple[tuple[str, SlotStorage], ...] = ()
-    positions: tuple[str, ...] = ()
+    by_name: tuple[str, ...] = ()
     kernel: str = ""
 
     @property
@@ -276,7 +282,7 @@ class SlotFormats:
         return any(codec.draws for _, codec in self.said)
 
     def codec(self, slot: str) -> SlotStorage:
-        named = (codec for name, codec in self.said if name == slot or (not name and slot not in self.positions))
+        named = (codec for name, codec in self.said if name == slot or (not name and slot not in self.by_name))
         return next(named, FLOAT32)
 
 

@@ -50,6 +50,10 @@ class Block(ABC):  # noqa: B024 (what is built are rules and wrappers)
     positions: ClassVar[tuple[str, ...]] = ()
     """Slots that begin as a copy of the parameter; a storage for all slots leaves them in float32."""
 
+    exact: ClassVar[tuple[str, ...]] = ()
+    """Slots that a storage for all slots leaves as they are too: counts, norms and weights, which rounding would spoil. Of all
+    slots only these may be integers."""
+
     real: ClassVar[bool] = False
     """Whether it acts on real parameters alone. Who mixes the elements of a parameter need not say so."""
 

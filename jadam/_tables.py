@@ -14,6 +14,9 @@ from jadam._dtypes import cast, full_dtype
 LOST = np.iinfo(np.int32).min
 """In place of all ids of which some did not fit. No table has such a row: the step is NaN, and not one without them."""
 
+NOWHERE = np.iinfo(np.int32).max
+"""In place of the id of no row: past the end of every table."""
+
 
 def unique(ids: Array, rows: int, size: int) -> tuple[Array, Array]:
     """Distinct ids, and how many there are: where these are too many, or one is negative, all are `LOST`."""
@@ -70,6 +73,28 @@ def summed(ids: Array, values: Array, distinct: bool, length: int, dtype: Any) -
     found = jnp.where(lost, counting, jnp.where(found < length, found, length + counting))
     values = without_padding(jnp.where(lost, jnp.full_like(values, jnp.nan), values), found, length)
     return found[:length], values[:length]
+
+
+Kept = tuple[Array, Array, Array]
+"""Rows one behind the other, in a room for so many: ids, `NOWHERE` where there are none; values; and the weight of each."""
+
+
+def appended(kept: Kept, ids: Array, values: Array, weight: Array, counts: Array) -> Kept:
+    """With more rows of one weight, if these count and are somewhere. If there is no room for all, ids are `LOST`."""
+    room = kept[0].size
+    first = jnp.sum(kept[0] != NOWHERE, dtype=jnp.int32)
+    more = (ids != NOWHERE) & counts
+    place = first + jnp.cumsum(more.astype(jnp.int32)) - 1
+    full = place[-1] >= room
+    place = jnp.where(more, place, room + lax.iota(jnp.int32, ids.size))
+    weights = jnp.broadcast_to(weight.astype(kept[2].dtype), ids.shape)
+    new = [old.at[place].set(x, mode="drop", unique_indices=True) for old, x in zip(kept, (ids, values, weights), strict=True)]
+    return jnp.where(full, LOST, new[0]), new[1], new[2]
+
+
+def weighed(values: Array, weights: Array) -> Array:
+    """Each row times its weight."""
+    return values * lax.broadcast_in_dim(weights, values.shape, (0,))
 
 
 def without_padding(values: Array, ids: Array, length: int) -> Array:

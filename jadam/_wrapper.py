@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -31,6 +31,7 @@ class Inside:
     Attributes:
         h: the wrapper's hyperparameters by name.
         updates: those that reach the wrapper.
+        rows: of which rows of a table these are, int32 ids, where the wrapper has `room` for others; None elsewhere.
         slots: of the wrapper, by name.
         scalars: of the wrapper.
         count: int32, how often the inside has run.
@@ -50,6 +51,7 @@ class Inside:
 
     h: Any
     updates: list[Array]
+    rows: list[Array | None]
     slots: Mapping[str, list[Array]]
     scalars: Mapping[str, Array]
     count: Array
@@ -106,7 +108,7 @@ class Inside:
     def when(
         self,
         condition: Array,
-        updates: list[Array] | Callable[[], list[Array]],
+        updates: Sequence[Any] | Callable[[], Sequence[Any]],
         how: Literal["cond", "loop", "select"] = "cond",
         extra: Mapping[str, Any] | None = None,
         rate: Array | None = None,
@@ -177,6 +179,14 @@ class Wrapper(Block):
             return ""
         # What it keeps may depend on every step, as a mean does.
         return f"keeps something for each row, of which some would miss this step; {DENSE}"
+
+    @property
+    def room(self) -> int:
+        """On how many rows of a table its inside runs, where these are others than those of the gradient; 0 elsewhere.
+
+        It is asked leaf by leaf. Such a wrapper hands on `Rows` with so many ids, and keeps what it likes of those that it saw.
+        """
+        return 0
 
     @abstractmethod
     def around(self, inside: Inside) -> tuple[Outcome, dict[str, list[Array]], dict[str, Array]]:

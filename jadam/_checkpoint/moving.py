@@ -14,7 +14,7 @@ from jax import Array
 from jadam._checkpoint.flat import placed_like
 from jadam._checkpoint.report import Migration, divided
 from jadam._checkpoint.stored import by_name
-from jadam._dtypes import cast, compute_dtype
+from jadam._dtypes import cast
 from jadam._engine import checks
 from jadam._engine.kept import Type
 from jadam._engine.leaf import encoded
@@ -159,7 +159,7 @@ class Moving:
         x = new = Int8Blocks(*arrays) if len(arrays) == 2 else arrays[0]
         remark = ""
         if _types(x) != _types(like):
-            grown = _grown(*(cast(decode_slot(stored), compute_dtype(dtype)) for stored in (x, like)))
+            grown = _grown(*(decode_slot(stored, dtype) for stored in (x, like)))
             if grown is None:
                 return self._drop(sources, f"{_types(x)}, where the new one is {_types(like)}")
             new = encoded(grown, slot, one.formats, dtype, None, one.key)

@@ -149,7 +149,7 @@ def to_torch(
             if "exp_avg" in moments.values():
                 entry["step"] = np.asarray(count, np.float32)
             for slot, theirs in moments.items():
-                x = np.asarray(encode(decode_slot(own[slot]), full_dtype(plan.dtype_of(i))))
+                x = np.asarray(encode(decode_slot(own[slot], plan.dtype_of(i)), full_dtype(plan.dtype_of(i))))
                 entry[theirs] = x if name.axes is None else np.ascontiguousarray(x.transpose(np.argsort(name.axes)))
     return {"state": entries}
 

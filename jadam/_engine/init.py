@@ -17,6 +17,7 @@ from jadam._engine.placement import scalar, shared_sharding, slot_sharding
 from jadam._engine.plan import Placed, Plan
 from jadam._engine.step import Programs
 from jadam._engine.symbolic import asking_no_symbols
+from jadam._engine.windows import collectors
 from jadam._errors import BadType, BadValue
 from jadam._recipe import Recipe
 from jadam._state import OptState
@@ -29,6 +30,7 @@ def init(recipe: Recipe, params: PyTree) -> OptState:
     _, values, treedef = strong("params", params, shapes=True, passing=True)
     plan = Plan.of(recipe, values, treedef, initial=True)
     check_order(plan)
+    collectors(plan)
     if values and not any(map(is_trained, values)):
         found = ", ".join(sorted({str(value.dtype) for value in values}))
         raise BadType(f"nothing in params is trained: its leaves are {found}, none real or complex floating point.")

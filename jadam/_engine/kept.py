@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jadam._dtypes import decode, full_products
+from jadam._dtypes import cast, compute_dtype, decode, full_products
 from jadam._engine import returned
 from jadam._engine.placement import on_automatic_axes, slot_sharding
 from jadam._engine.plan import Placed, Plan
@@ -73,6 +73,7 @@ def new_slots(rule: Any, formats: SlotFormats, p: Array) -> dict[str, Array]:
     x = decode(p)
     with full_products():
         slots = returned.slots(rule, x)
+    slots = {name: value if name in rule.exact else cast(value, compute_dtype(p.dtype)) for name, value in slots.items()}
     return apart({name: _stored(value, formats.codec(name), p.dtype, x) for name, value in slots.items()})
 
 

@@ -12,7 +12,7 @@ from jax import Array, lax
 
 from jadam._after_step import AfterStep
 from jadam._context import H
-from jadam._dtypes import cast, compute_dtype, decode, encode, full_dtype, full_products
+from jadam._dtypes import cast, compute_dtype, decode, encode, full_dtype, full_products, is_integer
 from jadam._engine import returned
 from jadam._engine.missed import Gap, missed
 from jadam._engine.placement import tied
@@ -134,7 +134,7 @@ def updated(program: Program, operands: Operands) -> tuple[Array, list[dict[str,
     g = first = cast(decode(u), dtype)
     full_p = None if p is None else program.landing.decode(p, residue)
     new_slots = []
-    slots = [{slot: cast(decode_slot(value), dtype) for slot, value in stored.items()} for stored in slots]
+    slots = [{slot: decode_slot(value, like(operands).dtype) for slot, value in stored.items()} for stored in slots]
     all_values = [H(**jax.tree.map(lambda x: x if x.dtype == bool else cast(x, dtype), h)) for h in hs]
     late = landed = None
     if gap is not None:
@@ -237,7 +237,8 @@ def encoded(
 ) -> Any:
     """A slot of a parameter of this dtype as its owner stores it."""
     noise = None if key is None else Noise(key, f"{owner}/{slot}", index)
-    return formats.codec(slot).encode(cast(value, compute_dtype(dtype)), dtype, noise, tile, scales)
+    full = value if is_integer(value) else cast(value, compute_dtype(dtype))
+    return formats.codec(slot).encode(full, dtype, noise, tile, scales)
 
 
 def _shapes(u: Array, slots: dict[str, Array]) -> dict[str, tuple[int, ...]]:

@@ -8,7 +8,7 @@ it owns, and none leaves it from there on. Where XLA chooses, it sends the gathe
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -57,6 +57,33 @@ def scattered(table: Array, ids: Array, rows: Array) -> Array:
     if _owned(table):
         return _on_owners(scatter, table, ids, rows)
     return on_automatic_axes(scatter, table, lambda: jax.typeof(table).sharding)(table, ids, rows)
+
+
+Slots = dict[str, dict[str, Array]]
+"""Of a leaf, by part and name."""
+
+
+class Collected(NamedTuple):
+    """A table of which a wrapper collects rows.
+
+    Attributes:
+        by: the wrapper, in its place.
+        p: the parameter.
+        slots: of what is inside the wrapper and has the rows of the table, by part and name.
+        residue: what is stored beside the parameter.
+        none: as many rows as the inside has, all of them padding, without a gradient.
+    """
+
+    by: Any
+    p: Array
+    slots: Slots
+    residue: dict[str, Array]
+    none: Rows
+
+    def at(self, ids: Array) -> tuple[Array, Slots, dict[str, Array]]:
+        """These rows of the parameter, of the slots and of the residue; of padding, zeros."""
+        slots = {key: {name: gathered(x, ids) for name, x in own.items()} for key, own in self.slots.items()}
+        return gathered(self.p, ids), slots, {name: gathered(x, ids) for name, x in self.residue.items()}
 
 
 def _owned(table: Array) -> bool:

@@ -13,7 +13,6 @@ from jax import Array, lax
 from jax.core import Tracer
 from jax.sharding import AxisType, NamedSharding, PartitionSpec, SingleDeviceSharding
 
-from jadam._dtypes import cast, compute_dtype
 from jadam._storage.blocks import BLOCK
 from jadam._storage.slots import decode_slot
 
@@ -109,7 +108,7 @@ def decoded(stored: Any, dtype: Any) -> Any:
     if stored is None:
         return None
     first = jax.tree.leaves(stored)[0]
-    return cast(on_automatic_axes(decode_slot, first, lambda: jax.typeof(first).sharding)(stored), compute_dtype(dtype))
+    return on_automatic_axes(lambda x: decode_slot(x, dtype), first, lambda: jax.typeof(first).sharding)(stored)
 
 
 def _devices(sharding: NamedSharding, axis: Any) -> int:

@@ -240,7 +240,7 @@ def _placed(row: Sequence[Place], leaves: Leaves, within: Sequence[int]) -> tupl
                 rules,
                 SlotFormats(
                     tuple(said for scope in reversed(place.scope) for said in scope.formats),
-                    getattr(rule, "positions", ()),
+                    (*getattr(rule, "positions", ()), *getattr(rule, "exact", ())),
                     next((scope.kernel for scope in reversed(place.scope) if scope.kernel), ""),
                 ),
                 place.hypers,

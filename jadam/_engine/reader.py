@@ -14,6 +14,7 @@ from jadam._engine import checks, parts, returned
 from jadam._engine.leaf import Operands, Program, needs_params
 from jadam._engine.missed import Gap
 from jadam._engine.norms import Norms
+from jadam._engine.owners import Collected
 from jadam._engine.placement import decoded
 from jadam._engine.plan import Placed, Plan
 from jadam._errors import BadValue
@@ -35,6 +36,18 @@ class Step(NamedTuple):
     rate: Array | None = None  # by which wrappers around a row multiply its learning rates
     measured: bool = False  # whether a wrapper around a row sums over its results
     gaps: Mapping[int, Gap] = MappingProxyType({})  # by leaf, how many steps its rows missed, to be caught up with
+    collected: Mapping[int, Collected] = MappingProxyType({})  # by leaf, the tables of which a wrapper collects rows
+
+
+class Done(NamedTuple):
+    """What a row makes, by leaf: updates or new parameters, the residues of these; the state of its parts; and of tables of
+    which a wrapper has collected rows, which they are.
+    """
+
+    updates: dict[int, Array]
+    residues: dict[int, dict[str, Array]]
+    state: OptState
+    ids: dict[int, Array]
 
 
 class Ready(NamedTuple):

@@ -10,6 +10,7 @@ import numpy as np
 from jax import Array
 
 from jadam._errors import BadType, BadValue, shown
+from jadam._rows import is_rows
 from jadam._tree import is_array
 
 
@@ -80,7 +81,7 @@ def around(wrapper: Any, found: Any, outcome: type, stored: Mapping[str, Sequenc
 
 def updates(wrapper: Any, given: Any, number: int) -> Sequence[Array]:
     """The updates that a wrapper runs its inside on."""
-    if not isinstance(given, list | tuple) or len(given) != number or not all(hasattr(u, "shape") for u in given):
+    if not isinstance(given, list | tuple) or len(given) != number or not all(hasattr(u, "shape") or is_rows(u) for u in given):
         raise BadType(f"{_class(wrapper)}.around must run the inside on a list of {number} arrays, as inside.updates is.")
     return given
 

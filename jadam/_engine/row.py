@@ -10,7 +10,7 @@ import functools
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,30 +18,23 @@ from jax import Array
 
 from jadam._context import H, extra, scalars_of
 from jadam._dtypes import cast, encode, full_dtype, full_products
-from jadam._engine import checks, returned
+from jadam._engine import checks, returned, windows
 from jadam._engine.kept import following, formats_of, kept_of, made_anew, part_of
 from jadam._engine.leaf import Mode, NoCount, Operands, Program, encoded
 from jadam._engine.missed import Gap
 from jadam._engine.norms import Norms, sums_of_squares
 from jadam._engine.placement import decoded, on_automatic_axes
 from jadam._engine.plan import Placed
-from jadam._engine.reader import Reader, Ready, Step
+from jadam._engine.reader import Done, Reader, Ready, Step
 from jadam._engine.stacks import on_matrices
 from jadam._errors import BadValue
 from jadam._recipe import Pair
+from jadam._rows import Rows
 from jadam._rule import Context, DecayRate, Rule
 from jadam._state import GIVEN, OptState
 from jadam._storage.rounding import number_key, step_key
 from jadam._storage.slots import apart, together
 from jadam._wrapper import Inside, Wrapper
-
-
-class Done(NamedTuple):
-    """What a row makes, by leaf: updates or new parameters, the residues of these; and the state of its parts."""
-
-    updates: dict[int, Array]
-    residues: dict[int, dict[str, Array]]
-    state: OptState
 
 
 class Row(Reader):
@@ -64,6 +57,7 @@ class Row(Reader):
         self.t: Any = None if state.count is None else following(state.count)
         self.new = OptState(self.t, {}, {}, {}, {})
         self.pending: list[Ready] = []
+        self.ids: dict[int, Array] = {}  # of tables of which a wrapper in this row has collected rows
 
     @functools.cached_property  # traced only where something is rounded by chance
     def key(self) -> Array:
@@ -86,7 +80,7 @@ class Row(Reader):
             else:
                 self._prepare(placed, placed.rule)
         self._flush(self.mode, landed)
-        return Done(self.updates, self.residues, self.new)
+        return Done(self.updates, self.residues, self.new, self.ids)
 
     def _h(self, placed: Placed) -> dict[str, Any]:
         """Hyperparameters as a rule reads them in `h`."""
@@ -185,7 +179,7 @@ class Row(Reader):
         residues = {i: self.residues[i] for i in at}
 
         of = Ready(placed, {}, stored, {})
-        still = Done({i: self._still(i, mode) for i in at}, residues, inner)
+        still = windows.at_rest(self.step, Done({i: self._still(i, mode) for i in at}, residues, inner, {}))
         full = [self.full(i, self.updates[i]) for i in at]
 
         def run(
@@ -198,20 +192,17 @@ class Row(Reader):
         ) -> Done:
             own = zip(at, returned.updates(wrapper, updates, len(at)), full, strict=True)
             # What is handed on unchanged stays as it is stored: its norm is known, and no cast of it is written to memory.
-            given = {i: self.updates[i] if u is x else encode(u, full_dtype(plan.dtype_of(i))) for i, u, x in own}
+            given = {i: self.updates[i] if u is x else self._handed_on(i, u) for i, u, x in own}
             step = self.step._replace(extra={**self.step.extra, **extra}, measured=measured or self.step.measured)
-            if mode == "step" and step.params is not None:
-                step = step._replace(params=[before.updates.get(i, p) for i, p in enumerate(step.params)])
             step = step._replace(gaps=dict(zip(at, gaps, strict=False)))  # of none mostly
             if rate is not None:
                 checks.rate_inside(placed)
                 step = step._replace(rate=rate if step.rate is None else rate * step.rate)
+            step, given, before = windows.entered(placed, step, mode, given, before, self.residues)
             done = Row(step, placed.inner, given, dict(before.residues), before.state, mode, self.norms).run()
-            if mode != "between":
-                return done
-            return done._replace(
-                updates={i: encode(self.full(i, u), full_dtype(plan.dtype_of(i))) for i, u in done.updates.items()}
-            )
+            if mode == "between":
+                done = done._replace(updates={i: self._handed_on(i, self.full(i, u)) for i, u in done.updates.items()})
+            return done._replace(ids=before.ids | done.ids)
 
         def restarted(done: Done) -> Done:
             checks.whole(plan, placed, "begins anew with all rows")
@@ -219,12 +210,13 @@ class Row(Reader):
             return done._replace(state=done.state._replace(count=jnp.zeros_like(inner.count), slots=slots, scalars=scalars))
 
         def moved(done: Done) -> list[tuple[Array, Array]]:
-            return sums_of_squares([(self._moved(i, done, p, mode), p) for i, p in zip(at, self.own_params(of), strict=True)])
+            return sums_of_squares([self._moved(i, done, p, mode) for i, p in zip(at, self.own_params(of), strict=True)])
 
         columns = {name: [decoded(stored[i].get(name), plan.dtype_of(i)) for i in at] for name in together(names)}
         inside = Inside(
             h=H(**self._h(placed)),
             updates=full,
+            rows=[windows.ids_of(self.step, i) for i in at],
             slots=defaultdict(list, columns),
             scalars=scalars_of(wrapper, {name: x for name, x in own.items() if name != "count"}),  # which is the engine's
             count=inner.count,
@@ -240,6 +232,7 @@ class Row(Reader):
         done, slots, scalars = returned.around(wrapper, wrapper.around(inside), Done, columns if at else {})
         self.updates |= done.updates
         self.residues |= done.residues
+        self.ids |= done.ids
         for mine, theirs in zip(self.new[1:], done.state[1:], strict=True):
             mine.update(theirs)
         if names:
@@ -262,20 +255,26 @@ class Row(Reader):
         """Slots of the rules inside a wrapper that have all these, a tuple for each leaf of each."""
         found, inside = [], [one for inner in placed.inner for one in inner if not isinstance(one.rule, Pair)]
         for one in inside:
-            slots = checks.slots(self.plan, done.state, one)
+            slots = checks.slots(windows.of_rows(self.plan, done.ids), done.state, one)
             leaves = [(i, slots[i]) for i in one.at if set(names) <= set(slots[i])]
             found += [tuple(decoded(own[name], self.plan.dtype_of(i)) for name in names) for i, own in leaves]
         if not found and not any(set(names) <= set(kept_of(one.rule, one.formats)) for one in inside):
             raise BadValue(f"no rule inside {placed.rule.name} keeps {' and '.join(names)}, which it reads.")
         return found
 
-    def _moved(self, i: int, done: Done, p: Array, mode: Mode) -> Array:
-        """What a row adds to a parameter, with what is stored beside it."""
-        u, residue = done.updates[i], done.residues[i]
+    def _handed_on(self, i: int, u: Any) -> Any:
+        """An update as a row begins with it, or another row gets it."""
+        return u if isinstance(u, Rows) else encode(u, full_dtype(self.plan.dtype_of(i)))
+
+    def _moved(self, i: int, done: Done, p: Array, mode: Mode) -> tuple[Array, Array]:
+        """What a row adds to a parameter, with what is stored beside it; and that parameter."""
+        u, residue, stored = done.updates[i], done.residues[i], (self.step.params or [])[i]
+        if i in done.ids:  # which are other rows than those of the gradient
+            stored, _, old = self.step.collected[i].at(done.ids[i])
+            p = self.plan.storage(i).decode(stored, old)
         if mode == "between" or (mode == "update" and not residue):
-            return self.full(i, u)
-        new = u if mode == "step" else self.step.params[i] + u  # pyright: ignore[reportOptionalSubscript] (p is one of them)
-        return self.plan.storage(i).decode(new, residue) - p
+            return self.full(i, u), p
+        return self.plan.storage(i).decode(u if mode == "step" else stored + u, residue) - p, p
 
     def _encoded(self, placed: Placed, i: int, slots: dict[str, Any], before: dict[str, Any]) -> dict[str, Array]:
         """The slots of a wrapper for a leaf as the state keeps them, placed as they were before."""

@@ -15,8 +15,10 @@ from jax import Array
 
 from jadam._engine import checks
 from jadam._engine.leaf import Mode
-from jadam._engine.owners import gathered, scattered, summed_rows
+from jadam._engine.owners import Collected, gathered, scattered, summed_rows
 from jadam._engine.plan import Placed, Plan
+from jadam._engine.reader import Done
+from jadam._engine.windows import collected, of_rows
 from jadam._recipe import Pair
 from jadam._rows import DENSE, Rows
 from jadam._state import OptState
@@ -31,23 +33,26 @@ class Tables(NamedTuple):
         plan: of the whole tree.
         whole: by leaf, the parameter.
         rows: by leaf, the gradients, with sorted, distinct ids; or those of one owner after the other.
+        collected: of those of which a wrapper collects rows.
     """
 
     plan: Plan
     whole: dict[int, Array]
     rows: dict[int, Rows]
+    collected: dict[int, Collected]
 
     @classmethod
     def of(cls, plan: Plan, given: list[Any], params: list[Any] | None, state: OptState) -> Tables:
         """Those among the gradients; a part that they are not enough for is an error."""
         found = {i: given[i] for i in plan.trained if isinstance(given[i], Rows)}
+        own = {} if params is None else collected(plan, given, params, state)
         if params is None or not found:
-            return cls(plan, {}, {})
+            return cls(plan, {}, {}, {})
         checks.residues(plan, state)
         for one in plan.all:
             _check_part(plan, one, state, [i for i in one.at if i in found])
         whole = {i: params[i] for i in found}
-        return cls(plan, whole, {i: summed_rows(whole[i], rows) for i, rows in found.items()})
+        return cls(plan, whole, {i: summed_rows(whole[i], rows) for i, rows in found.items()}, own)
 
     @property
     def ids(self) -> dict[int, Array]:
@@ -59,10 +64,7 @@ class Tables(NamedTuple):
         """The plan of the tree with rows in the place of tables."""
         if not self.rows:
             return self.plan
-        shapes = list(self.plan.shapes)
-        for i, rows in self.rows.items():
-            shapes[i] = rows.values.shape, self.plan.dtype_of(i)
-        return replace(self.plan, shapes=tuple(shapes), whole={i: self.plan.shapes[i][0] for i in self.rows})
+        return replace(of_rows(self.plan, self.ids), whole={i: self.plan.shapes[i][0] for i in self.rows})
 
     def updates(self, given: list[Any]) -> dict[int, Array]:
         """The gradients that are trained on."""
@@ -74,19 +76,31 @@ class Tables(NamedTuple):
 
     def state(self, state: OptState) -> OptState:
         """The state with the rows of slots."""
-        return self._changed(state, lambda i, old, _: gathered(old, self.rows[i].ids), state)
+        return self._changed(
+            state, lambda key, i, old, _: old if self._is_inside(key, i) else gathered(old, self.rows[i].ids), state
+        )
 
-    def scattered(self, before: OptState, after: OptState) -> OptState:
+    def scattered(self, before: OptState, done: Done) -> OptState:
         """The state after a step, with whole slots."""
-        return self._changed(before, lambda i, old, new: scattered(old, self.rows[i].ids, new), after)
 
-    def landed(self, updates: dict[int, Array], mode: Mode) -> dict[int, Any]:
+        def change(key: str, i: int, old: Array, new: Array) -> Array:
+            inside = self._is_inside(key, i) or (i in self.collected and key in self.plan.storages)
+            return scattered(old, done.ids[i] if inside else self.rows[i].ids, new)
+
+        return self._changed(before, change, done.state)
+
+    def landed(self, done: Done, mode: Mode) -> dict[int, Any]:
         """What the caller gets of a step: whole tables, or the updates of rows."""
+        ids, updates = self.ids | done.ids, done.updates
         if mode == "step":
-            return updates | {i: scattered(table, self.rows[i].ids, updates[i]) for i, table in self.whole.items()}
-        return updates | {i: Rows.of(rows.ids, updates[i], rows.distinct) for i, rows in self.rows.items()}
+            return updates | {i: scattered(table, ids[i], updates[i]) for i, table in self.whole.items()}
+        return updates | {i: Rows.of(ids[i], updates[i], rows.distinct) for i, rows in self.rows.items()}
 
-    def _changed(self, before: OptState, change: Callable[[int, Array, Any], Array], after: OptState) -> OptState:
+    def _is_inside(self, key: str, i: int) -> bool:
+        """Whether a part is inside a wrapper that collects rows of a leaf."""
+        return i in self.collected and key in self.collected[i].slots
+
+    def _changed(self, before: OptState, change: Callable[[str, int, Array, Any], Array], after: OptState) -> OptState:
         """A state in which slots that have the rows of a table are other ones: by those before and after a step."""
         if not self.rows:
             return after
@@ -96,8 +110,9 @@ class Tables(NamedTuple):
             for name, tree in slots[key].items():
                 old, new = (plan.treedef.flatten_up_to(tree) for tree in (before.slots[key][name], tree))
                 for i in self.rows:
-                    if old[i] is not None and old[i].shape[:1] == plan.shapes[i][0][:1]:
-                        new[i] = change(i, old[i], new[i])
+                    own = i in self.collected and self.collected[i].by.key == key
+                    if not own and old[i] is not None and old[i].shape[:1] == plan.shapes[i][0][:1]:
+                        new[i] = change(key, i, old[i], new[i])
                 columns[name] = plan.treedef.unflatten(new)
             slots[key] = columns
         return after._replace(slots=slots)
@@ -109,8 +124,10 @@ def _check_part(plan: Plan, one: Placed, state: OptState, at: list[int]) -> None
         return
     if isinstance(one.rule, Pair):
         checks.refuse_rows(plan, at[0], f"{one.rule!r} is not of jadam, and expects whole arrays; {DENSE}")
-    elif why := one.rule.needs_all_rows:
-        checks.refuse_rows(plan, at[0], f"{one.rule.name} {why}")
+        return
+    for i, rule in zip(one.at, one.rules, strict=True):
+        if i in at and (why := rule.needs_all_rows):
+            checks.refuse_rows(plan, i, f"{rule.name} {why}")
     checks.slots(plan, state, one)
     for name, tree in state.slots.get(one.key, {}).items():
         if name + SCALES in state.slots[one.key]:

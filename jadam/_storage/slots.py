@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from jadam._dtypes import cast, compute_dtype, decode, encode, full_dtype, is_complex
+from jadam._dtypes import cast, compute_dtype, decode, encode, full_dtype, is_complex, is_integer
 from jadam._storage.blocks import Int8Blocks, Tile, block_axis, scales_of
 from jadam._storage.rounding import Noise, round_stochastically
 
@@ -67,6 +67,8 @@ class SlotStorage(Storage, ABC):
     ) -> Any:
         """The stored form, for `decode_slot`, of a slot of a parameter of this dtype; without noise, rounded to nearest.
 
+        Integers stay as they are.
+
         Args:
             x: the slot; or, if there is a tile, its blocks.
             dtype: of the parameter.
@@ -74,6 +76,8 @@ class SlotStorage(Storage, ABC):
             tile: what `x` is of the slot.
             scales: of the blocks, where they are known.
         """
+        if is_integer(x):
+            return x
         if not self.compresses(x.shape if tile is None else tile.shape, dtype):
             return encode(x, full_dtype(dtype))
         return self.compress(cast(x, compute_dtype(dtype)), noise if self.draws else None, tile, scales)
@@ -129,9 +133,11 @@ SLOT_STORAGE: dict[str, type[SlotStorage]] = {kind().key: kind for kind in (Floa
 SCALES = ".scales"
 
 
-def decode_slot(stored: Any) -> Array:
-    """A slot in the dtype of the arithmetic, whatever its format."""
-    return stored.decode() if isinstance(stored, Int8Blocks) else decode(stored)
+def decode_slot(stored: Any, dtype: DTypeLike) -> Array:
+    """A slot of a parameter of this dtype in that of the arithmetic, whatever its format; integers as they are."""
+    if not isinstance(stored, Int8Blocks) and is_integer(stored):
+        return stored
+    return cast(stored.decode() if isinstance(stored, Int8Blocks) else decode(stored), compute_dtype(dtype))
 
 
 def apart(slots: Mapping[str, Any]) -> dict[str, Array]:

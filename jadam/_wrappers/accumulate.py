@@ -4,29 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import jax.numpy as jnp
 from jax import Array
 
 from jadam._chain import TransformationLike, builder, not_ours, wrap
 from jadam._engine.plan import Placed, Plan
+from jadam._engine.windows import collectors
 from jadam._errors import BadValue, door
 from jadam._hyper import NonNegative, Range
 from jadam._recipe import Pair, Part
+from jadam._rows import Rows
 from jadam._rule import Block, Slots, zeros
 from jadam._schedules.fields import not_a_number
 from jadam._state import OptState, scalars_of_one
 from jadam._transformation import GradientTransformation
 from jadam._tree import PyTree, is_trained, strong
 from jadam._wrapper import Inside, Outcome, Wrapper
+from jadam._wrappers.collected import ROWS, RoomLike, Rooms, no_rows, rows_of, with_rows
 
 Every = Annotated[
     int | Array | Callable[[Array], Any],
     Range("an integer in [1, 2**24]", lambda x: 1 <= x <= 2**24 and float(x).is_integer()),
 ]
 """How many micro-batches a window has: a number, a scalar array, or a schedule."""
-Around = tuple[Outcome, dict[str, list[Array]], dict[str, Array]]
+Around = tuple[Outcome, dict[str, list[Any]], dict[str, Array]]
 
 
 @dataclass(frozen=True)
@@ -37,17 +40,26 @@ class Accumulate(Wrapper):
     reduction: Literal["mean", "sum"] = "mean"
     nonfinite: Literal["drop", "drop_window", "keep"] = "drop"
     how: Literal["loop", "cond"] = "loop"
+    rows: Annotated[RoomLike, Rooms()] = None
     flushes: bool = False  # as one step of `flush` has it: the window ends, and there is no micro-batch
+
+    exact: ClassVar[tuple[str, ...]] = ("ids", "weights")
+
+    @property
+    def elementwise(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return not self.rows
+
+    @property
+    def room(self) -> int:
+        return self.rows if isinstance(self.rows, int) else 0  # of a leaf
 
     @property
     def needs_all_rows(self) -> str:
-        return (
-            "would lose the rows that a window touched before its last micro-batch; add up the Rows of the micro-batches "
-            "(a + b, then times 1 / every), and make one step of them."
-        )
+        words = "has to know for how many rows of it a window has room; write accumulate(tx, every, rows=[(mask, number)])."
+        return "" if self.room else words
 
     def init(self, p: Array) -> Slots:
-        return {"mean": zeros(p)}
+        return no_rows(p, self.room) if self.room else {"mean": zeros(p)}
 
     def scalars(self) -> dict[str, float]:
         # After a window `seen` is 0, and `weight` and `value` are still those of the window.
@@ -59,7 +71,9 @@ class Accumulate(Wrapper):
     def around(self, inside: Inside) -> Around:
         if self.flushes:
             kept = {name: inside.scalars[name] for name in self.scalars()}
-            return self._run(inside, kept["seen"] > 0, inside.slots["mean"], kept, valued=True, weighted=True)
+            names = [("mean",) if ids is None else ROWS for ids in inside.rows]
+            slots = [{name: inside.slots[name][k] for name in own} for k, own in enumerate(names)]
+            return self._run(inside, kept["seen"] > 0, slots, kept, valued=True, weighted=True)
         old, dtype = inside.scalars, inside.scalars["weight"].dtype
         weighted = "weight" in inside.extra
         weight = jnp.asarray(inside.extra["weight"] if weighted else 1, dtype)
@@ -72,28 +86,38 @@ class Accumulate(Wrapper):
         before, valued_before = (jnp.where(old["seen"] == 0, 0, old[name]) for name in ("weight", "value_weight"))
         counted = jnp.where(good, weight, jnp.nan if self.nonfinite == "drop_window" else 0)
 
-        def means(kept: list[Array], given: list[Array], before: Array) -> list[Array]:
+        def mean(m: Array, g: Array, before: Array) -> Array:
             share = jnp.where(before + weight > 0, weight / (before + weight), 0)
+            # No sum that overflows; and of equal gradients, to the bit, that gradient.
+            new = jnp.where(before == 0, g, m + share.astype(m.dtype) * (g - m))
+            return jnp.where(good, new, m) if self.nonfinite == "drop" else new
 
-            def mean(m: Array, g: Array) -> Array:
-                # No sum that overflows; and of equal gradients, to the bit, that gradient.
-                new = jnp.where(before == 0, g, m + share.astype(m.dtype) * (g - m))
-                return jnp.where(good, new, m) if self.nonfinite == "drop" else new
-
-            return [mean(m, g) for m, g in zip(kept, given, strict=True)]
+        def with_micro_batch(k: int, g: Array) -> Slots:
+            if (ids := inside.rows[k]) is None:
+                return {"mean": mean(inside.slots["mean"][k], g, before)}
+            own = {name: inside.slots[name][k] for name in ROWS}
+            counts = good if self.nonfinite == "drop" else jnp.bool_(True)
+            return with_rows(own, ids, g, counted, counts, begins=old["seen"] == 0)
 
         scalars = {
             "seen": old["seen"] + 1,
             "weight": before + counted,
-            "value": means([old["value"]], [value], valued_before)[0] if valued else old["value"],
+            "value": mean(old["value"], value, valued_before) if valued else old["value"],
             "value_weight": valued_before + (counted if valued else 0),
             "dropped": old["dropped"] + jnp.where(good, 0, 1),
         }
         ends = ~(scalars["seen"] < inside.h.every)  # also where a schedule returns NaN
-        return self._run(inside, ends, means(inside.slots["mean"], inside.updates, before), scalars, valued, weighted)
+        slots = [with_micro_batch(k, g) for k, g in enumerate(inside.updates)]
+        return self._run(inside, ends, slots, scalars, valued, weighted)
 
     def _run(
-        self, inside: Inside, ends: Array, means: list[Array], scalars: dict[str, Array], valued: bool, weighted: bool
+        self,
+        inside: Inside,
+        ends: Array,
+        slots: list[Slots],
+        scalars: dict[str, Array],
+        valued: bool,
+        weighted: bool,
     ) -> Around:
         """Runs the inside if the window ends and has something in it."""
         total = scalars["weight"]
@@ -101,10 +125,16 @@ class Accumulate(Wrapper):
         def reduced(m: Array, total: Array) -> Array:
             return m * total.astype(m.dtype) if self.reduction == "sum" else m
 
+        def of_window(own: Slots) -> Array | Rows:
+            if "mean" in own:
+                return reduced(own["mean"], total)
+            return rows_of(own, jnp.ones_like(total) if self.reduction == "sum" else total)
+
         extra = {"weight": total} if weighted else {}
         extra |= {"value": reduced(scalars["value"], scalars["value_weight"])} if valued else {}
-        outcome = inside.when(ends & (total > 0), lambda: [reduced(m, total) for m in means], self.how, extra)
-        return outcome, {"mean": means}, scalars | {"seen": jnp.where(ends, 0, scalars["seen"])}
+        outcome = inside.when(ends & (total > 0), lambda: [of_window(own) for own in slots], self.how, extra)
+        columns = {name: [own.get(name) for own in slots] for name in inside.slots}
+        return outcome, columns, scalars | {"seen": jnp.where(ends, 0, scalars["seen"])}
 
 
 @builder
@@ -115,6 +145,7 @@ def accumulate(
     reduction: Literal["mean", "sum"] = "mean",
     nonfinite: Literal["drop", "drop_window", "keep"] = "drop",
     how: Literal["loop", "cond"] = "loop",
+    rows: RoomLike = None,
 ) -> GradientTransformation:
     """Makes one step of a transformation for several micro-batches: the gradient of a batch that does not fit into memory.
 
@@ -143,11 +174,16 @@ def accumulate(
             the gradient: a micro-step moves 12 bytes a parameter, not 16. "keep": `tx` sees it, and may skip the step itself.
             A weight that is NaN, inf or negative is not finite, in "keep" too. Where nothing is left of a window, `tx` does
             not run. `state.scalars["accumulate"]["dropped"]` counts them.
+        rows: for tables of which micro-batches have gradients that are `Rows`: for how many rows a window has room, where each
+            micro-batch counts the rows that it touches. `[(match("**/table"), 4 * 4096)]` says so for tables by masks, the
+            first that selects one; a number alone is for all parameters. Ids and values of the window are kept then, and no
+            mean as large as the table. If there is no room for all, the step is NaN. No parameter may be complex then.
         how: "loop" does no work while it waits, on any device, but has no derivative in reverse; "cond" has one, and XLA for
             GPU computes `tx` at every micro-step. As in `Inside.when`.
 
     Raises:
-        ValueError: an argument is out of its range; from `update`, the weight is out of its range.
+        ValueError: an argument is out of its range; from `update`, the weight is out of its range, or the gradient of a
+            parameter is `Rows` and `rows` does not name it, or the other way round.
         TypeError: the weight is not a scalar.
 
     Example:
@@ -160,7 +196,7 @@ def accumulate(
         >>> params["w"], jadam.has_updated(state)
         (Array([0., 0.], dtype=float32), Array(True, dtype=bool))
     """
-    return wrap(Accumulate(every=every, reduction=reduction, nonfinite=nonfinite, how=how), tx)
+    return wrap(Accumulate(every, reduction, nonfinite, how, rows), tx)
 
 
 def _kept(state: PyTree) -> dict[str, Array]:
@@ -220,8 +256,14 @@ def flush(tx: GradientTransformation, state: OptState, params: PyTree, **extra: 
         raise BadValue("tx has no accumulate, whose window could end.")
     if other := set(plan.trained) - _accumulated(plan.row):
         raise BadValue(f"the parameter at {plan.path(min(other))} is not accumulated; put accumulate around what acts on it.")
-    none = treedef.unflatten([jnp.zeros_like(leaf) if is_trained(leaf) else leaf for leaf in leaves])
+    rooms = collectors(plan)
+    none = treedef.unflatten([_nothing(leaf, i in rooms) if is_trained(leaf) else leaf for i, leaf in enumerate(leaves)])
     return GradientTransformation.of(tx.recipe.map(_flushing)).step(none, state, params, **extra)
+
+
+def _nothing(p: Array, of_rows: bool) -> Array | Rows:
+    """A gradient of zeros."""
+    return Rows.of(jnp.zeros(0, jnp.int32), jnp.zeros((0, *p.shape[1:]), p.dtype)) if of_rows else jnp.zeros_like(p)
 
 
 def _flushing(part: Part) -> Part:

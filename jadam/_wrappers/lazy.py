@@ -21,7 +21,7 @@ from jadam._wrapper import Inside, Outcome, Wrapper
 class Lazy(Wrapper):
     """Lets the rows that a step touches catch up with those that they missed."""
 
-    positions: ClassVar[tuple[str, ...]] = ("steps",)  # counted, and never rounded
+    exact: ClassVar[tuple[str, ...]] = ("steps",)
     elementwise: ClassVar[bool] = False
 
     @property

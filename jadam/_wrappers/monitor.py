@@ -25,7 +25,7 @@ class Monitor(Wrapper):
     by_leaf: bool = False
     signal_to_noise: bool = False
 
-    positions: ClassVar[tuple[str, ...]] = ("grad_norm", "update_norm", "param_norm")
+    exact: ClassVar[tuple[str, ...]] = ("grad_norm", "update_norm", "param_norm")
 
     @property
     def elementwise(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -36,10 +36,10 @@ class Monitor(Wrapper):
         return ""  # of a table, norms are those of the rows that a step touches
 
     def init(self, p: Array) -> Slots:
-        return {name: jnp.zeros((), zeros(p).dtype) for name in self.positions} if self.by_leaf else {}
+        return {name: jnp.zeros((), zeros(p).dtype) for name in self.exact} if self.by_leaf else {}
 
     def scalars(self) -> dict[str, Any]:
-        names = (*self.positions, "update_ratio", *(["signal_to_noise"] if self.signal_to_noise else []))
+        names = (*self.exact, "update_ratio", *(["signal_to_noise"] if self.signal_to_noise else []))
         return dict.fromkeys(names, 0.0)
 
     def around(self, inside: Inside) -> tuple[Outcome, dict[str, list[Array]], dict[str, Array]]:

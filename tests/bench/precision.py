@@ -54,7 +54,9 @@ def second_moment(tx: Any, gradient: Callable[[jax.Array], jax.Array], steps: in
         return tx.update(gradient(count), state, params)[1], None
 
     state = jax.jit(lambda: jax.lax.scan(step, tx.init(params), jnp.arange(steps))[0])()
-    return decode_slot(state.nu if isinstance(state, optax.ScaleByAdamState) else together(state.slots["adam"])["nu"])
+    return decode_slot(
+        state.nu if isinstance(state, optax.ScaleByAdamState) else together(state.slots["adam"])["nu"], "float32"
+    )
 
 
 # An average whose target falls

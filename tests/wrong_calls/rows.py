@@ -26,6 +26,10 @@ NO_PARAMETER = (
 )
 
 
+def window(tx=jadam.adam(1.0)):  # noqa: B008 (it never changes)
+    return jadam.accumulate(tx, 2, rows=[(jadam.match("table"), 8)])
+
+
 def step(tx, rows=ROWS, params=PARAMS, **extra):
     return tx.step({"table": rows, "w": jnp.ones(3)}, tx.init(params), params, **extra)
 
@@ -95,9 +99,23 @@ CALLS = {
     ),
     f"lamb.step: {IS_ROWS} scale_by_trust_ratio mixes the elements of a parameter; {DENSE}": lambda: step(jadam.lamb(1.0)),
     f"prodigy.step: {IS_ROWS} scale_by_prodigy reads whole parameters; {DENSE}": lambda: step(jadam.prodigy()),
-    f"accumulate.step: {IS_ROWS} accumulate would lose the rows that a window touched before its last micro-batch; add up the "
-    "Rows of the micro-batches (a + b, then times 1 / every), and make one step of them.": lambda: step(
-        jadam.accumulate(jadam.adam(1.0), 2)
+    f"accumulate.step: {IS_ROWS} accumulate has to know for how many rows of it a window has room; write accumulate(tx, every, "
+    "rows=[(mask, number)]).": lambda: step(jadam.accumulate(jadam.adam(1.0), 2)),
+    "accumulate.step: the gradient at table is a whole array, and accumulate collects rows of it; pass Rows, or leave table "
+    "out of rows=.": lambda: window().step(PARAMS, window().init(PARAMS), PARAMS),
+    "accumulate.init: w has the shape (3,), and accumulate room for 8 rows: the whole gradient takes no more; leave it out of "
+    "rows=.": lambda: jadam.accumulate(jadam.adam(1.0), 2, rows=8).init(PARAMS),
+    "accumulate.init: accumulate collects rows of table inside another; write one for both.": lambda: window(window()).init(
+        PARAMS
+    ),
+    "chain.init: scale follows guard, which makes its steps on the rows of several gradients; put it inside.": lambda: (
+        jadam.chain(jadam.guard(window()), jadam.scale(-1.0)).init(PARAMS)
+    ),
+    "accumulate(rows=0): rows must be an integer >= 1, or a list [(mask, number), ...] of such.": lambda: jadam.accumulate(
+        jadam.adam(1.0), 2, rows=0
+    ),
+    "accumulate(rows='table'): rows must be a number of rows, or a list [(mask, number), ...].": lambda: jadam.accumulate(
+        jadam.adam(1.0), 2, rows="table"
     ),
     f"average.step: {IS_ROWS} average averages every row at every step, and not those alone that a batch touches; mask the "
     "table out of it.": lambda: step(jadam.average(jadam.adam(1.0))),
