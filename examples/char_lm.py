@@ -178,18 +178,17 @@ TUNED: dict[str, tuple[Callable[..., jadam.GradientTransformation], float]] = {
     "schedule_free_adamw": (jadam.schedule_free_adamw, 3e-2),
     "prodigy": (partial(jadam.prodigy, safeguard_warmup=True), 0.3),
     "muon": (partial(jadam.muon, matrices=MATRICES, adam_ratio=0.3), 3e-2),
-    # Not tuned yet: what is usual for them.
     "normuon": (partial(jadam.normuon, matrices=MATRICES, adam_ratio=0.3), 3e-2),
-    "adabound": (partial(jadam.adabound, base_learning_rate=1e-2), 0.1),  # and a final rate ten times as high
+    "adabound": (partial(jadam.adabound, base_learning_rate=1e-2), 3e-2),  # its final rate is ten times as high
     "adan": (jadam.adan, 0.1),
     "mars_adamw": (jadam.mars_adamw, 1e-2),
     "adam_atan2": (jadam.adam_atan2, 1e-2),
     "lamb": (jadam.lamb, 3e-2),
     "stable_adamw": (jadam.stable_adamw, 1e-2),
-    "adafactor": (jadam.adafactor, 3e-2),
-    "big_vision_adafactor": (jadam.big_vision_adafactor, 1e-2),
+    "adafactor": (jadam.adafactor, 0.1),
+    "big_vision_adafactor": (jadam.big_vision_adafactor, 3e-3),
     "adam_mini": (jadam.adam_mini, 1e-2),
-    "soap": (jadam.soap, 1e-2),
+    "soap": (jadam.soap, 1e-2),  # not tuned yet: a rate between those of Adam and Muon
 }
 
 

@@ -75,6 +75,13 @@ def test_every_schedule_is_plotted_and_in_the_table():
     assert all(inspect.isroutine(getattr(jadam, name)) or inspect.isclass(getattr(jadam, name)) for name in SCHEDULES)
 
 
+def test_every_optimizer_has_its_bytes_on_an_h100():
+    page = (DOCS / "accelerators.md").read_text()
+    rows = re.findall(r"^\| (\w+) \|", page.split("### H100")[1].split("### ")[0], re.M)
+    missing = set(OPTIMIZERS) - set(rows)
+    assert not missing, f"run tests/bench/accelerators.py, and add {missing} to docs/accelerators.md"
+
+
 def test_every_symptom_has_a_section_that_proves_its_remedy():
     page = (DOCS / "tuning.md").read_text()
     table = page.split("## The starting recipe")[0]

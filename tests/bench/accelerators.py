@@ -21,15 +21,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import compilers
 import jax
 import optax
+from support import OPTIMIZERS
 from test_cost import GPT2, MATRIX, clipped_adamw, measured
 
 import jadam
 
-OPTIMIZERS = (
-    *("sgd", "rmsprop", "adagrad", "adadelta", "adam", "adamw", "adamax", "amsgrad", "nadam", "nadamw", "radam", "adabound"),
-    *("adabelief", "yogi", "adan", "adopt", "ademamix", "adam_atan2", "laprop", "mars_adamw", "stable_adamw", "lion", "lamb"),
-    *("adafactor", "big_vision_adafactor", "adam_mini", "schedule_free_adamw", "prodigy", "muon"),
-)
 KERNELS = "xla", "pallas"
 NAMES = {"h100": "H100", "v5e": "TPU v5e", "v5p": "TPU v5p", "v6e": "TPU v6e"}
 CLIPPED = "clip + AdamW, GPT-2"
@@ -91,10 +87,10 @@ def optimizers(target):
     """Of a matrix in float32; above the limit are norms, sums and products that need passes of their own."""
     print("\n| float32 matrix: bytes moved a parameter (temporary) | limit | optax | jadam |\n|---|---|---|---|")
     moved = {}
-    for name in OPTIMIZERS:
+    for name, make in sorted(OPTIMIZERS.items()):
         theirs = getattr(optax, name, None) or getattr(optax.contrib, name, None)
         given = {"momentum": 0.9} if name == "sgd" else {}
-        mine = getattr(jadam, name)(1e-3, **given)
+        mine = make(1e-3, **given)
         found = {"optax": measured(target, theirs(1e-3, **given), MATRIX, lib=optax)} if theirs else {}
         found["jadam"] = measured(target, mine, MATRIX)
         moved[name] = {"limit": limit(mine, MATRIX)} | {lib: one.moved for lib, one in found.items()}
