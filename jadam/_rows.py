@@ -74,7 +74,9 @@ class Rows:
 
     def __add__(self, other: Any) -> Any:
         if isinstance(other, Rows):
-            return Rows.of(**{name: jnp.concatenate([getattr(x, name) for x in (self, other)]) for name in _CHILDREN})
+            names = ("ids", "values", "complement")
+            ids, values, complement = (jnp.concatenate([getattr(x, name) for x in (self, other)]) for name in names)
+            return Rows.of(ids, values, complement)
         return self.__radd__(other)
 
     def __radd__(self, table: Any) -> Array:
