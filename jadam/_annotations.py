@@ -146,6 +146,15 @@ def check_in_dtype(name: str, value: Any, number: Any = None, dtype: Any = None)
 
 HASHABLE = Option("hashable, such as a tuple in place of a list or an array", lambda x: isinstance(hash(x), int))
 """What no other annotation restricts: an option is part of what programs are cached by."""
+
+
+def _are_names(names: Any) -> bool:
+    return all(isinstance(name, str) for name in names) if isinstance(names, tuple) else isinstance(names, str)
+
+
+_NAMES = Option("the name of an axis of the mesh, or a tuple of names", _are_names)
+AxisName = typing.Annotated[str | tuple[str, ...], _NAMES] | None
+"""Of a mesh inside `jax.shard_map`."""
 ANYTHING = Option("anything", lambda x: True)
 """What a field may be that takes no part in comparisons."""
 

@@ -9,20 +9,13 @@ from typing import Annotated, Any, ClassVar
 import jax.numpy as jnp
 from jax import Array
 
-from jadam._annotations import Option, is_integer
+from jadam._annotations import AxisName, Option, is_integer
 from jadam._chain import block
 from jadam._errors import BadValue
 from jadam._hyper import Bound, FixedNonNegative, Positive
 from jadam._matrices import NONE, ExplicitLike
 from jadam._norm import norm
 from jadam._rule import Context, Rule, Slots
-
-
-def _are_names(names: Any) -> bool:
-    return all(isinstance(name, str) for name in names) if isinstance(names, tuple) else isinstance(names, str)
-
-
-AxisName = Annotated[str | tuple[str, ...], Option("the name of an axis of the mesh, or a tuple of names", _are_names)] | None
 
 
 def _root_of_factor(bound: Array, norm: Array) -> Array:

@@ -156,6 +156,10 @@ def _right(name: str, hint: Any) -> Text:
         return st.sampled_from(list(map(repr, arguments)))
     if origin in (typing.Union, types.UnionType):
         return st.one_of([_right(name, part) for part in arguments])
+    if origin is Iterable:
+        return st.builds("[{}]".format, _right(name, arguments[0]))
+    if origin is tuple and Ellipsis not in arguments:
+        return st.builds("({})".format, st.tuples(*(_right(name, part) for part in arguments)).map(", ".join))
     known = {
         bool: ["True", "False"],
         int: ["0", "1", "2", "3"],
@@ -164,6 +168,7 @@ def _right(name: str, hint: Any) -> Text:
         tuple[int, ...]: ["(0,)", "(0, 1)"],
         Any: ["None", "1", "2"],  # what is given leaf by leaf
         Callable[[jax.Array], Any]: SCHEDULES,
+        Callable[[Any], Any]: ["lambda tree: tree"],
     }
     return st.sampled_from(known[hint])
 

@@ -143,6 +143,18 @@ def test_elementwise_optimizers_move_each_array_once(target, name):
     assert found.conditionals == 0
 
 
+@pytest.mark.parametrize(
+    ("target", "bytes_"),
+    [("cpu", 72), pytest.param("h100", 44, marks=elsewhere), pytest.param("v5e", 28, marks=elsewhere)],
+)
+def test_donated_in_another_order_arrays_are_copied(target, bytes_):
+    """The state before the parameters, and results the other way round: docs/accelerators.md has these numbers."""
+    tx, params = jadam.adamw(1e-3), {"w": jax.ShapeDtypeStruct((SIDE, SIDE), "float32")}
+    crossed = cost(target, tx.step, params, jax.eval_shape(tx.init, params), params, donate=(1, 2))
+    assert crossed.moved / SIDE**2 == pytest.approx(bytes_, rel=0.003)
+    assert measured(target, tx, MATRIX, by="step").moved == pytest.approx(40 if target == "cpu" else 28, rel=0.003)
+
+
 AROUND = {
     "average": jadam.average,
     "uniform average": lambda tx: jadam.average(tx, "uniform", start=10, every=5),

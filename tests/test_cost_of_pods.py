@@ -66,6 +66,21 @@ def test_the_table_of_the_page(name):
     assert row == f"| {' | '.join(pods.row(name))} |"
 
 
+@elsewhere
+@pytest.mark.parametrize(
+    ("count", "way", "expected"),
+    [
+        (1, "whole", {}),
+        pytest.param(1, "fully sharded", {"all-gather": (1, 1)}, marks=pytest.mark.slow),
+        pytest.param(9, "fully sharded", {"all-gather": (1, 1), "all-to-all": (2, 2)}, marks=pytest.mark.slow),
+    ],
+)
+def test_one_matrix_too_many_is_not_spread(count, way, expected):
+    """How often, and how many matrices a device gets: of one that all have, all were sent eight."""
+    program, _ = pods.step_on("8 h100", jadam.muon(0.02), way, {f"w{n}": (256, 512) for n in range(count)})
+    assert {kind: (times, size / (256 * 512 * 4)) for kind, (times, size) in sent(program).items()} == expected
+
+
 LAYER = {"qkv/w": (768, 2304), "o/w": (768, 768), "fc/w": (768, 3072), "pr/w": (3072, 768), "qkv/b": (2304,), "ln/g": (768,)}
 TRANSFORMER = {f"h{i}/{name}": shape for i in range(12) for name, shape in LAYER.items()} | {"wte": (50304, 768)}
 MATRICES = sum(math.prod(shape) for name, shape in TRANSFORMER.items() if name.startswith("h") and name.endswith("w"))

@@ -160,6 +160,6 @@ def build(groups):
 @pytest.mark.parametrize("groups", [0, 100])
 def test_time_is_linear_in_the_leaves(what, groups):
     """Ten times as many leaves: some 10 times as long, where the square would be 100 times."""
-    seconds(what, build(groups), layers(200))  # what is done once in a process
+    seconds(what, build(groups), layers(250))  # what is done once in a process
     few, many = (min(seconds(what, build(groups), layers(count)) for _ in range(2)) for count in (250, 2_500))
     assert many < 15 * max(few, 0.02)

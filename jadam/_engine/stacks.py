@@ -1,7 +1,8 @@
 """Rules on matrices: those of all parameters with one shape in one stack, spread over the devices of a mesh.
 
 A matrix that is spread over devices would be gathered on every device for each product with it. Instead each device gets
-whole matrices, as many as any other, and returns what the rule made of them: two exchanges for all matrices of one shape.
+whole matrices, as many as any other, and returns what the rule made of them: two exchanges for all matrices of one shape. A
+single matrix of its shape is gathered once.
 """
 
 from __future__ import annotations
@@ -78,27 +79,42 @@ def _one_by_one(run: Run, rule: Any, axes: list[Axes], arrays: list[Array], h: d
 def _together(mesh: Any, run: Run, rule: Any, axes: list[Axes], arrays: list[Array], h: dict[str, Any]) -> list[Array]:
     mesh = jax.typeof(arrays[0]).sharding.mesh or mesh  # whose explicit axes are automatic in here
     parts = [to_matrices(x, own) for x, own in zip(arrays, axes, strict=True)]
+    full, exchanged = parts[0].dtype, rule.exchanged or parts[0].dtype
     sorts = [[n for n, x in enumerate(parts) if (x.shape[1] > x.shape[2]) == tall] for tall in (False, True)]
     sorts = [of_sort for of_sort in sorts if of_sort]
-    blocks = [jnp.concatenate([parts[n] for n in of_sort]) for of_sort in sorts]
+    blocks = [cast(jnp.concatenate([parts[n] for n in of_sort]), exchanged) for of_sort in sorts]
+
+    def in_full(stack: Array) -> Array:
+        return cast(run(cast(stack, full), h), exchanged)
+
+    # Where all but one are as many for each device as for any other, each makes that one for itself: a stack with it would be
+    # filled up, and sent with what fills it, and no device would be ready sooner.
+    alone = [blocks[-1][-1:]] if sum(map(len, blocks)) % mesh.size == 1 else []
+    blocks[-1] = blocks[-1][: len(blocks[-1]) - len(alone)]
+    to_spread = [block for block in blocks if len(block)]
+    new = iter(_spread(mesh, in_full, to_spread) if to_spread else ())
+    blocks = [next(new) if len(block) else block for block in blocks]
+    blocks[-1] = jnp.concatenate([blocks[-1], *(_whole(in_full(_whole(x, mesh)), mesh) for x in alone)])
+    found: dict[int, Array] = {}
+    for of_sort, block in zip(sorts, blocks, strict=True):
+        found |= zip(of_sort, _cut(block, [len(parts[n]) for n in of_sort]), strict=True)
+    return [cast(from_matrices(found[n], own, x.shape), full) for n, (own, x) in enumerate(zip(axes, arrays, strict=True))]
+
+
+def _spread(mesh: Any, run: Callable[[Array], Array], blocks: list[Array]) -> list[Array]:
+    """A rule on wide matrices, on tall ones, or on both, of which each device gets as many as any other."""
     shapes = [block.shape for block in blocks]
     if len(blocks) > 1:
         blocks = [_placed(_in_squares(block), mesh, 0) for block in blocks]
     stack = jnp.concatenate(blocks)
-
-    full, exchanged = stack.dtype, rule.exchanged or stack.dtype
     if missing := -len(stack) % mesh.size:  # by ones, of which no norm is zero
-        stack = lax.pad(stack, jnp.ones((), full), [(0, missing, 0)] + [(0, 0, 0)] * (stack.ndim - 1))
+        stack = lax.pad(stack, jnp.ones((), stack.dtype), [(0, missing, 0)] + [(0, 0, 0)] * (stack.ndim - 1))
     steps = range(sum(size > 1 for size in mesh.shape.values()) + 1)  # XLA exchanges along one axis of the mesh at a time
-    stack = cast(functools.reduce(lambda x, count: _placed(x, mesh, count), steps, cast(stack, exchanged)), full)
-    stack = run(stack, h) if len(shapes) == 1 else _as_wide(lambda wide: run(wide, h), stack, shapes[0])
-    stack = functools.reduce(lambda x, count: _placed(x, mesh, count), reversed(steps), cast(stack, exchanged))
-
-    found: dict[int, Array] = {}
-    for of_sort, block, shape in zip(sorts, _cut(stack, [shape[0] for shape in shapes]), shapes, strict=True):
-        block = _placed(block, mesh, 0).reshape(shape) if len(shapes) > 1 else block
-        found |= zip(of_sort, _cut(block, [len(parts[n]) for n in of_sort]), strict=True)
-    return [cast(from_matrices(found[n], own, x.shape), full) for n, (own, x) in enumerate(zip(axes, arrays, strict=True))]
+    stack = functools.reduce(lambda x, count: _placed(x, mesh, count), steps, stack)
+    stack = run(stack) if len(shapes) == 1 else _as_wide(run, stack, shapes[0])
+    stack = functools.reduce(lambda x, count: _placed(x, mesh, count), reversed(steps), stack)
+    blocks = _cut(stack, [shape[0] for shape in shapes])
+    return blocks if len(shapes) == 1 else [_placed(x, mesh, 0).reshape(y) for x, y in zip(blocks, shapes, strict=True)]
 
 
 def _placed(stack: Array, mesh: Any, count: int) -> Array:
@@ -107,6 +123,11 @@ def _placed(stack: Array, mesh: Any, count: int) -> Array:
     rest = None if count == len(names) else PartitionSpec.UNCONSTRAINED
     spec = PartitionSpec(tuple(names[:count]) or None, *(rest,) * (stack.ndim - 1))
     return lax.with_sharding_constraint(stack, NamedSharding(mesh, spec))
+
+
+def _whole(stack: Array, mesh: Any) -> Array:
+    """A stack that every device has: gathered once where it is in parts, and not sent where it is not."""
+    return lax.with_sharding_constraint(stack, NamedSharding(mesh, PartitionSpec()))
 
 
 def _cut(stack: Array, lengths: list[int]) -> list[Array]:

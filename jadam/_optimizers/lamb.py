@@ -17,8 +17,8 @@ from jadam._optimizers.adam import scale_by_adam
 class ScaleByTrustRatio(Rule):
     """Scales the update of each parameter to the norm of the parameter: `u = |p| / |g| g`, and `u = g` where a norm is 0.
 
-    `|p| / |g|` is the trust ratio of `lamb`. An update whose norm is below 1e-19 counts as 0, as its squares are in float32: where
-    gradients have ended, averages stay at the least number there is, and the ratio would make whole steps of them.
+    `|p| / |g|` is the trust ratio of `lamb`. An update whose norm is below 1e-19 counts as 0, as its squares are in float32:
+    where gradients have ended, averages stay at the least number there is, and the ratio would make whole steps of them.
     """
 
     elementwise: ClassVar[bool] = False

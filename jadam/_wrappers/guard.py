@@ -9,12 +9,13 @@ from typing import Annotated, Any
 import jax.numpy as jnp
 from jax import Array
 
-from jadam._annotations import Option
+from jadam._annotations import AxisName, Option
 from jadam._chain import TransformationLike, builder, wrap
 from jadam._derivatives import root
 from jadam._errors import BadValue, door
 from jadam._hyper import Bound, Count
 from jadam._schedules.fields import not_a_number
+from jadam._shards import varying
 from jadam._state import scalars_with
 from jadam._transformation import GradientTransformation
 from jadam._tree import PyTree
@@ -35,6 +36,7 @@ class Guard(Wrapper):
     max_consecutive_skips: Count = 10
     backoff_factor: Fraction = 1.0
     recovery_steps: Count = 100
+    axis_name: AxisName = None
 
     def scalars(self) -> dict[str, Any]:
         levels = {f"{what}_{name}": 0.0 for what in ("norm", "value") for name in ("mean", "var", "seen")}
@@ -86,6 +88,9 @@ def _checked(value: Any, dtype: Any) -> Array:
     """The loss, which must be a real scalar."""
     if words := not_a_number(value):
         raise BadValue(f"value must be the loss, a real scalar, not {words}.")
+    if axes := varying(value):
+        along = ", ".join(map(repr, axes))
+        raise BadValue(f"value differs between devices along {along}; average it first: jax.lax.pmean(value, ({along},)).")
     return jnp.asarray(value, dtype)
 
 
@@ -99,6 +104,7 @@ def guard(
     max_consecutive_skips: Count = 10,
     backoff_factor: Fraction = 1.0,
     recovery_steps: Count = 100,
+    axis_name: AxisName = None,
 ) -> GradientTransformation:
     """Skips steps that would spoil a run: those with a NaN or inf, and spikes of the gradient norm or the loss.
 
@@ -125,6 +131,8 @@ def guard(
         backoff_factor: by which every skip multiplies the learning rates inside, in (0, 1]. They are multiplied where they act:
             `hyperparams` shows them as they were given, and what does not depend on them, such as `decay="independent"`, stays.
         recovery_steps: good steps after which the effect of one skip on the learning rate is gone, >= 1.
+        axis_name: inside `jax.shard_map`, the axis of the mesh, or several, along which devices have parts of the parameters:
+            all skip a step together. None where arrays are whole, as under `jax.jit`, on however many devices.
 
     Raises:
         ValueError: an argument is out of its range; when a step is traced, `value` is not a real scalar, `loss_scale` is
@@ -150,6 +158,7 @@ def guard(
         max_consecutive_skips=max_consecutive_skips,
         backoff_factor=backoff_factor,
         recovery_steps=recovery_steps,
+        axis_name=axis_name,
     )
     return wrap(wrapper, tx)
 

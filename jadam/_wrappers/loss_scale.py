@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar
 import jax.numpy as jnp
 from jax import Array
 
-from jadam._annotations import Option
+from jadam._annotations import AxisName, Option
 from jadam._chain import TransformationLike, builder, wrap
 from jadam._errors import BadValue, door
 from jadam._hyper import BelowOne, Count, FixedPositive
@@ -32,6 +32,7 @@ class LossScale(Wrapper):
     backoff_factor: BelowOne = 0.5
     min_scale: FixedPositive = 1.0
     max_scale: FixedPositive = 2.0**24
+    axis_name: AxisName = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -69,6 +70,7 @@ def loss_scale(
     backoff_factor: BelowOne = 0.5,
     min_scale: FixedPositive = 1.0,
     max_scale: FixedPositive = 2.0**24,
+    axis_name: AxisName = None,
 ) -> GradientTransformation:
     """Accepts the gradients of a scaled loss, whose scale adapts: float16 loses those below 6e-8, and has none above 65504.
 
@@ -85,6 +87,8 @@ def loss_scale(
         backoff_factor: by which it falls, in (0, 1).
         min_scale: it falls no further, > 0.
         max_scale: it rises no further, > 0.
+        axis_name: inside `jax.shard_map`, the axis of the mesh, or several, along which devices have parts of the parameters:
+            if one sees NaN or inf, all skip the step. None where arrays are whole, as under `jax.jit`, on however many devices.
 
     Raises:
         ValueError: an argument is out of its range; when a step is traced, a rule or a mask is around it.
@@ -109,6 +113,7 @@ def loss_scale(
         backoff_factor=backoff_factor,
         min_scale=min_scale,
         max_scale=max_scale,
+        axis_name=axis_name,
     )
     return wrap(wrapper, tx)
 

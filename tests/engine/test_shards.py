@@ -24,10 +24,10 @@ def numbers(dtype="float32", steps=3):
     return cast(start, dtype), cast(grads, "float32")
 
 
-def in_parts(tx, specs, dtype="float32", check_vma=True):
+def in_parts(tx, specs, dtype="float32", check_vma=True, given=None):
     """Parameters and state after three steps, each device on its own part."""
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
-    params, grads = numbers(dtype)
+    params, grads = given or numbers(dtype)
     state = tx.init(params)
     shared = jax.tree.map(lambda _: PartitionSpec(), state)
     of_state = shared._replace(slots={key: dict.fromkeys(slots, specs) for key, slots in state.slots.items()})
@@ -61,6 +61,24 @@ def test_a_clip_adds_up(specs):
         assert_equal(in_parts(small, specs)[0], run(jadam.sgd(0.1), *numbers())[0], atol=1e-6)
 
 
+WRAPPERS = {
+    "guard": lambda tx: jadam.guard(tx, axis_name="data", sigma_factor=1.0, warmup_steps=1),
+    "loss_scale": lambda tx: jadam.loss_scale(tx, axis_name="data", init_scale=8.0),
+}
+
+
+@pytest.mark.parametrize("name", WRAPPERS)
+@pytest.mark.parametrize("specs", [ROWS, pytest.param(COLUMNS, marks=pytest.mark.slow)], ids=["rows", "columns"])
+def test_all_devices_skip_a_step_together(name, specs):
+    """One element is NaN, which is seen where its part is alone."""
+    tx, (start, grads) = WRAPPERS[name](jadam.adamw(0.1)), numbers()
+    grads[1]["kernel"] = grads[1]["kernel"].at[17, 3].set(jnp.nan)
+    found, state = in_parts(tx, specs, given=(start, grads))
+    assert_equal((found, state), run(tx, start, grads), atol=1e-5)  # a variance of norms is a small difference
+    assert state.scalars[name]["skipped"] >= 1
+    assert not np.allclose(found["kernel"], start["kernel"])
+
+
 @pytest.mark.parametrize("state", ["bfloat16", pytest.param("int8", marks=pytest.mark.slow)])
 def test_random_bits_are_those_of_the_whole_array(state):
     """The bits of every part were those of the first."""
@@ -89,9 +107,11 @@ def test_parts_that_are_no_rows_have_bits_of_their_own():
         ),
         (jadam.lamb(0.1), f"scale_by_trust_ratio mixes the elements of a parameter, and {PART}; {IN_JIT}"),
         (jadam.prodigy(), f"scale_by_prodigy reads all elements, and {PART}; {IN_JIT}"),
-        (jadam.guard(jadam.sgd(0.1)), f"guard reads all elements, and {PART}; {IN_JIT}"),
+        (jadam.guard(jadam.sgd(0.1)), f"guard reads all elements, and {PART}; write axis_name='data'."),
+        (jadam.loss_scale(jadam.sgd(0.1)), f"loss_scale reads all elements, and {PART}; write axis_name='data'."),
+        (jadam.monitor(jadam.sgd(0.1)), f"monitor reads all elements, and {PART}; {IN_JIT}"),
     ],
-    ids=["clip", "another axis", "lamb", "prodigy", "guard"],
+    ids=["clip", "another axis", "lamb", "prodigy", "guard", "loss_scale", "monitor"],
 )
 def test_what_needs_whole_arrays_is_refused(tx, words):
     with pytest.raises(ValueError, match="shard_map") as error:
@@ -103,6 +123,18 @@ def test_an_axis_needs_types_that_say_what_is_a_part():
     tx = jadam.clip_by_global_norm(1.0, axis_name="data")
     with pytest.raises(ValueError, match=r"cannot know which arrays are parts under shard_map\(..., check_vma=False"):
         in_parts(tx, ROWS, check_vma=False)
+
+
+def test_a_loss_that_nobody_averaged():
+    mesh, tx = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,)), jadam.guard(jadam.sgd(0.1))
+    whole, data = PartitionSpec(), PartitionSpec("data")
+    p = numbers()[0]
+
+    def update(loss):
+        return tx.update(p, tx.init(p), p, value=loss[0])[0]
+
+    with pytest.raises(ValueError, match=r"average it first: jax.lax.pmean\(value, \('data',\)\)"):
+        jax.shard_map(update, mesh=mesh, in_specs=data, out_specs=whole)(jnp.ones(8))
 
 
 def test_gradients_that_nobody_averaged():

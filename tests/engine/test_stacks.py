@@ -91,6 +91,19 @@ def test_exchanges_of_wide_and_tall_matrices(name, axis_type):
         np.testing.assert_allclose(own[k], alone[k], atol=2e-6)
 
 
+@pytest.mark.parametrize(
+    ("wide", "tall"), [(0, 1), *(pytest.param(*some, marks=pytest.mark.slow) for some in [(9, 0), (8, 1), (5, 4), (1, 8)])]
+)
+def test_one_matrix_too_many(wide, tall):
+    """A stack of one was filled up to eight, and of nine to sixteen: each device makes the last for itself."""
+    shapes = {f"w{n}": (8, 16) if n < wide else (16, 8) for n in range(wide + tall)}
+    (found, _), own, alone = on_mesh(jadam.muon(0.02), shapes, lambda k: P("data"))
+    assert found["all-gather"] == 1
+    assert found["all-to-all"] == 0 or wide + tall == 9
+    for k in own:
+        np.testing.assert_allclose(own[k], alone[k], atol=2e-6)
+
+
 @pytest.mark.slow
 def test_other_axes_and_shapes_in_one_step():
     """Attention, a scan, a fused kernel and a vector, of which none is like another on its axes."""

@@ -161,7 +161,7 @@ CALLS = {
     "loss_scale: tx is the function adam; call it: adam(...).": lambda: jadam.loss_scale(jadam.adam),
     "loss_scale: only tx may be given by position; write init_scale=2.0.": lambda: jadam.loss_scale(TX, 2.0),
     "loss_scale: there is no initial_scale; write init_scale=2.0. It accepts tx, init_scale, growth_interval, "
-    "growth_factor, backoff_factor, min_scale, max_scale.": lambda: jadam.loss_scale(TX, initial_scale=2.0),
+    "growth_factor, backoff_factor, min_scale, max_scale, axis_name.": lambda: jadam.loss_scale(TX, initial_scale=2.0),
     "loss_scale(init_scale=None): init_scale must be a finite number > 0.": lambda: jadam.loss_scale(TX, init_scale=None),
     "loss_scale(init_scale=1e+39): init_scale must be between 1.2e-38 and 3.4e+38 in magnitude; in float32, in "
     "which it is kept, it is inf.": lambda: jadam.loss_scale(TX, init_scale=1e39),
@@ -189,7 +189,7 @@ CALLS = {
     "guard: tx is the function adam; call it: adam(...).": lambda: jadam.guard(jadam.adam),
     "guard: only tx may be given by position; write sigma_factor=3.0.": lambda: jadam.guard(TX, 3.0),
     "guard: there is no max_skips; write max_consecutive_skips=3. It accepts tx, sigma_factor, window, warmup_steps, "
-    "max_consecutive_skips, backoff_factor, recovery_steps.": lambda: jadam.guard(TX, max_skips=3),
+    "max_consecutive_skips, backoff_factor, recovery_steps, axis_name.": lambda: jadam.guard(TX, max_skips=3),
     "guard(sigma_factor=-1): sigma_factor must be a number > 0.": lambda: jadam.guard(TX, sigma_factor=-1),
     "guard(sigma_factor=None): sigma_factor must be a number or a schedule, not None.": lambda: jadam.guard(
         TX, sigma_factor=None
