@@ -59,7 +59,7 @@ def _apply(params: PyTree, updates: PyTree) -> PyTree:
 
 def _with_rows(name: str, table: Array, rows: Rows) -> Array:
     """A table plus the update of some of its rows."""
-    if words := ill_formed(rows.ids, rows.values):
+    if words := ill_formed(rows):
         raise BadValue(f"the update at {quoted(name)} is Rows, and its {words}")
     if is_complex(rows.values.dtype) != is_complex(table.dtype):
         raise BadType(f"the update at {quoted(name)} has dtype {rows.values.dtype}, its parameter {table.dtype}.")

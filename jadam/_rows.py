@@ -13,7 +13,7 @@ from jax.tree_util import GetAttrKey, keystr, tree_flatten_with_path
 
 from jadam._dtypes import cast, full_dtype
 from jadam._errors import BadType, BadValue, door, naming
-from jadam._tables import gather, scatter, summed, unique
+from jadam._tables import LOST, gather, narrow, scatter, summed, unique
 from jadam._tree import PyTree, is_array
 
 DENSE = "pass the gradient of the whole table, or put the table into a group of its own: jadam.partition([(mask, tx), ...])."
@@ -21,14 +21,16 @@ DENSE = "pass the gradient of the whole table, or put the table into a group of 
 
 
 class Rows:
-    """The gradient of a table as the rows that a batch touches: a pytree node of `ids` and `values`.
+    """The gradient of a table as the rows that a batch touches: a pytree node of `ids`, their complement, and `values`.
 
     It may stand in a tree of gradients wherever the parameter is an array whose first axis counts rows. `tx.step` and
     `tx.update` then read and write these rows of the parameter and of its slots, and no others. `tx.update` returns `Rows`,
     which `apply_updates` adds.
 
     Two of them are added as the gradients that they are, `a + b`, and multiplied by a number. In a tree, say that they are
-    leaves: `jax.tree.map(operator.add, a, b, is_leaf=lambda x: isinstance(x, jadam.Rows))`.
+    leaves: `jax.tree.map(operator.add, a, b, is_leaf=lambda x: isinstance(x, jadam.Rows))`. A function of all arrays of a tree
+    would change ids too. The complement, `~ids`, shows that: it goes along with ids wherever they are moved, and is theirs no
+    more after any arithmetic. The step is an error then, or NaN.
 
     Args:
         ids: integers of shape (n,), the rows. Values of an id that stands there several times are summed. An id past the end
@@ -52,6 +54,7 @@ class Rows:
     """
 
     ids: Array
+    complement: Array
     values: Array
     distinct: bool
 
@@ -59,7 +62,8 @@ class Rows:
         with naming("Rows"):
             ids, values = _array("ids", ids), _array("values", values)
             _check_integers(ids)
-            if words := ill_formed(ids, values):
+            self.ids, self.complement, self.values, self.distinct = ids, ~ids, values, bool(distinct)
+            if words := ill_formed(self):
                 raise BadValue(words)
             if not isinstance(ids, Tracer):
                 _check_known(ids)
@@ -67,11 +71,12 @@ class Rows:
                     raise BadValue(
                         "distinct=True is for ids that are sorted, each once, as unique_rows returns them; leave it out."
                     )
-            self.ids, self.values, self.distinct = ids, values, bool(distinct)
 
     def __add__(self, other: Any) -> Any:
         if isinstance(other, Rows):
-            return Rows.of(jnp.concatenate([self.ids, other.ids]), jnp.concatenate([self.values, other.values]))
+            names = ("ids", "values", "complement")
+            ids, values, complement = (jnp.concatenate([getattr(x, name) for x in (self, other)]) for name in names)
+            return Rows.of(ids, values, complement)
         return self.__radd__(other)
 
     def __radd__(self, table: Any) -> Array:
@@ -79,7 +84,7 @@ class Rows:
         if not hasattr(table, "shape"):
             return NotImplemented
         with naming("Rows"):
-            if words := ill_formed(self.ids, self.values):
+            if words := ill_formed(self):
                 raise BadValue(f"their {words}")
         return add_rows(jnp.asarray(table), self)
 
@@ -87,7 +92,7 @@ class Rows:
         with naming("Rows"):
             if np.ndim(factor) != 0:
                 raise BadValue(f"they can be multiplied by a number, not by an array of shape {np.shape(factor)}.")
-            return Rows.of(self.ids, self.values * factor, self.distinct)
+            return Rows.of(self.ids, self.values * factor, self.complement, self.distinct)
 
     __rmul__ = __mul__
     __array_ufunc__ = None  # so that arrays of numpy leave arithmetic to these methods
@@ -96,18 +101,26 @@ class Rows:
         return f"Rows(ids={self.ids!r}, values={self.values!r}{', distinct=True' if self.distinct else ''})"
 
     @classmethod
-    def of(cls, ids: Any, values: Any, distinct: bool = False) -> Rows:
+    def of(cls, ids: Any, values: Any, complement: Any = None, distinct: bool = False) -> Rows:
         """The same, unchecked: JAX builds trees of whatever it needs in place of arrays."""
         rows = object.__new__(cls)
         rows.ids, rows.values, rows.distinct = ids, values, distinct
+        rows.complement = ~ids if complement is None else complement
         return rows
 
+    def narrowed(self, length: int) -> Array:
+        """Ids as int32, of a table of this length; `LOST` if something has changed them."""
+        ids, complement = (jnp.asarray(x) for x in (self.ids, self.complement))
+        narrowed = narrow(ids, length)
+        return lax.select((complement != ~ids).any(), jnp.full_like(narrowed, LOST), narrowed)
 
+
+_CHILDREN = ("ids", "complement", "values")
 jax.tree_util.register_pytree_with_keys(
     Rows,
-    lambda rows: (((GetAttrKey("ids"), rows.ids), (GetAttrKey("values"), rows.values)), rows.distinct),
-    lambda distinct, children: Rows.of(*children, distinct=distinct),
-    lambda rows: ((rows.ids, rows.values), rows.distinct),
+    lambda rows: (tuple((GetAttrKey(name), getattr(rows, name)) for name in _CHILDREN), rows.distinct),
+    lambda distinct, children: Rows.of(**dict(zip(_CHILDREN, children, strict=True)), distinct=distinct),
+    lambda rows: (tuple(getattr(rows, name) for name in _CHILDREN), rows.distinct),
 )
 
 
@@ -126,9 +139,10 @@ def _array(name: str, value: Any) -> Any:
     raise BadType("{name} must be an array.", **{name: value})
 
 
-def ill_formed(ids: Array, values: Array) -> str:
+def ill_formed(rows: Rows) -> str:
     """In words, why ids do not fit their values; empty where they do."""
-    if not jnp.issubdtype(ids.dtype, jnp.integer):
+    ids, values, complement = rows.ids, rows.values, rows.complement
+    if not (jnp.issubdtype(ids.dtype, jnp.integer) and (ids.shape, ids.dtype) == (complement.shape, complement.dtype)):
         return (
             f"ids are {ids.dtype} now: a function of all arrays of a tree changed them with the values; give it "
             "is_leaf=lambda x: isinstance(x, jadam.Rows), and transformations of others only the updates of whole tables."
@@ -205,12 +219,13 @@ def unique_rows(ids: Any, *, rows: int, size: int | None = None) -> Array:
 
 def of_rows(rows: Rows) -> Array:
     """The gradient of each row, for its norm: padding, of which nothing is known without the table, is a row too."""
-    return summed(rows.ids, rows.values, rows.distinct, np.iinfo(np.int32).max - rows.ids.size, rows.values.dtype)[1]
+    length = np.iinfo(np.int32).max - rows.ids.size
+    return summed(rows.narrowed(length), rows.values, rows.distinct, length, rows.values.dtype)[1]
 
 
 def add_rows(table: Array, rows: Rows) -> Array:
     """A table plus an update of some of its rows, in the dtype of the table."""
-    ids, u = summed(rows.ids, rows.values, rows.distinct, table.shape[0], table.dtype)
+    ids, u = summed(rows.narrowed(table.shape[0]), rows.values, rows.distinct, table.shape[0], table.dtype)
     old = gather(table, ids)
     exact = full_dtype(table.dtype)
     new = lax.add(old, u) if u.dtype == old.dtype else cast(cast(old, exact) + cast(u, exact), old.dtype)

@@ -50,14 +50,13 @@ def padding(length: int, size: int) -> Array:
 
 
 def summed(ids: Array, values: Array, distinct: bool, length: int, dtype: Any) -> tuple[Array, Array]:
-    """Rows with sorted, distinct ids: one at least, and no more than a table of this length has.
+    """Rows with sorted, distinct ids, of int32 ones: one at least, and no more than a table of this length has.
 
     Values of one id are summed in the dtype of the arithmetic on a parameter of this dtype; those of padding are zeros.
     """
     n = ids.shape[0]
     if n == 0:
         return padding(length, 1), jnp.zeros((1, *values.shape[1:]), values.dtype)
-    ids = narrow(ids, length)
     if distinct:
         found, lost = ids, ids[0] < 0
     else:

@@ -54,12 +54,12 @@ def gradients(plan: Plan, updates: PyTree) -> list[Any]:
 def _fitting(plan: Plan, i: int, rows: Rows) -> Any:
     """The values of some rows of a table, whose ids fit them."""
     words, shape = f"the gradient at {plan.path(i)} is Rows", plan.shapes[i][0]
-    for part, x in (("ids", rows.ids), ("values", rows.values)):
+    for part, x in (("ids", rows.ids), ("values", rows.values), ("complements", rows.complement)):
         if not isinstance(x, Array | np.ndarray):
             raise BadType(f"{words}, whose {part} are {x!r}, which is not an array.")
     if not shape:
         raise BadValue(f"{words}, and its parameter has no rows: it is a scalar.")
-    if words_of_ids := ill_formed(rows.ids, rows.values):
+    if words_of_ids := ill_formed(rows):
         raise BadValue(f"{words}, and its {words_of_ids}")
     if rows.values.shape[1:] != shape[1:]:
         raise BadValue(f"{words} of shape {rows.values.shape[1:]}, the rows of its parameter have {shape[1:]}.")

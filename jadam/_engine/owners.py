@@ -17,21 +17,20 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jadam._engine.placement import on_automatic_axes
 from jadam._rows import Rows
-from jadam._tables import LOST, gather, narrow, scatter, summed
+from jadam._tables import LOST, gather, scatter, summed
 
 
 def summed_rows(table: Array, rows: Rows) -> Rows:
     """The rows of a step, sorted and distinct: those of all, or of one owner after the other."""
     length, dtype, sharding = table.shape[0], table.dtype, jax.typeof(table).sharding
-    of_values = PartitionSpec(None, *sharding.spec[1:])
+    of_values, ids = PartitionSpec(None, *sharding.spec[1:]), rows.narrowed(length)
     if not _owned(table):
         on_mesh = tuple(NamedSharding(sharding.mesh, spec) for spec in (PartitionSpec(None), of_values))
         own = on_automatic_axes(lambda ids, values: summed(ids, values, rows.distinct, length, dtype), table, lambda: on_mesh)
-        return Rows.of(*own(rows.ids, rows.values), distinct=True)
+        return Rows.of(*own(ids, rows.values), distinct=True)
 
     def part(table: Array, ids: Array, values: Array) -> tuple[Array, Array]:
         first, own = _first(table, sharding.spec[0]), table.shape[0]
-        ids = narrow(ids, length)
         ids = jnp.where(ids < 0, ids + length, ids)
         here = jnp.where((ids >= first) & (ids < first + own), ids - first, own)
         here = jnp.where((ids < 0).any(), LOST, here)
@@ -40,7 +39,7 @@ def summed_rows(table: Array, rows: Rows) -> Rows:
 
     placed = PartitionSpec(None), of_values
     result = PartitionSpec(sharding.spec[0]), sharding.spec
-    return Rows.of(*_on_devices(part, table, placed, result)(table, rows.ids, rows.values))
+    return Rows.of(*_on_devices(part, table, placed, result)(table, ids, rows.values))
 
 
 def gathered(table: Array, ids: Array) -> Array:

@@ -94,7 +94,7 @@ class Tables(NamedTuple):
         ids, updates = self.ids | done.ids, done.updates
         if mode == "step":
             return updates | {i: scattered(table, ids[i], updates[i]) for i, table in self.whole.items()}
-        return updates | {i: Rows.of(ids[i], updates[i], rows.distinct) for i, rows in self.rows.items()}
+        return updates | {i: Rows.of(ids[i], updates[i], distinct=rows.distinct) for i, rows in self.rows.items()}
 
     def _is_inside(self, key: str, i: int) -> bool:
         """Whether a part is inside a wrapper that collects rows of a leaf."""

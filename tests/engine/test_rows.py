@@ -429,3 +429,19 @@ def test_arithmetic():
     assert not mean.distinct
     for new in (table + mean, jnp.asarray(table) + mean, mean + table, jadam.apply_updates(table, 0.5 * (a + b))):
         assert new[:, 0].tolist() == [0, 0.5, 2, 0]
+
+
+def test_ids_that_something_has_changed_are_nan():
+    """`optax.scale(2)` doubled ids, unseen: whole rows moved that had no gradient. What only moves arrays is not arithmetic."""
+    import optax
+
+    params = {"table": jnp.ones((6, 2))}
+    grads = {"table": Rows(jnp.array([1, 2]), jnp.ones((2, 2)))}
+    for factor, changes in ((2, True), (0, True), (1, False)):
+        pair = optax.scale(factor)
+        for tx in (optax.chain(pair, jadam.sgd(1.0)), optax.chain(jadam.sgd(1.0), pair)):
+            updates, _ = tx.update(grads, tx.init(params), params)
+            for new in (jadam.apply_updates(params, updates), optax.apply_updates(params, updates)):
+                assert np.isnan(new["table"]).any() == changes
+    moved = jax.tree.map(lambda x: jnp.stack([x, x])[1][::-1], jax.device_get(grads))
+    chex.assert_trees_all_equal(*(jadam.sgd(1.0).step(g, jadam.sgd(1.0).init(params), params)[0] for g in (moved, grads)))

@@ -36,7 +36,7 @@ def step(tx, rows=ROWS, params=PARAMS, **extra):
 
 def changed(ids=ROWS.ids, values=ROWS.values):
     """As a function of all leaves of a tree may have made them."""
-    return jax.tree.unflatten(jax.tree.structure(ROWS), (ids, values))
+    return jax.tree.unflatten(jax.tree.structure(ROWS), (ids, ~ids if ids.dtype == "int32" else -ids, values))
 
 
 CALLS = {
