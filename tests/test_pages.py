@@ -76,10 +76,10 @@ def test_every_schedule_is_plotted_and_in_the_table():
 
 
 def test_every_optimizer_has_its_bytes_on_an_h100():
-    page = (DOCS / "accelerators.md").read_text()
+    page = (DOCS / "benchmarks.md").read_text()
     rows = re.findall(r"^\| (\w+) \|", page.split("### H100")[1].split("### ")[0], re.M)
     missing = set(OPTIMIZERS) - set(rows)
-    assert not missing, f"run tests/bench/accelerators.py, and add {missing} to docs/accelerators.md"
+    assert not missing, f"run tests/bench/accelerators.py, and add {missing} to docs/benchmarks.md"
 
 
 def test_every_symptom_has_a_section_that_proves_its_remedy():

@@ -160,8 +160,7 @@ def accumulate(
     Without it, each has the weight 1.
 
     A scalar `value=` is reduced as gradients are, over those micro-batches that have one, so that `tx` finds the loss of its
-    batch. All other keyword arguments of
-    `update` reach it from the last micro-batch.
+    batch. All other keyword arguments of `update` reach it from the last micro-batch.
 
     Args:
         tx: a transformation, or any `(init, update)` pair.
@@ -174,12 +173,12 @@ def accumulate(
             the gradient: a micro-step moves 12 bytes a parameter, not 16. "keep": `tx` sees it, and may skip the step itself.
             A weight that is NaN, inf or negative is not finite, in "keep" too. Where nothing is left of a window, `tx` does
             not run. `state.scalars["accumulate"]["dropped"]` counts them.
+        how: "loop" does no work while it waits, on any device, but has no derivative in reverse; "cond" has one, and XLA for
+            GPU computes `tx` at every micro-step. As in `Inside.when`.
         rows: for tables of which micro-batches have gradients that are `Rows`: for how many rows a window has room, where each
             micro-batch counts the rows that it touches. `[(match("**/table"), 4 * 4096)]` says so for tables by masks, the
             first that selects one; a number alone is for all parameters. Ids and values of the window are kept then, and no
             mean as large as the table. If there is no room for all, the step is NaN. No parameter may be complex then.
-        how: "loop" does no work while it waits, on any device, but has no derivative in reverse; "cond" has one, and XLA for
-            GPU computes `tx` at every micro-step. As in `Inside.when`.
 
     Raises:
         ValueError: an argument is out of its range; from `update`, the weight is out of its range, or the gradient of a
