@@ -23,7 +23,8 @@ def _root_of_factor(bound: Array, norm: Array) -> Array:
     # Of inf, and of 0 where the norm is 0 too, the factor is 1, and not NaN: the root of this power of two is exact.
     limits = jnp.finfo(bound.dtype)
     bound = jnp.clip(bound, float(limits.tiny), 2.0 ** (limits.maxexp - 2))
-    return jnp.sqrt(bound) / jnp.sqrt(jnp.maximum(norm, bound))
+    # Of two equal roots XLA makes a root times a reciprocal root, which is not 1.
+    return jnp.where(norm <= bound, 1, jnp.sqrt(bound) / jnp.sqrt(jnp.maximum(norm, bound)))
 
 
 @dataclass(frozen=True)

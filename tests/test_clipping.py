@@ -112,6 +112,26 @@ def test_norms_of_one_array_at_every_size(tx, size):
     np.testing.assert_allclose(clipped, np.full((4, 4), min(size, bound)), rtol=1e-6)
 
 
+CLIPS = {
+    "clip": jadam.clip(1e4),
+    "clip_by_global_norm": jadam.clip_by_global_norm(1e4),
+    "zclip": jadam.zclip(),
+    "percentile_clip": jadam.percentile_clip(percentile=99),
+    "clip_by_block_rms": jadam.clip_by_block_rms(1e4),
+    "adaptive_grad_clip": jadam.adaptive_grad_clip(1e4),
+}
+
+
+@pytest.mark.parametrize("name", CLIPS)
+def test_a_clip_that_does_not_act_changes_no_bit(name):
+    """XLA makes a product of `sqrt(x) / sqrt(x)`: such a factor was not 1 for many a norm."""
+    update = jax.jit(lambda updates, state: CLIPS[name].update(updates, state, TREE)[0])
+    state = CLIPS[name].init(TREE)
+    for size in np.geomspace(0.5, 50.0, 7):
+        updates = jax.tree.map(lambda x, size=size: x * np.float32(size), TREE)
+        chex.assert_trees_all_equal(update(updates, state), updates)
+
+
 @pytest.mark.usefixtures("lenient")
 def test_the_clipped_gradient_is_not_written_to_memory():
     """Optax divides by the norm, and XLA writes the quotient out: 4 bytes a parameter, and twice the time."""
