@@ -83,18 +83,22 @@ class Accumulate(Wrapper):
         good = (weight >= 0) & (weight < jnp.inf)
         if self.nonfinite != "keep":
             good &= inside.finite & jnp.isfinite(value)
+
+        def share_of(before: Array) -> Array:
+            return jnp.where(before + weight > 0, weight / (before + weight), 0)
+
         before, valued_before = (jnp.where(old["seen"] == 0, 0, old[name]) for name in ("weight", "value_weight"))
+        share = share_of(before)  # once, and not for each leaf
         counted = jnp.where(good, weight, jnp.nan if self.nonfinite == "drop_window" else 0)
 
-        def mean(m: Array, g: Array, before: Array) -> Array:
-            share = jnp.where(before + weight > 0, weight / (before + weight), 0)
+        def mean(m: Array, g: Array, before: Array, share: Array) -> Array:
             # No sum that overflows; and of equal gradients, to the bit, that gradient.
             new = jnp.where(before == 0, g, m + share.astype(m.dtype) * (g - m))
             return jnp.where(good, new, m) if self.nonfinite == "drop" else new
 
         def with_micro_batch(k: int, g: Array) -> Slots:
             if (ids := inside.rows[k]) is None:
-                return {"mean": mean(inside.slots["mean"][k], g, before)}
+                return {"mean": mean(inside.slots["mean"][k], g, before, share)}
             own = {name: inside.slots[name][k] for name in ROWS}
             counts = good if self.nonfinite == "drop" else jnp.bool_(True)
             return with_rows(own, ids, g, counted, counts, begins=old["seen"] == 0)
@@ -102,7 +106,7 @@ class Accumulate(Wrapper):
         scalars = {
             "seen": old["seen"] + 1,
             "weight": before + counted,
-            "value": mean(old["value"], value, valued_before) if valued else old["value"],
+            "value": mean(old["value"], value, valued_before, share_of(valued_before)) if valued else old["value"],
             "value_weight": valued_before + (counted if valued else 0),
             "dropped": old["dropped"] + jnp.where(good, 0, 1),
         }
