@@ -188,7 +188,7 @@ TUNED: dict[str, tuple[Callable[..., jadam.GradientTransformation], float]] = {
     "adafactor": (jadam.adafactor, 0.1),
     "big_vision_adafactor": (jadam.big_vision_adafactor, 3e-3),
     "adam_mini": (jadam.adam_mini, 1e-2),
-    "soap": (jadam.soap, 1e-2),  # not tuned yet: a rate between those of Adam and Muon
+    "soap": (jadam.soap, 3e-2),
 }
 
 
