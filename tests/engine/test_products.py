@@ -43,5 +43,5 @@ def test_rules_multiply_in_float32():
 def test_what_a_rule_has_rounded_is_multiplied_fast():
     tx, params = jadam.muon(0.1, ns_dtype="bfloat16"), {"w": jnp.ones((4, 4))}
     found = programs(tx.step, params, tx.init(params), params)
-    assert len(found) == 15
+    assert len(found) == 15 + 3  # one step after the other, and a loop for TPU
     assert not any("HIGHEST" in product.split("]")[0] for product in found)
