@@ -11,7 +11,7 @@ import functools
 import inspect
 import types
 import typing
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 
 import chex
@@ -156,7 +156,7 @@ def _right(name: str, hint: Any) -> Text:
         return st.sampled_from(list(map(repr, arguments)))
     if origin in (typing.Union, types.UnionType):
         return st.one_of([_right(name, part) for part in arguments])
-    if origin is Iterable:
+    if origin in (Iterable, Sequence):
         return st.builds("[{}]".format, _right(name, arguments[0]))
     if origin is tuple and Ellipsis not in arguments:
         return st.builds("({})".format, st.tuples(*(_right(name, part) for part in arguments)).map(", ".join))
@@ -168,22 +168,28 @@ def _right(name: str, hint: Any) -> Text:
         tuple[int, ...]: ["(0,)", "(0, 1)"],
         Any: ["None", "1", "2"],  # what is given leaf by leaf
         Callable[[jax.Array], Any]: SCHEDULES,
+        Callable[[jax.Array], jax.Array]: ["jnp.abs"],
         Callable[[Any], Any]: ["lambda tree: tree"],
     }
     return st.sampled_from(known[hint])
 
 
+def right(name: str) -> dict[str, Text]:
+    """Of each argument of a function of jadam, texts of allowed values."""
+    function = getattr(jadam, name)
+    hints = typing.get_type_hints(inspect.unwrap(function), include_extras=True)
+    return {argument: _right(argument, hints[argument]) for argument in inspect.signature(function).parameters}
+
+
 @st.composite
 def _call(draw: st.DrawFn, name: str) -> str:
     """A call of a function of jadam, with those arguments that it needs, and some that it does not."""
-    function = getattr(jadam, name)
-    hints = typing.get_type_hints(inspect.unwrap(function), include_extras=True)
-    arguments = []
-    for parameter in inspect.signature(function).parameters.values():
+    values, arguments = right(name), []
+    for parameter in inspect.signature(getattr(jadam, name)).parameters.values():
         needed = parameter.default is parameter.empty
         if needed or draw(st.integers(0, 4)) == 0:
             wrong = draw(st.integers(0, 60)) == 60
-            value = draw(st.sampled_from(WRONG) if wrong else _right(parameter.name, hints[parameter.name]))
+            value = draw(st.sampled_from(WRONG) if wrong else values[parameter.name])
             arguments.append(value if needed else f"{parameter.name}={value}")
     return f"jadam.{name}({', '.join(arguments)})"
 
