@@ -23,15 +23,31 @@ if QUICK and jax.__version_info__ < (0, 12):  # later ones have no other emitter
     flags.append("--xla_cpu_use_fusion_emitters=false")
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *flags])
 jax.config.update("jax_disable_most_optimizations", QUICK)
+MANY = 20
+"""More slow combinations of one test are a grid, of which `.ci/run` has a third; `--every` runs all."""
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--every", action="store_true", help="run every combination of slow tests, and not a third of many")
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leaves out slow tests, unless they are asked for by a mark or by name."""
-    if not config.option.markexpr and not any("::" in argument for argument in config.args):
-        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("slow")])
-        items[:] = [item for item in items if not item.get_closest_marker("slow")]
+    """Leaves out slow tests, unless they are asked for by a mark or by name; by a mark, a third of many combinations is run."""
+    if any("::" in argument for argument in config.args):
+        return
+    slow: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        if item.get_closest_marker("slow"):
+            slow.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    left_out = [item for own in slow.values() for item in own]
+    if config.option.markexpr:  # another third in each test, so that each optimizer is in one of three tests
+        grids = [] if config.option.every else [own for own in slow.values() if len(own) > MANY]
+        left_out = [item for n, own in enumerate(grids) for k, item in enumerate(own) if (n + k) % 3]
+    config.hook.pytest_deselected(items=left_out)
+    gone = set(map(id, left_out))
+    items[:] = [item for item in items if id(item) not in gone]
 
 
 @pytest.fixture(params=EACH)
