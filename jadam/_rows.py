@@ -105,7 +105,7 @@ class Rows:
         """The same, unchecked: JAX builds trees of whatever it needs in place of arrays."""
         rows = object.__new__(cls)
         rows.ids, rows.values, rows.distinct = ids, values, distinct
-        rows.complement = ~ids if complement is None else complement
+        rows.complement = ~ids if complement is None and ids is not None else complement
         return rows
 
     def narrowed(self, length: int) -> Array:
