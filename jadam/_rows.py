@@ -20,6 +20,10 @@ DENSE = "pass the gradient of the whole table, or put the table into a group of 
 """What to write where `Rows` are refused."""
 
 
+def _complement(ids: Any) -> Any:
+    return None if ids is None else ~ids
+
+
 class Rows:
     """The gradient of a table as the rows that a batch touches: a pytree node of `ids`, their complement, and `values`.
 
@@ -105,7 +109,7 @@ class Rows:
         """The same, unchecked: JAX builds trees of whatever it needs in place of arrays."""
         rows = object.__new__(cls)
         rows.ids, rows.values, rows.distinct = ids, values, distinct
-        rows.complement = ~ids if complement is None and ids is not None else complement
+        rows.complement = _complement(ids) if complement is None else complement
         return rows
 
     def narrowed(self, length: int) -> Array:
