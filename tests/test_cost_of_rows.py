@@ -43,7 +43,7 @@ def test_an_h100_keeps_a_table_where_it_is(width, by, distinct, limit):
 
     The goal was 1.3 of what must move: each touched row of three tables in and out, and the gradient in. At these sizes what
     stands between kernels is 3 to 6 MB, and stays in a cache of 50. A Triton kernel of Adam alone, written by hand, that reads
-    rows by their ids and writes them over the old ones compiles to one kernel without temporary memory, and moves 1.0: rules
+    rows by their ids and writes them over the old ones compiles to one kernel without temporary memory: rules
     would have to run where rows are gathered, before wrappers and norms have seen them.
     """
     found = program("h100", width, distinct, by)

@@ -302,7 +302,10 @@ def test_gradient_descent_is_slow_where_curvatures_differ(race):
 
 @pytest.mark.slow
 def test_the_page_shows_the_steps_of_every_method(race):
-    """To a factor of 2, for at the end of long paths a rounding decides which rate arrives first, and whether one does."""
+    """To 15 %, for a rounding may change long paths; who arrives at the very end may not arrive. Of one in all a rounding may
+    decide which rate arrives first: that is known to a factor of 2.
+    """
+    others = []
     rows = table("| method | quadratic | Rosenbrock | Beale | saddle | matrix |")
     assert {row[0] for row in rows} == set(race[0]["matrix"])
     for method, *cells in rows:
@@ -311,8 +314,11 @@ def test_the_page_shows_the_steps_of_every_method(race):
             if cell == "":  # Muon is for matrices
                 assert steps == "", (method, surface)
             else:
-                least, most = (1900, 2000) if cell == "-" else (cell / 2 - 1, 2 * cell + 1)
-                assert least <= (steps or 2000) <= most, (method, surface)
+                least, most = (1900, 2000) if cell == "-" else (0.85 * cell - 1, 1.15 * cell + 1)
+                if not least <= (steps or 2000) <= most:
+                    others.append((method, surface, cell, steps))
+    assert len(others) <= 1, others
+    assert all(cell != "-" and cell / 2 <= steps <= 2 * cell for _, _, cell, steps in others), others
 
 
 @pytest.mark.slow
