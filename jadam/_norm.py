@@ -56,15 +56,16 @@ class Squares(NamedTuple):
     Attributes:
         sums: of each leaf, of its numbers times `scale`.
         scale: a power of two, as long as no other factor was multiplied in.
+        total: the sum over all leaves.
     """
 
     sums: list[Array]
     scale: Array
+    total: Array
 
-    @property
-    def total(self) -> Array:
-        """The sum over all leaves."""
-        return functools.reduce(lax.add, self.sums) if self.sums else jnp.zeros_like(self.scale)
+    @classmethod
+    def of(cls, sums: list[Array], scale: Array) -> Squares:
+        return cls(sums, scale, functools.reduce(lax.add, sums) if sums else jnp.zeros_like(scale))
 
     @property
     def finite(self) -> Array:
@@ -73,7 +74,7 @@ class Squares(NamedTuple):
 
     def at(self, places: Sequence[int]) -> Squares:
         """Those of some of the leaves."""
-        return Squares([self.sums[i] for i in places], self.scale)
+        return Squares.of([self.sums[i] for i in places], self.scale)
 
 
 @jax.custom_jvp
@@ -102,7 +103,7 @@ def squares_of(dtype: Any, leaves: list[Array], known: Squares | None = None) ->
         known: their squares as they are known from a pass over more leaves, whose scale may not be right for these.
     """
     if not leaves:
-        return Squares([], jnp.ones((), dtype))
+        return Squares.of([], jnp.ones((), dtype))
     if any(map(varying, leaves)):  # parts of arrays, whose sums can be added only if none has a scale of its own
         return _in_one_pass(leaves, known, dtype)
     ways = (functools.partial(way, dtype=dtype) for way in (_in_two_passes, _in_one_pass))
@@ -121,11 +122,21 @@ def _in_one_pass(leaves: list[Array], known: Squares | None, dtype: Any) -> Squa
     if known is not None:
         return known
     count = sum(x.size for x in leaves)
-    vectors = [n for n, x in enumerate(leaves) if x.ndim == 1]
-    groups = [[n] for n, x in enumerate(leaves) if x.ndim != 1]
-    groups += [[vectors[k] for k in at] for at in grouped([leaves[n] for n in vectors])]
-    sums = {n: x for at in groups for n, x in zip(at, _sums_of_bounded_squares([leaves[n] for n in at], count), strict=True)}
-    return Squares([cast(sums[n], dtype) for n in range(len(leaves))], jnp.asarray(1 / UNIT, dtype))
+    groups = _together(leaves, [n for n, x in enumerate(leaves) if x.ndim == 1])
+    sums = _in_order(groups, [_sums_of_bounded_squares([leaves[n] for n in at], count) for at in groups])
+    return Squares.of([cast(x, dtype) for x in sums], jnp.asarray(1 / UNIT, dtype))
+
+
+def _together(leaves: list[Array], small: list[int]) -> list[list[int]]:
+    """The places of leaves, in groups that are summed at once: the small ones with others of their kind."""
+    alone = [[n] for n in range(len(leaves)) if n not in set(small)]
+    return alone + [[small[k] for k in at] for at in grouped([leaves[n] for n in small])]
+
+
+def _in_order(groups: list[list[int]], found: list[list[Array]]) -> list[Array]:
+    """What was found for groups of leaves, by leaf."""
+    by_place = {n: x for at, several in zip(groups, found, strict=True) for n, x in zip(at, several, strict=True)}
+    return [by_place[n] for n in range(len(by_place))]
 
 
 TOGETHER = 32
@@ -153,6 +164,7 @@ def _in_two_passes(leaves: list[Array], known: Squares | None, dtype: Any) -> Sq
     # XLA for CPU fuses squares into their sum, and little else: bounds would cost ten times as much. The first pass of the
     # loop is the plain sum: a branch for the second would have all sums in the program once more, to be compiled.
     limits = jnp.finfo(dtype)
+    groups = _together(leaves, [n for n, x in enumerate(leaves) if _is_row_of_lanes(x)])
     least = sum(x.size for x in leaves) * float(limits.tiny) / float(limits.eps)  # a larger sum lost no square that counts
     one, up, down = (np.asarray(2.0**power, dtype) for power in (0, 2 * limits.maxexp // 3, -2 * limits.maxexp // 3))
 
@@ -163,27 +175,40 @@ def _in_two_passes(leaves: list[Array], known: Squares | None, dtype: Any) -> Sq
 
     def sum_of_squares(carry: tuple[list[Any], Any, Any, list[Any]]) -> tuple[list[Any], Any, Array, list[Array]]:
         scales = carry[0]
-        sums = [_sum_of_squares(x, scale) for x, scale in zip(leaves, scales, strict=True)]
+        sums = _in_order(groups, [_sums_of_squares([leaves[n] for n in at], x) for at, x in zip(groups, scales, strict=True)])
         total = functools.reduce(lax.add, sums)
-        return [lax.select(total > 1, down, up)] * len(leaves), scales[0], total, sums
+        return [lax.select(total > 1, down, up)] * len(groups), scales[0], total, sums
 
     zero = jnp.zeros((), dtype)
-    start = Squares([zero] * len(leaves), zero)
+    start = Squares([zero] * len(leaves), zero, zero)
     if known is not None:  # the plain sums, mostly: no pass is needed
-        start = Squares(known.sums, jnp.where(known.scale == 1, one, zero))
-    # A scale for each leaf, though all are equal: XLA would write one for all out in the shape of the leaves.
-    carry = [jnp.asarray(one)] * len(leaves), start.scale, start.total, start.sums
-    _, scale, _, sums = lax.while_loop(again, sum_of_squares, carry)
-    return Squares(sums, scale)
+        start = known._replace(scale=jnp.where(known.scale == 1, one, zero))
+    # A scale for each sum, though all are equal: XLA would write one for all out in the shape of the leaves.
+    carry = [jnp.asarray(one)] * len(groups), start.scale, start.total, start.sums
+    _, scale, total, sums = lax.while_loop(again, sum_of_squares, carry)
+    return Squares(sums, scale, total)
 
 
 # What runs for every leaf is written in lax: it is traced for every kind of leaf, and jnp takes four times as long.
 
 
+LANES = 32
+
+
+def _is_row_of_lanes(x: Array) -> bool:
+    # Three kernels of its own are more than a small vector is worth. With others it is summed one number after the other,
+    # which loses digits over thousands of numbers: so lanes are summed first.
+    return x.ndim == 1 and isinstance(x.size, int) and x.size <= 128 * LANES and x.size % LANES == 0
+
+
 @jax.jit
-def _sum_of_squares(x: Array, scale: Array) -> Array:
-    x = cast(decode(x), scale.dtype) * scale
-    return lax.reduce_sum(x * x, tuple(range(x.ndim)))
+def _sums_of_squares(leaves: list[Array], scale: Array) -> list[Array]:
+    """Of leaves of one kind, each for itself."""
+    real = [cast(decode(x), scale.dtype) for x in leaves]
+    squares = [lax.square(lax.mul(x, lax.broadcast(scale, x.shape))) for x in real]
+    if len(squares) > 1:
+        squares = summed([lax.reshape(x, (x.size // LANES, LANES)) for x in squares], (0,))
+    return summed(squares)
 
 
 UNIT = 8.0
@@ -192,8 +217,7 @@ UNIT = 8.0
 
 def _eighths_squared(x: Array, count: Any) -> Array:
     """The squares of eighths, each cut so far that a sum of `count` is finite."""
-    x = bounded(x / np.asarray(UNIT, x.dtype), count)
-    return x * x
+    return lax.square(bounded(x / np.asarray(UNIT, x.dtype), count))
 
 
 @functools.partial(jax.jit, static_argnums=1)

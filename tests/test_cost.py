@@ -118,7 +118,7 @@ def test_a_clipped_step_on_cpu_is_a_smaller_program_than_that_of_optax():
     import optax
 
     ours, theirs = (measured("cpu", clipped_adamw(lib), GPT2, lib=lib) for lib in (jadam, optax))
-    assert ours.fusions <= 0.9 * theirs.fusions
+    assert ours.fusions <= 0.6 * theirs.fusions  # three for a leaf; squares of vectors are summed by the dozen
     assert ours.conditionals == 0
     assert ours.moved <= theirs.moved
     assert ours.temporary <= 0.02

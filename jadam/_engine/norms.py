@@ -48,11 +48,13 @@ class Norms:
 def _of_all_parts(squares: Squares) -> Squares:
     """The squares of whole arrays, of which a device inside `shard_map` has parts."""
     sums = list(squares.sums)
+    if not any(map(varying, sums)):
+        return squares
     for axes in dict.fromkeys(map(varying, sums)):
         at = [n for n, x in enumerate(sums) if axes and varying(x) == axes]
         for n, x in zip(at, lax.psum([sums[n] for n in at], axes) if at else [], strict=True):
             sums[n] = x
-    return squares._replace(sums=sums)
+    return Squares.of(sums, squares.scale)
 
 
 Pair = tuple[Array, Array]

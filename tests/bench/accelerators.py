@@ -116,12 +116,12 @@ def figure(found: dict[str, Moved], file: Path) -> None:
                     ax.text(
                         max(one[lib], one["limit"] if one[lib] > one["limit"] - 2 else 0) + 0.6,
                         at + shift,
-                        f"{one[lib]:.0f}",
+                        f"{one[lib]:.1f}".removesuffix(".0"),
                         va="center",
                         fontsize=9,
                     )
             ax.plot([one["limit"]] * 2, [at - 0.45, at + 0.45], color=COLORS["limit"], lw=2)
-        ax.set_yticks(range(len(works)), [work.replace(", ", ",\n") for work in works], fontsize=10)
+        ax.set_yticks(range(len(works)), [work.replace(", ", ",\n", 1) for work in works], fontsize=9)
         ax.invert_yaxis()
         ax.set_xlim(0, 58)
         ax.set_title(f"{NAMES[target]}: bytes moved a parameter", fontsize=11, loc="left")
