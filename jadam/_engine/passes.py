@@ -63,7 +63,7 @@ def _in_two_passes(program: Program, operands: Operands) -> Result:
     def at_once(blocks: Operands) -> list[dict[str, Array]]:
         return scales(blocks, tile.inside)
 
-    def row_by_row(blocks: Operands) -> list[dict[str, Array]]:
+    def two_rows_at_once(blocks: Operands) -> list[dict[str, Array]]:
         """On CPU, where barriers are not kept and halves of blocks are written to memory."""
 
         def with_row(k: Array, found: list[dict[str, Array]]) -> list[dict[str, Array]]:
@@ -76,8 +76,11 @@ def _in_two_passes(program: Program, operands: Operands) -> Result:
             at_row = _mapped(blocks, lambda x: Int8Blocks(row(x.codes), x.scales) if isinstance(x, Int8Blocks) else row(x))
             return jax.tree.map(joined, found, scales(at_row, None if tile.inside is None else row(tile.inside)))
 
+        def with_rows(k: Array, found: list[dict[str, Array]]) -> list[dict[str, Array]]:
+            return with_row(2 * k + 1, with_row(2 * k, found))
+
         none = jax.tree.map(lambda x: jnp.full(x.shape, -0.0, x.dtype), jax.eval_shape(at_once, blocks))
-        return lax.fori_loop(0, BLOCK, with_row, varying_like(none, blocks))
+        return lax.fori_loop(0, BLOCK // 2, with_rows, varying_like(none, blocks))
 
     # Blocks as axes of their own keep fusions on TPU; on CPU and GPU results are written in place only without.
     def on_blocks(operands: Operands, blocks: Operands, scales: list[dict[str, Array]]) -> Result:
@@ -91,7 +94,7 @@ def _in_two_passes(program: Program, operands: Operands) -> Result:
         return run(program, operands, scales)
 
     blocks = _mapped(operands, lambda x: x.in_blocks() if isinstance(x, Int8Blocks) else in_blocks(x))
-    found = lax.platform_dependent(lax.stop_gradient(blocks), cpu=row_by_row, default=at_once)
+    found = lax.platform_dependent(lax.stop_gradient(blocks), cpu=two_rows_at_once, default=at_once)
     return lax.platform_dependent(operands, blocks, found, tpu=on_blocks, default=on_arrays)
 
 

@@ -77,7 +77,9 @@ class Noise:
 
 
 def _uniform(bits: Array) -> Array:
-    return (bits >> np.uint32(8)).astype(jnp.float32) * np.float32(2.0**-24)
+    # As int32, which is one instruction: a CPU converts unsigned numbers in several.
+    upper = lax.bitcast_convert_type(bits >> np.uint32(8), jnp.int32)
+    return upper.astype(jnp.float32) * np.float32(2.0**-24)
 
 
 def round_stochastically(x: Array, dtype: DTypeLike, bits: Array) -> Array:
