@@ -192,7 +192,7 @@ SIZES = {
     "imdb": Sizes(300, 128, 7),
     "mlp": Sizes(100, 32, 5),
     "cnn": Sizes(250, 32, 5),
-    "vae": Sizes(400, 32, 5),
+    "vae": Sizes(400, 32, 7),
     "generalisation": Sizes(500, 32, 4),
 }
 
