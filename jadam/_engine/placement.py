@@ -13,7 +13,6 @@ from jax import Array
 from jax.core import Tracer
 from jax.sharding import AxisType, NamedSharding, PartitionSpec, SingleDeviceSharding
 
-from jadam._storage.blocks import BLOCK
 from jadam._storage.slots import decode_slot
 
 

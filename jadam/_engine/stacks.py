@@ -1,8 +1,8 @@
 """Rules on matrices: those of all parameters with one shape in one stack, spread over the devices of a mesh.
 
 A matrix that is spread over devices would be gathered on every device for each product with it. Instead each device gets
-whole matrices, as many as any other, and returns what the rule made of them: two exchanges for all matrices of one shape. A
-single matrix of its shape is gathered once.
+whole matrices, as many as any other, and returns what the rule made of them (see `exchange.py`). What a rule keeps for a matrix
+goes with it.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.core import Tracer
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import AxisType
 
 from jadam._axes import Axes, from_matrices, to_matrices
 from jadam._dtypes import cast
 from jadam._engine.alike import placed_alike
+from jadam._engine.exchange import Columns, Run, exchanged, placed
 from jadam._engine.leaf import Operands, Program
 from jadam._engine.placement import on_automatic_axes
 from jadam._engine.reader import Ready
@@ -29,11 +30,6 @@ from jadam._rule import Slots
 from jadam._storage.params import NEAREST
 
 OF_STACK = Axes((1,), (2,), (0,))
-
-
-Columns = list[Array]
-"""What belongs to each of several matrices: they themselves, and what a rule keeps for each."""
-Run = Callable[[Columns, dict[str, Any]], Columns]
 
 
 class Part(NamedTuple):
@@ -127,16 +123,13 @@ def _run(run_rules: Callable[[Program, Operands], Any], rule: Any, columns: Colu
 
 
 def _together(
-    mesh: Any, run: Run, exchanged: str | None, parts: list[Part], arrays: list[Columns], h: dict[str, Any]
+    mesh: Any, run: Run, sent_as: str | None, parts: list[Part], arrays: list[Columns], h: dict[str, Any]
 ) -> list[Columns]:
     mesh = jax.typeof(arrays[0][0]).sharding.mesh or mesh  # whose explicit axes are automatic in here
     parts = [part._replace(arrays=own) for part, own in zip(parts, arrays, strict=True)]
     full = arrays[0][0].dtype
-    lengths, columns = [], []
-    for part in parts:
-        u, *slots = part.columns
-        columns.append([cast(u, exchanged or full), *slots])
-        lengths.append(len(u))
+    columns = [[cast(u, sent_as or full), *slots] for u, *slots in (part.columns for part in parts)]
+    lengths = [len(u) for u, *_ in columns]
     sorts = [[n for n, (x, *_) in enumerate(columns) if (x.shape[1] > x.shape[2]) == tall] for tall in (False, True)]
     sorts = [of_sort for of_sort in sorts if of_sort]
     blocks = [[jnp.concatenate(x) for x in zip(*(columns[n] for n in of_sort), strict=True)] for of_sort in sorts]
@@ -145,62 +138,21 @@ def _together(
         u, *slots = run([cast(columns[0], full), *columns[1:]], h)
         return [cast(u, columns[0].dtype), *slots]
 
-    # Where all but one are as many for each device as for any other, each makes that one for itself: a stack with it would be
-    # filled up, and sent with what fills it, and no device would be ready sooner.
-    count = sum(lengths) - (sum(lengths) % mesh.size == 1)
-    alone = [[x[-1:] for x in blocks[-1]]] if count < sum(lengths) else []
-    blocks[-1] = [x[: len(x) - len(alone)] for x in blocks[-1]]
-    to_spread = [block for block in blocks if len(block[0])]
-    new = iter(_spread(mesh, functools.partial(_each_its_own, mesh, in_full, h), to_spread) if to_spread else ())
-    blocks = [next(new) if len(block[0]) else block for block in blocks]
-    for one in alone:
-        made = in_full([_whole(x, mesh) for x in one], h)
-        blocks[-1] = [jnp.concatenate([x, _whole(more, mesh)]) for x, more in zip(blocks[-1], made, strict=True)]
+    # Where all but one are as many for each device as for any other, that one is for itself: a stack with it would be filled
+    # up, and sent with what fills it, and no device would be ready sooner.
+    alone = [x[-1:] for x in blocks[-1]] if sum(lengths) % mesh.size == 1 else []
+    blocks[-1] = [x[: len(x) - 1] for x in blocks[-1]] if alone else blocks[-1]
+    spread = [n for n, block in enumerate(blocks) if len(block[0])]
+    if len(spread) == 2:
+        blocks = [[x] for x in _wide_and_tall(mesh, in_full, [x for [x] in blocks], h)]
+    elif spread:
+        blocks[spread[0]] = exchanged(mesh, in_full, blocks[spread[0]], h)
+    if alone:
+        blocks[-1] = [jnp.concatenate(x) for x in zip(blocks[-1], exchanged(mesh, in_full, alone, h), strict=True)]
     found: dict[int, Columns] = {}
     for of_sort, block in zip(sorts, blocks, strict=True):
         found |= zip(of_sort, zip(*(_cut(x, [lengths[n] for n in of_sort]) for x in block), strict=True), strict=True)
     return [part.of([cast(found[n][0], full), *found[n][1:]]) for n, part in enumerate(parts)]
-
-
-def _each_its_own(mesh: Any, run: Run, h: dict[str, Any], columns: Columns) -> Columns:
-    """A rule on the matrices that each device has: XLA would gather them for decompositions."""
-    spread = PartitionSpec(tuple(mesh.axis_names))
-    return jax.shard_map(run, mesh=mesh, in_specs=(spread, PartitionSpec()), out_specs=spread, check_vma=False)(columns, h)
-
-
-def _spread(mesh: Any, run: Callable[[Columns], Columns], blocks: list[Columns]) -> list[Columns]:
-    """A rule on wide matrices, on tall ones, or on both, of which each device gets as many as any other."""
-    shapes = [[x.shape for x in block] for block in blocks]
-    if len(blocks) > 1:
-        blocks = [[_placed(_in_squares(x), mesh, 0) for x in block] for block in blocks]
-    columns = [_filled(jnp.concatenate(x), mesh) for x in zip(*blocks, strict=True)]
-    steps = range(sum(size > 1 for size in mesh.shape.values()) + 1)  # XLA exchanges along one axis of the mesh at a time
-    columns = [functools.reduce(lambda x, count: _placed(x, mesh, count), steps, x) for x in columns]
-    columns = run(columns) if len(shapes) == 1 else [_as_wide(lambda x: run([x])[0], columns[0], shapes[0][0])]
-    columns = [functools.reduce(lambda x, count: _placed(x, mesh, count), reversed(steps), x) for x in columns]
-    blocks = [list(x) for x in zip(*(_cut(x, [own[0][0] for own in shapes]) for x in columns), strict=True)]
-    if len(shapes) == 1:
-        return blocks
-    return [[_placed(x, mesh, 0).reshape(y) for x, y in zip(*both, strict=True)] for both in zip(blocks, shapes, strict=True)]
-
-
-def _filled(stack: Array, mesh: Any) -> Array:
-    """A stack of as many for each device as for any other, filled up by ones, of which no norm is zero."""
-    missing = -len(stack) % mesh.size
-    return lax.pad(stack, jnp.ones((), stack.dtype), [(0, missing, 0)] + [(0, 0, 0)] * (stack.ndim - 1)) if missing else stack
-
-
-def _placed(stack: Array, mesh: Any, count: int) -> Array:
-    """A stack that lies over the first axes of the mesh, so many; the others have what XLA chooses, but of all none is left."""
-    names = [name for name, size in mesh.shape.items() if size > 1]
-    rest = None if count == len(names) else PartitionSpec.UNCONSTRAINED
-    spec = PartitionSpec(tuple(names[:count]) or None, *(rest,) * (stack.ndim - 1))
-    return lax.with_sharding_constraint(stack, NamedSharding(mesh, spec))
-
-
-def _whole(stack: Array, mesh: Any) -> Array:
-    """A stack that every device has: gathered once where it is in parts, and not sent where it is not."""
-    return lax.with_sharding_constraint(stack, NamedSharding(mesh, PartitionSpec()))
 
 
 def _cut(stack: Array, lengths: list[int]) -> list[Array]:
@@ -212,14 +164,22 @@ def _cut(stack: Array, lengths: list[int]) -> list[Array]:
 # exchanged; else the tall ones are, once.
 
 
-def _in_squares(block: Array) -> Array:
-    count, short = len(block), min(block.shape[1:])
-    return block.reshape(count, short, -1, short)
+def _wide_and_tall(mesh: Any, run: Run, blocks: list[Array], h: dict[str, Any]) -> list[Array]:
+    """A rule without slots on wide matrices, and on as wide ones that are tall."""
+    shapes = [block.shape for block in blocks]
+    count, rows, columns = shapes[0]
 
+    def in_squares(block: Array) -> Array:
+        return placed(block.reshape(len(block), rows, -1, rows), mesh)
 
-def _as_wide(run: Callable[[Array], Array], squares: Array, wide: tuple[int, ...]) -> Array:
-    """A rule on matrices of which the first are wide, and the others tall."""
-    count, rows, columns = wide
-    is_wide = lax.broadcasted_iota("int32", (len(squares), 1, 1), 0) < count
-    stack = run(jnp.where(is_wide, squares.reshape(-1, rows, columns), squares.reshape(-1, columns, rows).mT))
-    return jnp.where(is_wide[..., None], stack.reshape(squares.shape), stack.mT.reshape(squares.shape))
+    def on_squares(stack: Columns, h: dict[str, Any]) -> Columns:
+        squares, is_wide = stack
+        of_wide, of_tall = squares.reshape(-1, rows, columns), squares.reshape(-1, columns, rows).mT
+        [new] = run([jnp.where(is_wide, of_wide, of_tall)], h)
+        return [jnp.where(is_wide[..., None], new.reshape(squares.shape), new.mT.reshape(squares.shape))]
+
+    stack = jnp.concatenate([in_squares(block) for block in blocks])
+    is_wide = lax.broadcasted_iota("int32", (len(stack), 1, 1), 0) < count
+    [new] = exchanged(mesh, on_squares, [stack, is_wide], h)
+    new = _cut(new, [shape[0] for shape in shapes])
+    return [placed(x, mesh).reshape(shape) for x, shape in zip(new, shapes, strict=True)]
