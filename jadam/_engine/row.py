@@ -12,18 +12,17 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
 from jadam._context import H, extra, scalars_of
 from jadam._dtypes import cast, encode, full_dtype, full_products
 from jadam._engine import checks, returned, windows
-from jadam._engine.kept import following, formats_of, kept_of, made_anew, part_of
-from jadam._engine.leaf import Mode, NoCount, Operands, Program, encoded
+from jadam._engine.kept import following, formats_of, kept_of, made_anew, part_of, replaced
+from jadam._engine.leaf import Mode, NoCount, Operands, Program
 from jadam._engine.missed import Gap
 from jadam._engine.norms import Norms, sums_of_squares
-from jadam._engine.placement import decoded, on_automatic_axes
+from jadam._engine.placement import decoded
 from jadam._engine.plan import Placed
 from jadam._engine.reader import Done, Reader, Ready, Step
 from jadam._engine.stacks import mesh_of, on_matrices
@@ -290,17 +289,7 @@ class Row(Reader):
 
     def _encoded(self, placed: Placed, i: int, slots: dict[str, Any], before: dict[str, Any]) -> dict[str, Array]:
         """The slots of a part for a leaf as the state keeps them, placed as they were before."""
-        key = self.key ^ number_key(i) if placed.formats.draws else None
-        new = {}
-        for name, x in slots.items():
-            if x is not None and name in before:
-                place = functools.partial(jax.tree.map, lambda old: jax.typeof(old).sharding, before[name])
-                formats = formats_of(self.plan, placed, i)
-                encode_ = functools.partial(
-                    encoded, slot=name, formats=formats, dtype=self.plan.dtype_of(i), key=key, owner=placed.key
-                )
-                new[name] = on_automatic_axes(encode_, x, place)(x)
-        return apart(new)
+        return replaced(self.plan, placed, i, slots, before, self.key ^ number_key(i) if placed.formats.draws else None)
 
     def _still(self, i: int, mode: Mode) -> Array:
         """What leaves a parameter where it is."""
