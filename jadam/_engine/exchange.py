@@ -34,21 +34,20 @@ def exchanged(mesh: Any, run: Run, stack: Columns, h: dict[str, Any]) -> Columns
     given = PartitionSpec(few.axis_names if over else None), PartitionSpec()
     with jax.sharding.use_abstract_mesh(few):
         stack = jax.shard_map(run, in_specs=given, out_specs=PartitionSpec(over or None), check_vma=False)(stack, h)
-    for n in range(len(over), 0, -1):
+    for n in range(len(over), 0, -1):  # of copies each device sends a share
         stack = [placed(x, few, over[:n], whole=n == len(over)) for x in stack]
     return [placed(x, mesh)[:count] for x in stack]
 
 
 def placed(stack: Array, mesh: Any, names: tuple[str, ...] = (), whole: bool = False) -> Array:
-    """A stack that lies over these axes of the mesh; for what it has beside, XLA chooses, but of whole matrices."""
+    """A stack along these axes of the mesh; of its matrices XLA chooses what each device has, if they are not `whole`."""
     rest = None if whole else PartitionSpec.UNCONSTRAINED
     return lax.with_sharding_constraint(stack, NamedSharding(mesh, PartitionSpec(names or None, *(rest,) * (stack.ndim - 1))))
 
 
 def _few(mesh: Any, count: int) -> tuple[Any, tuple[str, ...]]:
-    """A mesh of the same devices, and those of its axes over which so many matrices lie; along the others they are the same.
-
-    Of the last axes as many devices as there are matrices, or a few more: what fills up a stack is sent too.
+    """A mesh of the same devices, and the axes of it along which there are so many matrices, or a few more: what fills a stack
+    up is sent too. Along its other axes devices have copies.
     """
     axes: dict[str, int] = {}
     over: list[str] = []

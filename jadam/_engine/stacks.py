@@ -82,7 +82,8 @@ def on_matrices(
     for i, own in slots.items():
         rule, u = ready.rules[i], updates[i]
         names[i] = _names(rule, u)
-        part = Part(rule.matrices.in_order, [u, *(own[name] for name in names[i])], _matrices(rule, names[i]))
+        as_matrices = [True, *(name in rule.on_matrices for name in names[i])]
+        part = Part(rule.matrices.in_order, [u, *(own[name] for name in names[i])], as_matrices)
         shape = tuple(jax.eval_shape(lambda part=part: part.columns[0]).shape[1:])
         if not own and min(shape) > 0 and max(shape) % min(shape) == 0:  # (in, out) and (out, in) go together
             shape = (min(shape), max(shape))
@@ -107,10 +108,6 @@ def _names(rule: Any, x: Any) -> list[str]:
     names: list[str] = []
     jax.eval_shape(lambda x: names.extend(rule.init(x)), jax.ShapeDtypeStruct(x.shape, x.dtype))
     return names
-
-
-def _matrices(rule: Any, names: list[str]) -> list[bool]:
-    return [True, *(name in rule.on_matrices for name in names)]
 
 
 def _run(run_rules: Callable[[Program, Operands], Any], rule: Any, columns: Columns, h: dict[str, Any]) -> Columns:
@@ -151,7 +148,8 @@ def _together(
         blocks[-1] = [jnp.concatenate(x) for x in zip(blocks[-1], exchanged(mesh, in_full, alone, h), strict=True)]
     found: dict[int, Columns] = {}
     for of_sort, block in zip(sorts, blocks, strict=True):
-        found |= zip(of_sort, zip(*(_cut(x, [lengths[n] for n in of_sort]) for x in block), strict=True), strict=True)
+        own = zip(*(_cut(x, [lengths[n] for n in of_sort]) for x in block), strict=True)
+        found |= {n: list(x) for n, x in zip(of_sort, own, strict=True)}
     return [part.of([cast(found[n][0], full), *found[n][1:]]) for n, part in enumerate(parts)]
 
 
