@@ -33,6 +33,16 @@ class Axes:
         return Axes(own[0], own[1], own[2], self.split) if sorted(sum(own, ())) == list(range(ndim)) else None
 
     @property
+    def in_order(self) -> Axes:
+        """The same with the sides in the order of the array, in which its matrices need not be transposed."""
+        return Axes(self.outputs, self.inputs, self.stacked) if self.split == 1 and self.outputs < self.inputs else self
+
+    @property
+    def several(self) -> bool:
+        """Whether the array has matrices along an axis, and is not one itself."""
+        return bool(self.stacked or self.split > 1)
+
+    @property
     def groups(self) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
         return self.inputs, self.outputs, self.stacked
 

@@ -167,10 +167,11 @@ class Rule(Block):
     elementwise: ClassVar[bool] = True
     """Whether every element is treated alone. Only then can it act on complex parameters, as pairs of real numbers."""
 
-    on_matrices: ClassVar[bool] = False
-    """Whether `update` acts on a stack of matrices (n, inputs, outputs), each for itself: those of all parameters with matrices
-    of one shape, where they are spread over devices. The axes are its option `matrices`. It has no slots, and sees no
-    parameter."""
+    on_matrices: ClassVar[tuple[str, ...] | None] = None
+    """For a rule that treats each matrix of its option `matrices` for itself: which of its slots are of the parameter's shape.
+    The others have what belongs to each matrix along a first axis, where there are several. With the axes of a stack for
+    `matrices` it may meet those of many parameters at once, where they are spread over devices; it sees no parameter there.
+    Others treat a parameter without such axes as a whole."""
 
     @property
     def exchanged(self) -> str | None:

@@ -35,7 +35,7 @@ def state_shardings(
 ) -> OptState:
     """The shardings of a state: slots like their parameters, or spread further; everything else is replicated.
 
-    A slot of another shape (a row or column of Adafactor) is placed like its parameter along axes of equal length.
+    A slot of another shape (a row of Adafactor, a basis of SOAP) is spread along the same axes where it divides evenly.
 
     For `jax.jit(tx.init, out_shardings=jadam.state_shardings(tx, params))(params)`, and to restore a checkpoint. Outside
     `jit`, `tx.init` places its state like the parameters by itself. `tx.update` and `tx.step` keep the state where it is,

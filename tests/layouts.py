@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 import jadam
 
-SHAPES = {"kernel": (64, 16), "heads": (8, 16, 8), "bias": (16,), "odd": (7, 5), "scale": ()}
+SHAPES = {"kernel": (64, 16), "twin": (64, 16), "heads": (8, 16, 8), "bias": (16,), "odd": (7, 5), "scale": ()}
 MESHES = (("x", 8),), (("x", 4), ("y", 2)), (("x", 2), ("y", 2), ("z", 2))
 STATES, PARAMS = (None, None, "bfloat16", "int8"), (None, None, "stochastic", "kahan", "remainder")
 STEPS = 2

@@ -72,11 +72,13 @@ def test_the_table_of_the_page(name):
     [
         (1, "whole", {}),
         pytest.param(1, "fully sharded", {"all-gather": (1, 1)}, marks=pytest.mark.slow),
+        pytest.param(2, "whole", {"all-gather": (1, 2)}, marks=pytest.mark.slow),
+        pytest.param(2, "fully sharded", {"all-to-all": (2, 1 + 1 / 4)}, marks=pytest.mark.slow),
         pytest.param(9, "fully sharded", {"all-gather": (1, 1), "all-to-all": (2, 2)}, marks=pytest.mark.slow),
     ],
 )
-def test_one_matrix_too_many_is_not_spread(count, way, expected):
-    """How often, and how many matrices a device gets: of one that all have, all were sent eight."""
+def test_what_fills_a_stack_is_not_sent(count, way, expected):
+    """How often, and how many matrices a device gets: of one or two that all have, all were sent eight."""
     program, _ = pods.step_on("8 h100", jadam.muon(0.02), way, {f"w{n}": (256, 512) for n in range(count)})
     assert {kind: (times, size / (256 * 512 * 4)) for kind, (times, size) in sent(program).items()} == expected
 
@@ -96,3 +98,23 @@ def test_muon_exchanges_matrices_twice(dtype):
     """
     program, _ = pods.step_on("8 h100", jadam.muon(0.02, ns_dtype=dtype), "fully sharded", TRANSFORMER)
     assert sent(program) == {"all-to-all": (4, 2 * MATRICES * (2 if dtype else 4) // 8)}
+
+
+@elsewhere
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("way", "expected"),
+    [
+        # The gradient and six slots go there; the update and the slots come back.
+        ("fully sharded", {"all-to-all": (14, 2 * 24_117_248)}),
+        # Gradients are whole, and so are the updates.
+        ("ZeRO-1", {"all-to-all": (12, 2 * (24_117_248 - 2**21)), "all-gather": (1, 2**24)}),
+        ("whole", {"all-gather": (5, 8 * 24_117_248)}),
+    ],
+)
+def test_soap_exchanges_what_it_keeps(way, expected):
+    """16 matrices: 134,774,848 B were sent, and each device kept the larger Gram matrices and bases whole."""
+    program, state = pods.step_on("8 h100", jadam.soap(1e-3), way, {f"w{i}": (256, 1024) for i in range(16)})
+    assert sent(program) == expected
+    whole = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state.slots))
+    assert pods.bytes_a_device(state) == (whole if way == "whole" else whole / 8)

@@ -13,6 +13,7 @@ from jax import Array, lax
 
 from jadam._dtypes import cast, compute_dtype, decode, full_products
 from jadam._engine import returned
+from jadam._engine.leaf import encoded
 from jadam._engine.placement import on_automatic_axes, slot_sharding
 from jadam._engine.plan import Placed, Plan
 from jadam._recipe import Pair, SlotFormats
@@ -120,6 +121,19 @@ def made_anew(plan: Plan, row: Sequence[Placed], values: list[Any]) -> tuple[dic
     """The slots and scalars of a row in the middle of a run, as at the beginning."""
     parts = [one for placed in row for one in placed]
     return new_parts(plan, parts, values, lambda one, rule, i: new_slots(rule, one.formats, values[i]), jnp.asarray)
+
+
+def replaced(
+    plan: Plan, placed: Placed, i: int, slots: Mapping[str, Any], before: Mapping[str, Any], key: Any
+) -> dict[str, Array]:
+    """New slots of a part for a leaf as the state keeps them, placed as they were before; `key` is of random bits."""
+    new, formats = {}, formats_of(plan, placed, i)
+    for name, x in slots.items():
+        if x is not None and name in before:
+            place = functools.partial(jax.tree.map, lambda old: jax.typeof(old).sharding, before[name])
+            encode = functools.partial(encoded, slot=name, formats=formats, dtype=plan.dtype_of(i), key=key, owner=placed.key)
+            new[name] = on_automatic_axes(encode, x, place)(x)
+    return apart(new)
 
 
 def new_residue(storage: ParamStorage, p: Array) -> dict[str, Array]:

@@ -15,7 +15,6 @@ from jadam._context import H
 from jadam._dtypes import cast, compute_dtype, decode, encode, full_dtype, full_products, is_integer
 from jadam._engine import returned
 from jadam._engine.missed import Gap, missed
-from jadam._engine.placement import tied
 from jadam._errors import BadValue
 from jadam._norm import bounded
 from jadam._recipe import SlotFormats
@@ -96,7 +95,6 @@ def run(program: Program, operands: Operands, scales: list[dict[str, Array]] | N
     for at, ((_, formats, name), slots) in enumerate(zip(program.rules, slots_of, strict=True)):
         known, stored = {} if scales is None else scales[at], {}
         for slot, x in slots.items():
-            x = tied(x, own, g.shape)
             stored[slot] = encoded(x, slot, formats, own.dtype, key, name, index, tile, known.get(slot))
         new_slots.append(stored)
     if program.mode == "between":

@@ -9,11 +9,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array, lax
+from jax import Array
 from jax.core import Tracer
 from jax.sharding import AxisType, NamedSharding, PartitionSpec, SingleDeviceSharding
 
-from jadam._storage.blocks import BLOCK
 from jadam._storage.slots import decode_slot
 
 
@@ -42,19 +41,22 @@ def scalar(value: Any, dtype: Any, sharding: Any) -> Array:
 
 
 def slot_sharding(sharding: Any, shape: tuple[int, ...], own: tuple[int, ...]) -> Any:
-    """The sharding of a slot of shape `own`: that of its parameter along axes of equal length, replicated along others.
+    """The sharding of a slot of shape `own`: along each axis that of its parameter, where it divides evenly, else replicated.
 
-    The scales of blocks are placed with them, where each device has whole blocks.
+    An axis of one, along which the parameter was summed up, is the same on all devices. So the scales of blocks are placed with
+    them, where each device has whole blocks. A slot with another number of axes is spread as its parameter is along the first
+    of them that divides.
     """
     if shape == own or not isinstance(sharding, NamedSharding):
         return sharding
-    if len(shape) != len(own):  # no axis of it is known to be one of the parameter's
-        return NamedSharding(sharding.mesh, PartitionSpec())
     spec = (*sharding.spec, *(None,) * (len(shape) - len(sharding.spec)))
-    devices = [_devices(sharding, axis) for axis in spec]
-    alike = [a == b or (a == b * BLOCK and b % n == 0) for a, b, n in zip(shape, own, devices, strict=True)]
+    if len(shape) != len(own):
+        names = tuple(name for axis in spec for name in _names(axis))
+        fits = next((k for k, length in enumerate(own) if length % _devices(sharding, names) == 0), len(own))
+        spec = [names if k == fits else None for k in range(len(own))]
     return NamedSharding(
-        sharding.mesh, PartitionSpec(*(axis if same else None for axis, same in zip(spec, alike, strict=True)))
+        sharding.mesh,
+        PartitionSpec(*(axis if n % _devices(sharding, axis) == 0 else None for axis, n in zip(spec, own, strict=True))),
     )
 
 
@@ -88,19 +90,6 @@ def on_automatic_axes(f: Callable[..., Any], like: Any, shardings: Callable[[], 
     if not isinstance(like, Array) or AxisType.Explicit not in jax.typeof(like).sharding.mesh.axis_types:
         return f
     return jax.sharding.auto_axes(f, out_sharding=shardings())  # pyright: ignore[reportCallIssue]
-
-
-def tied(value: Array, like: Array, shape: tuple[int, ...]) -> Array:
-    """The new value of a slot where `slot_sharding` says, in a program for the mesh of `like`, which has the shape.
-
-    XLA follows operands that are spread over devices, but not those that are replicated: it would place a slot of another
-    shape elsewhere than `init` did, and the next step would compile again. Explicit axes are placed by their types.
-    """
-    mesh = jax.typeof(like).sharding.mesh
-    if value.shape == shape or not isinstance(value, Tracer) or set(mesh.axis_types) != {AxisType.Auto}:
-        return value
-    free = NamedSharding(mesh, PartitionSpec(*(PartitionSpec.UNCONSTRAINED,) * len(shape)))
-    return lax.with_sharding_constraint(value, slot_sharding(free, shape, value.shape))
 
 
 def decoded(stored: Any, dtype: Any) -> Any:

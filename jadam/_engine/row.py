@@ -12,21 +12,20 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
 from jadam._context import H, extra, scalars_of
 from jadam._dtypes import cast, encode, full_dtype, full_products
 from jadam._engine import checks, returned, windows
-from jadam._engine.kept import following, formats_of, kept_of, made_anew, part_of
-from jadam._engine.leaf import Mode, NoCount, Operands, Program, encoded
+from jadam._engine.kept import following, formats_of, kept_of, made_anew, part_of, replaced
+from jadam._engine.leaf import Mode, NoCount, Operands, Program
 from jadam._engine.missed import Gap
 from jadam._engine.norms import Norms, sums_of_squares
-from jadam._engine.placement import decoded, on_automatic_axes
+from jadam._engine.placement import decoded
 from jadam._engine.plan import Placed
 from jadam._engine.reader import Done, Reader, Ready, Step
-from jadam._engine.stacks import on_matrices
+from jadam._engine.stacks import mesh_of, on_matrices
 from jadam._errors import BadValue
 from jadam._recipe import Pair
 from jadam._rows import Rows
@@ -111,18 +110,30 @@ class Row(Reader):
         if kept := {name: jnp.asarray(constants[name], dtype) for name in rule.scalars()}:
             self.new.scalars[placed.key] = kept
         ready = ready._replace(h=h | constants)
-        if rule.on_matrices:
-            self._flush("between")
-            self.updates |= on_matrices(self.step.run_rules, ready, self.updates)
-        else:
-            self.pending.append(ready)
+        if rule.on_matrices is not None:
+            ready = self._spread_matrices(ready)
+        self.pending.append(ready)
+
+    def _spread_matrices(self, ready: Ready) -> Ready:
+        """Runs a rule on the matrices that are spread over devices; what is left of it waits as others do."""
+        params = self.step.params or self.given
+        meshes = {i: mesh_of(self.updates[i], params[i]) for i, rule in ready.rules.items() if rule.matrices}
+        meshes = {i: mesh for i, mesh in meshes.items() if mesh is not None}
+        if not meshes:
+            return ready
+        self._flush("between")
+        slots = {i: {name: decoded(x, self.plan.dtype_of(i)) for name, x in ready.slots[i].items()} for i in meshes}
+        for i, (u, new) in on_matrices(self.step.run_rules, ready, self.updates, slots, meshes).items():
+            self.updates[i] = u
+            ready.slots[i] = self._encoded(ready.placed, i, new, ready.slots[i])
+        return ready._replace(rules={i: rule for i, rule in ready.rules.items() if i not in meshes})
 
     def _flush(self, mode: Mode, landed: set[int] | frozenset[int] = frozenset()) -> None:
         """Runs the queued rules on every leaf."""
         plan, params = self.plan, self.step.params
         queued: dict[int, list[Ready]] = {}
         for one in self.pending:
-            for i in one.slots:
+            for i in one.rules:
                 queued.setdefault(i, []).append(one)
         for i in self.updates:
             ready = queued.get(i, [])
@@ -277,18 +288,8 @@ class Row(Reader):
         return self.plan.storage(i).decode(u if mode == "step" else stored + u, residue) - p, p
 
     def _encoded(self, placed: Placed, i: int, slots: dict[str, Any], before: dict[str, Any]) -> dict[str, Array]:
-        """The slots of a wrapper for a leaf as the state keeps them, placed as they were before."""
-        key = self.key ^ number_key(i) if placed.formats.draws else None
-        new = {}
-        for name, x in slots.items():
-            if x is not None and name in before:
-                place = functools.partial(jax.tree.map, lambda old: jax.typeof(old).sharding, before[name])
-                formats = formats_of(self.plan, placed, i)
-                encode_ = functools.partial(
-                    encoded, slot=name, formats=formats, dtype=self.plan.dtype_of(i), key=key, owner=placed.key
-                )
-                new[name] = on_automatic_axes(encode_, x, place)(x)
-        return apart(new)
+        """The slots of a part for a leaf as the state keeps them, placed as they were before."""
+        return replaced(self.plan, placed, i, slots, before, self.key ^ number_key(i) if placed.formats.draws else None)
 
     def _still(self, i: int, mode: Mode) -> Array:
         """What leaves a parameter where it is."""

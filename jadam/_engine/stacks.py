@@ -1,133 +1,156 @@
 """Rules on matrices: those of all parameters with one shape in one stack, spread over the devices of a mesh.
 
 A matrix that is spread over devices would be gathered on every device for each product with it. Instead each device gets
-whole matrices, as many as any other, and returns what the rule made of them: two exchanges for all matrices of one shape. A
-single matrix of its shape is gathered once.
+whole matrices, as many as any other, and returns what the rule made of them (see `exchange.py`). What a rule keeps for a matrix
+goes with it.
 """
 
 from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.core import Tracer
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import AxisType
 
 from jadam._axes import Axes, from_matrices, to_matrices
 from jadam._dtypes import cast
 from jadam._engine.alike import placed_alike
+from jadam._engine.exchange import Columns, Run, exchanged, placed
 from jadam._engine.leaf import Operands, Program
 from jadam._engine.placement import on_automatic_axes
 from jadam._engine.reader import Ready
 from jadam._recipe import SlotFormats
+from jadam._rule import Slots
 from jadam._storage.params import NEAREST
 
 OF_STACK = Axes((1,), (2,), (0,))
 
 
-def on_matrices(run_rules: Callable[[Program, Operands], Any], ready: Ready, updates: dict[int, Array]) -> dict[int, Array]:
-    """The updates of a rule on matrices."""
-    kinds: dict[Any, list[int]] = {}
-    for i, rule in ready.rules.items():
-        u, axes = updates[i], rule.matrices
-        mesh = _mesh(u)
-        shape = tuple(jax.eval_shape(lambda x, axes=axes: to_matrices(x, axes), u).shape[1:])
-        if mesh is not None and min(shape) > 0 and max(shape) % min(shape) == 0:  # (in, out) and (out, in) go together
+class Part(NamedTuple):
+    """A parameter's matrices.
+
+    Attributes:
+        axes: of the array in which they are.
+        arrays: the update, and the slots as the rule's `init` names them.
+        matrices: which of these have matrices as the parameter has.
+    """
+
+    axes: Axes
+    arrays: Columns
+    matrices: list[bool]
+
+    @property
+    def columns(self) -> Columns:
+        count = len(to_matrices(self.arrays[0], self.axes))
+        return [
+            to_matrices(x, self.axes) if own else x.reshape(count, *x.shape[self.axes.several :])
+            for x, own in zip(self.arrays, self.matrices, strict=True)
+        ]
+
+    def of(self, columns: Columns) -> Columns:
+        """Arrays of which these are the columns."""
+        return [
+            from_matrices(new, self.axes, x.shape) if own else new.reshape(x.shape)
+            for new, x, own in zip(columns, self.arrays, self.matrices, strict=True)
+        ]
+
+
+def mesh_of(*arrays: Any) -> Any:
+    """The mesh over whose devices a stack is spread; None for one device, outside `jit`, and inside `shard_map`."""
+    for x in arrays:
+        if isinstance(x, Tracer) and not (mesh := jax.typeof(x).sharding.mesh).empty:
+            return None if mesh.size == 1 or AxisType.Manual in mesh.axis_types else mesh
+    return None
+
+
+def on_matrices(
+    run_rules: Callable[[Program, Operands], Any],
+    ready: Ready,
+    updates: Mapping[int, Array],
+    slots: Mapping[int, Slots],
+    meshes: Mapping[int, Any],
+) -> dict[int, tuple[Array, Slots]]:
+    """The updates of a rule on matrices that are spread over devices, and its slots in the dtype of the arithmetic."""
+    kinds: dict[Any, dict[int, Part]] = {}
+    names: dict[int, list[str]] = {}
+    for i, own in slots.items():
+        rule, u = ready.rules[i], updates[i]
+        names[i] = _names(rule, u)
+        as_matrices = [True, *(name in rule.on_matrices for name in names[i])]
+        part = Part(rule.matrices.in_order, [u, *(own[name] for name in names[i])], as_matrices)
+        shape = tuple(jax.eval_shape(lambda part=part: part.columns[0]).shape[1:])
+        if not own and min(shape) > 0 and max(shape) % min(shape) == 0:  # (in, out) and (out, in) go together
             shape = (min(shape), max(shape))
-        kind = (rule.bound({"matrices": OF_STACK}), shape, u.dtype, mesh, i if mesh is None else None)
-        kinds.setdefault(kind, []).append(i)
+        kinds.setdefault((rule.bound({"matrices": OF_STACK}), shape, u.dtype, meshes[i]), {})[i] = part
 
     new = {}
-    for (rule, _, _, mesh, _), at in kinds.items():
-        program = Program(((rule, SlotFormats(), ""),), NEAREST, "between")
-
-        def run(stack: Array, h: dict[str, Any], program: Program = program) -> Array:
-            return run_rules(program, Operands(stack, None, None, [{}], {}, [h], None))[0]
-
-        arrays, axes = [updates[i] for i in at], [ready.rules[i].matrices for i in at]
-        of_all = _one_by_one if mesh is None else functools.partial(_together, mesh)
+    for (rule, *_, mesh), parts in kinds.items():
+        arrays = [part.arrays for part in parts.values()]
         found = on_automatic_axes(
-            functools.partial(of_all, run, rule, axes),
-            arrays[0],
-            lambda arrays=arrays: [jax.typeof(x).sharding for x in arrays],
+            functools.partial(_together, mesh, functools.partial(_run, run_rules, rule), rule.exchanged, list(parts.values())),
+            arrays[0][0],
+            lambda arrays=arrays: jax.tree.map(lambda x: jax.typeof(x).sharding, arrays),
         )(arrays, ready.h)
-        if mesh is not None and AxisType.Explicit not in mesh.axis_types:  # else parameters would move with their updates
+        if AxisType.Explicit not in mesh.axis_types:  # else parameters would move with their updates
             found = placed_alike(found, arrays)
-        new |= zip(at, found, strict=True)
+        new |= {i: (own[0], dict(zip(names[i], own[1:], strict=True))) for i, own in zip(parts, found, strict=True)}
     return new
 
 
-def _mesh(x: Array) -> Any:
-    """The mesh over whose devices a stack is spread; None for one device, outside `jit`, and inside `shard_map`."""
-    mesh = jax.typeof(x).sharding.mesh
-    alone = mesh.size == 1 or AxisType.Manual in mesh.axis_types
-    return None if mesh.empty or alone or not isinstance(x, Tracer) else mesh
+def _names(rule: Any, x: Any) -> list[str]:
+    """The slots of a rule, in the order in which it makes them, which is the same for a stack."""
+    names: list[str] = []
+    jax.eval_shape(lambda x: names.extend(rule.init(x)), jax.ShapeDtypeStruct(x.shape, x.dtype))
+    return names
 
 
-Run = Callable[[Array, dict[str, Any]], Array]
+def _run(run_rules: Callable[[Program, Operands], Any], rule: Any, columns: Columns, h: dict[str, Any]) -> Columns:
+    """A rule on a stack of matrices, and on what it keeps for each."""
+    u, names = columns[0], _names(rule, columns[0])
+    program = Program(((rule, SlotFormats(), ""),), NEAREST, "between")
+    slots = dict(zip(names, columns[1:], strict=True))
+    u, [slots], _ = run_rules(program, Operands(u, None, None, [slots], {}, [h], None))
+    return [u, *(slots[name] for name in names)]
 
 
-def _one_by_one(run: Run, rule: Any, axes: list[Axes], arrays: list[Array], h: dict[str, Any]) -> list[Array]:
-    return [from_matrices(run(to_matrices(x, own), h), own, x.shape) for x, own in zip(arrays, axes, strict=True)]
-
-
-def _together(mesh: Any, run: Run, rule: Any, axes: list[Axes], arrays: list[Array], h: dict[str, Any]) -> list[Array]:
-    mesh = jax.typeof(arrays[0]).sharding.mesh or mesh  # whose explicit axes are automatic in here
-    parts = [to_matrices(x, own) for x, own in zip(arrays, axes, strict=True)]
-    full, exchanged = parts[0].dtype, rule.exchanged or parts[0].dtype
-    sorts = [[n for n, x in enumerate(parts) if (x.shape[1] > x.shape[2]) == tall] for tall in (False, True)]
+def _together(
+    mesh: Any, run: Run, sent_as: str | None, parts: list[Part], arrays: list[Columns], h: dict[str, Any]
+) -> list[Columns]:
+    mesh = jax.typeof(arrays[0][0]).sharding.mesh or mesh  # whose explicit axes are automatic in here
+    parts = [part._replace(arrays=own) for part, own in zip(parts, arrays, strict=True)]
+    full = arrays[0][0].dtype
+    columns = [[cast(u, sent_as or full), *slots] for u, *slots in (part.columns for part in parts)]
+    lengths = [len(u) for u, *_ in columns]
+    sorts = [[n for n, (x, *_) in enumerate(columns) if (x.shape[1] > x.shape[2]) == tall] for tall in (False, True)]
     sorts = [of_sort for of_sort in sorts if of_sort]
-    blocks = [cast(jnp.concatenate([parts[n] for n in of_sort]), exchanged) for of_sort in sorts]
+    blocks = [[jnp.concatenate(x) for x in zip(*(columns[n] for n in of_sort), strict=True)] for of_sort in sorts]
 
-    def in_full(stack: Array) -> Array:
-        return cast(run(cast(stack, full), h), exchanged)
+    def in_full(columns: Columns, h: dict[str, Any]) -> Columns:
+        u, *slots = run([cast(columns[0], full), *columns[1:]], h)
+        return [cast(u, columns[0].dtype), *slots]
 
-    # Where all but one are as many for each device as for any other, each makes that one for itself: a stack with it would be
-    # filled up, and sent with what fills it, and no device would be ready sooner.
-    alone = [blocks[-1][-1:]] if sum(map(len, blocks)) % mesh.size == 1 else []
-    blocks[-1] = blocks[-1][: len(blocks[-1]) - len(alone)]
-    to_spread = [block for block in blocks if len(block)]
-    new = iter(_spread(mesh, in_full, to_spread) if to_spread else ())
-    blocks = [next(new) if len(block) else block for block in blocks]
-    blocks[-1] = jnp.concatenate([blocks[-1], *(_whole(in_full(_whole(x, mesh)), mesh) for x in alone)])
-    found: dict[int, Array] = {}
+    # Where all but one are as many for each device as for any other, that one is for itself: a stack with it would be filled
+    # up, and sent with what fills it, and no device would be ready sooner.
+    alone = [x[-1:] for x in blocks[-1]] if sum(lengths) % mesh.size == 1 else []
+    blocks[-1] = [x[: len(x) - 1] for x in blocks[-1]] if alone else blocks[-1]
+    spread = [n for n, block in enumerate(blocks) if len(block[0])]
+    if len(spread) == 2:
+        blocks = [[x] for x in _wide_and_tall(mesh, in_full, [x for [x] in blocks], h)]
+    elif spread:
+        blocks[spread[0]] = exchanged(mesh, in_full, blocks[spread[0]], h)
+    if alone:
+        blocks[-1] = [jnp.concatenate(x) for x in zip(blocks[-1], exchanged(mesh, in_full, alone, h), strict=True)]
+    found: dict[int, Columns] = {}
     for of_sort, block in zip(sorts, blocks, strict=True):
-        found |= zip(of_sort, _cut(block, [len(parts[n]) for n in of_sort]), strict=True)
-    return [cast(from_matrices(found[n], own, x.shape), full) for n, (own, x) in enumerate(zip(axes, arrays, strict=True))]
-
-
-def _spread(mesh: Any, run: Callable[[Array], Array], blocks: list[Array]) -> list[Array]:
-    """A rule on wide matrices, on tall ones, or on both, of which each device gets as many as any other."""
-    shapes = [block.shape for block in blocks]
-    if len(blocks) > 1:
-        blocks = [_placed(_in_squares(block), mesh, 0) for block in blocks]
-    stack = jnp.concatenate(blocks)
-    if missing := -len(stack) % mesh.size:  # by ones, of which no norm is zero
-        stack = lax.pad(stack, jnp.ones((), stack.dtype), [(0, missing, 0)] + [(0, 0, 0)] * (stack.ndim - 1))
-    steps = range(sum(size > 1 for size in mesh.shape.values()) + 1)  # XLA exchanges along one axis of the mesh at a time
-    stack = functools.reduce(lambda x, count: _placed(x, mesh, count), steps, stack)
-    stack = run(stack) if len(shapes) == 1 else _as_wide(run, stack, shapes[0])
-    stack = functools.reduce(lambda x, count: _placed(x, mesh, count), reversed(steps), stack)
-    blocks = _cut(stack, [shape[0] for shape in shapes])
-    return blocks if len(shapes) == 1 else [_placed(x, mesh, 0).reshape(y) for x, y in zip(blocks, shapes, strict=True)]
-
-
-def _placed(stack: Array, mesh: Any, count: int) -> Array:
-    """A stack that lies over the first axes of the mesh, so many; the others have what XLA chooses, but of all none is left."""
-    names = [name for name, size in mesh.shape.items() if size > 1]
-    rest = None if count == len(names) else PartitionSpec.UNCONSTRAINED
-    spec = PartitionSpec(tuple(names[:count]) or None, *(rest,) * (stack.ndim - 1))
-    return lax.with_sharding_constraint(stack, NamedSharding(mesh, spec))
-
-
-def _whole(stack: Array, mesh: Any) -> Array:
-    """A stack that every device has: gathered once where it is in parts, and not sent where it is not."""
-    return lax.with_sharding_constraint(stack, NamedSharding(mesh, PartitionSpec()))
+        own = zip(*(_cut(x, [lengths[n] for n in of_sort]) for x in block), strict=True)
+        found |= {n: list(x) for n, x in zip(of_sort, own, strict=True)}
+    return [part.of([cast(found[n][0], full), *found[n][1:]]) for n, part in enumerate(parts)]
 
 
 def _cut(stack: Array, lengths: list[int]) -> list[Array]:
@@ -139,14 +162,22 @@ def _cut(stack: Array, lengths: list[int]) -> list[Array]:
 # exchanged; else the tall ones are, once.
 
 
-def _in_squares(block: Array) -> Array:
-    count, short = len(block), min(block.shape[1:])
-    return block.reshape(count, short, -1, short)
+def _wide_and_tall(mesh: Any, run: Run, blocks: list[Array], h: dict[str, Any]) -> list[Array]:
+    """A rule without slots on wide matrices, and on as wide ones that are tall."""
+    shapes = [block.shape for block in blocks]
+    count, rows, columns = shapes[0]
 
+    def in_squares(block: Array) -> Array:
+        return placed(block.reshape(len(block), rows, -1, rows), mesh)
 
-def _as_wide(run: Callable[[Array], Array], squares: Array, wide: tuple[int, ...]) -> Array:
-    """A rule on matrices of which the first are wide, and the others tall."""
-    count, rows, columns = wide
-    is_wide = lax.broadcasted_iota("int32", (len(squares), 1, 1), 0) < count
-    stack = run(jnp.where(is_wide, squares.reshape(-1, rows, columns), squares.reshape(-1, columns, rows).mT))
-    return jnp.where(is_wide[..., None], stack.reshape(squares.shape), stack.mT.reshape(squares.shape))
+    def on_squares(stack: Columns, h: dict[str, Any]) -> Columns:
+        squares, is_wide = stack
+        of_wide, of_tall = squares.reshape(-1, rows, columns), squares.reshape(-1, columns, rows).mT
+        [new] = run([jnp.where(is_wide, of_wide, of_tall)], h)
+        return [jnp.where(is_wide[..., None], new.reshape(squares.shape), new.mT.reshape(squares.shape))]
+
+    stack = jnp.concatenate([in_squares(block) for block in blocks])
+    is_wide = lax.broadcasted_iota("int32", (len(stack), 1, 1), 0) < count
+    [new] = exchanged(mesh, on_squares, [stack, is_wide], h)
+    new = _cut(new, [shape[0] for shape in shapes])
+    return [placed(x, mesh).reshape(shape) for x, shape in zip(new, shapes, strict=True)]

@@ -7,7 +7,19 @@ from typing import Any, ClassVar, Literal
 
 from jax import Array
 
-from jadam._authoring import ALL, BadValue, Count, FixedPositive, MatricesLike, NonNegative, Rule, Slots, cast
+from jadam._authoring import (
+    ALL,
+    BadValue,
+    Count,
+    FixedPositive,
+    MatricesLike,
+    NonNegative,
+    Rule,
+    Slots,
+    cast,
+    from_matrices,
+    to_matrices,
+)
 from jadam._optimizers import newton_schulz
 
 Precision = Literal["bfloat16", "float16", "float32"]
@@ -25,7 +37,7 @@ class Orthogonalize(Rule):
     ns_safety: FixedPositive | None = None
     matrices: MatricesLike = ALL
     elementwise: ClassVar[bool] = False
-    on_matrices: ClassVar[bool] = True
+    on_matrices: ClassVar[tuple[str, ...]] = ()
 
     @property
     def exchanged(self) -> str | None:
@@ -38,4 +50,6 @@ class Orthogonalize(Rule):
 
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
         options = {"eps": h.ns_eps, "eps_form": self.ns_eps_form, "safety": self.ns_safety, "dtype": self.ns_dtype}
-        return cast(newton_schulz.orthogonalize(g, self.ns_coeffs, self.ns_steps, **options), g.dtype), slots
+        matrices = to_matrices(g, self.matrices.in_order)
+        matrices = newton_schulz.orthogonalize(matrices, self.ns_coeffs, self.ns_steps, **options)
+        return from_matrices(cast(matrices, g.dtype), self.matrices.in_order, g.shape), slots

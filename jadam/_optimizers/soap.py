@@ -14,7 +14,6 @@ from jax import Array, lax
 from jadam._assembly import GradientTransformation, block, chain, decay_after_step, hold_first, scale_by_learning_rate
 from jadam._authoring import (
     SURE,
-    Axes,
     Context,
     Count,
     Decay,
@@ -53,32 +52,28 @@ class ScaleBySoap(Rule):
     max_precondition_size: Count = 10000
     matrices: SureLike = SURE
     elementwise: ClassVar[bool] = False
-
-    def _axes(self) -> Axes:
-        """The axes of the matrices, the sides of which are in the order of the array."""
-        own = self.matrices
-        return Axes(own.outputs, own.inputs, own.stacked) if own.split == 1 and own.outputs < own.inputs else own
-
-    def _apart(self) -> bool:
-        """Whether there are several matrices, each for itself."""
-        return self.matrices is not None and bool(self.matrices.stacked or self.matrices.split > 1)
+    on_matrices: ClassVar[tuple[str, ...]] = ("mu", "nu")
 
     def _matrices(self, x: Array) -> Array:
         """An array as it is turned: its matrix, or several on a first axis; as it is where all axes are turned."""
         if self.matrices is None:
             return x
-        found = to_matrices(x, self._axes())
-        return found if self._apart() else found[0]
+        found = to_matrices(x, self.matrices.in_order)
+        return found if self.matrices.several else found[0]
+
+    @property
+    def _apart(self) -> bool:
+        return self.matrices is not None and self.matrices.several
 
     def _turned(self, p: Array) -> dict[int, int]:
         """The axes of one matrix that are turned, with the axis in whose name the state keeps what belongs to each."""
-        shape = jax.eval_shape(self._matrices, p).shape[self._apart() :]
-        axes = range(p.ndim) if self.matrices is None else [of[0] for of in self._axes().groups[:2]]
+        shape = jax.eval_shape(self._matrices, p).shape[self._apart :]
+        axes = range(p.ndim) if self.matrices is None else [of[0] for of in self.matrices.in_order.groups[:2]]
         return {k: axes[k] for k, length in enumerate(shape) if p.ndim > 1 and length <= self.max_precondition_size}
 
     def init(self, p: Array) -> Slots:
         shape = jax.eval_shape(self._matrices, p).shape
-        stack, one = (shape[:1], shape[1:]) if self._apart() else ((), shape)
+        stack, one = (shape[:1], shape[1:]) if self._apart else ((), shape)
         names = [(f"{kind}_{axis}", one[k]) for kind in ("gram", "basis") for k, axis in self._turned(p).items()]
         return {"mu": zeros(p), "nu": zeros(p)} | {name: jnp.zeros((*stack, n, n), p.dtype) for name, n in names}
 
@@ -102,9 +97,9 @@ class ScaleBySoap(Rule):
         grams, bases = ({k: slots[f"{kind}_{axis}"] for k, axis in names.items()} for kind in ("gram", "basis"))
         step = functools.partial(self._step, h)
         of_g, of_m, of_v = (self._matrices(x) for x in (g, m, slots["nu"]))
-        u, v, grams, bases = (jax.vmap(step) if self._apart() else step)(of_g, of_m, of_v, grams, bases)
+        u, v, grams, bases = (jax.vmap(step) if self._apart else step)(of_g, of_m, of_v, grams, bases)
         if self.matrices is not None:
-            u, v = (from_matrices(x, self._axes(), g.shape) for x in (u, v))
+            u, v = (from_matrices(x, self.matrices.in_order, g.shape) for x in (u, v))
         new = {f"{kind}_{names[k]}": x for kind, of in (("gram", grams), ("basis", bases)) for k, x in of.items()}
         return u, {"mu": m, "nu": v} | new
 

@@ -85,7 +85,7 @@ MATRICES = {
 
 
 def test_slots_of_another_shape_stay_where_they_are(optimizer):
-    """XLA spread SOAP's matrices over the devices, which `init` had replicated: the next step was compiled again."""
+    """XLA spread SOAP's matrices over other axes than `init` had: the next step was compiled again."""
     mesh = eight_devices(AxisType.Auto)
     params = {
         name: jax.device_put(jnp.full(shape, 0.1, jnp.float32), NamedSharding(mesh, spec))
@@ -99,3 +99,19 @@ def test_slots_of_another_shape_stay_where_they_are(optimizer):
     ):
         assert value.sharding.is_equivalent_to(sharding, value.ndim), path
     assert compilations(lambda: step(params, state, after)) == 0
+
+
+def test_matrices_of_the_sides_are_spread_too():
+    """Those of SOAP, each as long as a side: where the parameter was spread along the other, each device had all of it."""
+    mesh = eight_devices(AxisType.Auto)
+    shapes = {"kernel": ((16, 64), PartitionSpec("data")), "query": ((16, 2, 8), PartitionSpec("data", "model"))}
+    params = {
+        name: jax.ShapeDtypeStruct(shape, "float32", sharding=NamedSharding(mesh, spec))
+        for name, (shape, spec) in shapes.items()
+    }
+    slots = jadam.state_shardings(jadam.soap(0.1), params).slots["soap"]
+    assert slots["gram_0"]["kernel"].spec == slots["basis_1"]["kernel"].spec == PartitionSpec("data", None)
+    assert slots["gram_1"]["query"].spec == PartitionSpec(("data", "model"), None)
+    rows = jadam.state_shardings(jadam.adafactor(0.1), params).slots["adafactor"]
+    assert rows["nu_row"]["kernel"].spec == PartitionSpec("data", None)
+    assert rows["nu_col"]["kernel"].spec == PartitionSpec(None, None)
