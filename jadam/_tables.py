@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -72,6 +72,38 @@ def summed(ids: Array, values: Array, distinct: bool, length: int, dtype: Any) -
     found = jnp.where(lost, counting, jnp.where(found < length, found, length + counting))
     values = without_padding(jnp.where(lost, jnp.full_like(values, jnp.nan), values), found, length)
     return found[:length], values[:length]
+
+
+class Summands(NamedTuple):
+    """What the values of some rows are summed from.
+
+    Attributes:
+        values: of rows, in any order.
+        lost: whether all rows are NaN.
+        order: which value follows which, so that those of an id stand together; None where each row has its own value.
+        first: for each row, the place of its first value in that order.
+        counts: for each row, how many there are.
+    """
+
+    values: Array
+    lost: Array
+    order: Array | None = None
+    first: Array | None = None
+    counts: Array | None = None
+
+
+def summands(ids: Array, values: Array, distinct: bool, length: int) -> Summands:
+    """Those of the rows that `summed` returns: a kernel sums them where it reads them, and no sum is written to memory."""
+    n = ids.shape[0]
+    if n == 0:
+        return Summands(jnp.zeros((1, *values.shape[1:]), values.dtype), jnp.zeros((), bool))
+    if distinct:
+        return Summands(values[:length], ids[0] < 0)
+    ordered, order = lax.sort((jnp.where(ids < 0, ids + length, ids), lax.iota(jnp.int32, n)), num_keys=1)
+    starts = differs(ordered)
+    place = jnp.cumsum(starts.astype(jnp.int32)) - 1
+    first = jnp.full(n + 1, n, jnp.int32).at[jnp.where(starts, place, n + 1)].set(lax.iota(jnp.int32, n), mode="drop")
+    return Summands(values, ordered[0] < 0, order, first[:-1][:length], (first[1:] - first[:-1])[:length])
 
 
 Kept = tuple[Array, Array, Array]

@@ -126,7 +126,8 @@ def _run(
     tables = Tables.of(plan, given, leaves, state)
     own, before = tables.smaller, tables.state(state)
     parts.check(plan, dict(enumerate(given)), leaves)
-    step = Step(own, tables.params(leaves), extra, acting(plan, state, code), rules, tables.ids, collected=tables.collected)
+    step = Step(own, tables.params(leaves), extra, acting(plan, state, code), rules, tables.ids)
+    step = step._replace(collected=tables.collected, tables=tables.in_kernel(state))
     done = Row(step, own.row, tables.updates(given), checks.residues(own, before), before, mode).run()
     done.state.slots.update(own.residues(done.residues))
     untouched = [None if i in done.updates else _untouched(step, given, i, mode) for i in range(len(given))]
