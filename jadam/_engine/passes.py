@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jadam._engine.leaf import Operands, Program, Result, index_of, like, run, updated
-from jadam._engine.owners import gathered, scattered
 from jadam._engine.placement import on_automatic_axes
+from jadam._engine.tables import in_tables
 from jadam._shards import varying, varying_like
 from jadam._storage.blocks import BLOCK, Int8Blocks, Tile, as_array, block_axis, in_blocks, joined, scales_of
 from jadam._tables import without_padding
@@ -22,7 +22,7 @@ from jadam._tables import without_padding
 def run_rules(program: Program, operands: Operands) -> Result:
     """The rules on one array, traced once for each kind of array."""
     if operands.summands is not None:
-        return _in_tables(program, operands)
+        return in_tables(program, operands, run_rules)
     leaf = like(operands)
 
     def shardings() -> Any:
@@ -36,26 +36,6 @@ def run_rules(program: Program, operands: Operands) -> Result:
         if fits(program, operands):
             return run_in_kernel(program, operands, in_xla)
     return in_xla(operands)
-
-
-def _in_tables(program: Program, operands: Operands) -> Result:
-    """The rules on rows of tables, which are read and written where they are, in a kernel if that can compute them."""
-    ids = operands.ids
-    assert ids is not None
-
-    def in_xla(operands: Operands) -> Result:
-        tables = operands.p, operands.slots, operands.residue
-        p, slots, residue = jax.tree.map(lambda table: gathered(table, ids), tables)
-        own = operands._replace(p=p, slots=slots, residue=residue, summands=None)
-        new, *kept = run_rules(program._replace(kernel=False), own)
-        place = functools.partial(jax.tree.map, lambda table, rows: scattered(table, ids, rows))
-        slots, residue = place(tables[1], kept[0]), tables[2] if program.mode == "between" else place(tables[2], kept[1])
-        return place(tables[0], new) if program.mode == "step" else new, slots, residue
-
-    from jadam._engine.kernel_on_rows import fits, run_in_kernel  # here, since Pallas takes long to import
-
-    in_kernel = program.kernel and fits(program, operands)
-    return run_in_kernel(program, operands, in_xla) if in_kernel else in_xla(operands)
 
 
 def _in_xla(program: Program, operands: Operands) -> Result:

@@ -41,15 +41,14 @@ class Step(NamedTuple):
 
 
 class Done(NamedTuple):
-    """What a row makes, by leaf: updates or new parameters, the residues of these; the state of its parts; of tables of
-    which a wrapper has collected rows, which they are; and what is a whole table already, by part and leaf.
+    """What a row makes, by leaf: updates or new parameters, the residues of these; the state of its parts; and of tables of
+    which a wrapper has collected rows, which they are.
     """
 
     updates: dict[int, Array]
     residues: dict[int, dict[str, Array]]
     state: OptState
     ids: dict[int, Array]
-    written: frozenset[tuple[str, int]] = frozenset()
 
 
 class Ready(NamedTuple):

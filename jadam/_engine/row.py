@@ -26,7 +26,7 @@ from jadam._engine.norms import Norms, sums_of_squares
 from jadam._engine.placement import decoded, on_automatic_axes
 from jadam._engine.plan import Placed
 from jadam._engine.reader import Done, Reader, Ready, Step
-from jadam._engine.rows import in_place
+from jadam._engine.rows import Written, in_place
 from jadam._engine.stacks import on_matrices
 from jadam._errors import BadValue
 from jadam._recipe import Pair
@@ -59,7 +59,7 @@ class Row(Reader):
         self.new = OptState(self.t, {}, {}, {}, {})
         self.pending: list[Ready] = []
         self.ids: dict[int, Array] = {}  # of tables of which a wrapper in this row has collected rows
-        self.written: set[tuple[str, int]] = set()  # by part and leaf, which results are whole tables
+        self.written: Written = set()  # by part and leaf, which results are whole tables
 
     @functools.cached_property  # traced only where something is rounded by chance
     def key(self) -> Array:
@@ -82,7 +82,7 @@ class Row(Reader):
             else:
                 self._prepare(placed, placed.rule)
         self._flush(self.mode, landed)
-        return Done(self.updates, self.residues, self.new, self.ids, frozenset(self.written))
+        return Done(self.updates, self.residues, self.new, self.ids)
 
     def _h(self, placed: Placed) -> dict[str, Any]:
         """Hyperparameters as a rule reads them in `h`."""

@@ -27,6 +27,12 @@ from jadam._storage.blocks import block_axis
 from jadam._storage.slots import SCALES, apart, together
 from jadam._tables import Summands, summands
 
+PARAMS = ""
+"""In place of the name of a part, for the parameters themselves."""
+
+Written = set[tuple[str, int]]
+"""By part and leaf, what a row has made of whole tables and not of rows."""
+
 
 class Tables(NamedTuple):
     """The tables of a step of which there are gradients of rows alone.
@@ -96,22 +102,22 @@ class Tables(NamedTuple):
             found[i] = Table(self.whole[i], slots, residue, summed)
         return found
 
-    def scattered(self, before: OptState, done: Done) -> OptState:
+    def scattered(self, before: OptState, done: Done, written: Written) -> OptState:
         """The state after a step, with whole slots."""
 
         def change(key: str, i: int, old: Array, new: Array) -> Array:
-            if (key, i) in done.written:
+            if (key, i) in written:
                 return new
             inside = self._is_inside(key, i) or (i in self.collected and key in self.plan.storages)
             return scattered(old, done.ids[i] if inside else self.rows[i].ids, new)
 
         return self._changed(before, change, done.state)
 
-    def landed(self, done: Done, mode: Mode) -> dict[int, Any]:
+    def landed(self, done: Done, written: Written, mode: Mode) -> dict[int, Any]:
         """What the caller gets of a step: whole tables, or the updates of rows."""
         ids, updates = self.ids | done.ids, done.updates
         if mode == "step":
-            rest = {i: table for i, table in self.whole.items() if (PARAMS, i) not in done.written}
+            rest = {i: table for i, table in self.whole.items() if (PARAMS, i) not in written}
             return updates | {i: scattered(table, ids[i], updates[i]) for i, table in rest.items()}
         return updates | {i: Rows.of(ids[i], updates[i], distinct=rows.distinct) for i, rows in self.rows.items()}
 
@@ -137,13 +143,9 @@ class Tables(NamedTuple):
         return after._replace(slots=slots)
 
 
-PARAMS = ""
-"""In place of the name of a part, for the parameters themselves."""
-
-
 def in_place(
     step: Step, mode: Mode, i: int, ready: Sequence[Ready], operands: Operands, given: Array
-) -> tuple[Operands, set[tuple[str, int]]]:
+) -> tuple[Operands, Written]:
     """Whole tables in place of the rows of a leaf, for a kernel that finds these itself; and what it writes, by part and leaf.
 
     Where a part keeps what has no rows, they stay rows.
