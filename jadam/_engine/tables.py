@@ -13,11 +13,10 @@ from jadam._engine.owners import gathered, scattered
 
 def in_tables(program: Program, operands: Operands, run_rules: Callable[[Program, Operands], Result]) -> Result:
     """The rules on rows of tables, which are read and written where they are, in a kernel if that can compute them."""
-    ids = operands.ids
-    assert ids is not None
 
     def in_xla(operands: Operands) -> Result:
-        tables = operands.p, operands.slots, operands.residue
+        tables, ids = (operands.p, operands.slots, operands.residue), operands.ids
+        assert ids is not None
         p, slots, residue = jax.tree.map(lambda table: gathered(table, ids), tables)
         own = operands._replace(p=p, slots=slots, residue=residue, summands=None)
         new, *kept = run_rules(program._replace(kernel=False), own)
