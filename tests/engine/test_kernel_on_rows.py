@@ -14,7 +14,7 @@ import jadam
 from jadam import Rows
 
 RNG = np.random.default_rng(0)
-# Rows that are whole tiles, that are not, and that are longer; of one number; matrices, whose blocks of 8 bits lie within a row.
+# Rows that are whole tiles, that are not, that are longer; of one number; matrices, whose blocks of 8 bits lie within a row.
 SHAPES = {"whole": (40, 64), "cut": (300, 3), "long": (6, 2500), "vector": (30,), "matrix": (12, 40, 5), "stack": (9, 2, 33, 3)}
 STATES = [("float32", "nearest"), *itertools.product(("bfloat16", "int8"), ("stochastic", "nearest"))]
 PARAMS = [None, "nearest", "stochastic", "kahan", "remainder"]
