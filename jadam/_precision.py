@@ -62,7 +62,8 @@ def with_precision(
         kernel: what computes leaves: "xla", the default, or "pallas": one Pallas kernel a matrix, in which each array is read
             and written once whatever its storage. Elementwise rules on float32 and bfloat16 leaves whose second last axis has
             32 elements or more are computed so; others by XLA. Triton compiles it on NVIDIA, Mosaic on TPU; on CPU it is
-            interpreted, which is slow. docs/accelerators.md says where it has run.
+            interpreted, which is slow. docs/accelerators.md says where it has run. Of a table with `Rows`, one kernel on
+            NVIDIA reads and writes the rows where they are (docs/rows.md).
 
     Raises:
         ValueError: an unknown storage or rounding, or a slot that no rule of `tx` keeps.

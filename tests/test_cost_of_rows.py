@@ -6,8 +6,10 @@ import re
 import compilers
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from compilers import compiled, cost_of
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import jadam
 from jadam import Rows
@@ -99,6 +101,34 @@ def test_a_kernel_on_an_h100_moves_what_it_must(row, dtype, formats, distinct):
     assert found.memory_analysis().temp_size_in_bytes <= 0.2e6
     tables = [math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(args[:2])]
     assert found.memory_analysis().alias_size_in_bytes >= sum(tables)
+
+
+@elsewhere
+@pytest.mark.parametrize(("distinct", "limit"), [(True, 1.5), (False, 2.4)])
+def test_a_clip_before_a_kernel(distinct, limit):
+    """Its norm is of summed rows: XLA sums them for that, and writes the sums to memory."""
+    tx = jadam.chain(jadam.clip_by_global_norm(1.0), jadam.adam(1e-3))
+    by_xla, by_kernel = (
+        cost_of(program("h100", 64, distinct, tx=one), rows=(LENGTH, TOUCHED)).moved / (4 * TOUCHED * (7 * 64 + 1))
+        for one in (tx, in_kernel(tx))
+    )
+    assert by_kernel <= limit <= by_xla - 1
+
+
+@elsewhere
+@pytest.mark.parametrize("spec", [("x", None), (None, "y"), ("x", "y"), (("x", "y"), None)], ids=str)
+def test_a_kernel_on_eight_devices_sends_nothing(spec):
+    """Each device has some rows or columns of a table, all gradients, and a kernel."""
+    mesh = Mesh(np.array(compilers.devices("8 h100")).reshape(2, 4), ("x", "y"))
+    step, *args = traced((64,), False, tx=in_kernel(jadam.adam(1e-3)))
+    placed, shared = NamedSharding(mesh, PartitionSpec(*spec)), NamedSharding(mesh, PartitionSpec())
+    args = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placed if x.shape[:1] == (LENGTH,) else shared), args
+    )
+    found = jax.jit(step, donate_argnums=(0, 1)).lower(*args).compile()
+    assert found.as_text().count("triton") == 1
+    assert not compilers.sent(found)
+    assert found.memory_analysis().temp_size_in_bytes <= 0.4e6
 
 
 @pytest.mark.parametrize("distinct", [True, False])
