@@ -5,8 +5,8 @@
 Prints a Markdown table: rows of the table and rows touched, milliseconds of `optax.adam` on the dense gradient, of `tx.step` on
 `Rows`, with ids that are distinct, with catching up, and on a GPU in one kernel; their ratio, the goal and whether it is met.
 Parameters and states are donated. Then the time of 4,000,000 rows against that of 250,000. The script exits non-zero if touched
-rows differ from optax's by more than 1e-4 of the distance moved. `--quick` is a smoke test with small tables, whose numbers mean
-little.
+rows differ from optax's by more than 1e-4 of the distance moved. `--quick` is a smoke test with small tables, whose numbers
+mean little.
 """
 
 from __future__ import annotations
