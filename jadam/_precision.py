@@ -17,6 +17,7 @@ from jadam._chain import Transformation, builder, not_ours
 from jadam._engine.lost import lost, peak_of
 from jadam._engine.plan import Plan, without_numbers
 from jadam._errors import BadValue, door, shown
+from jadam._masks import FirstMatch
 from jadam._recipe import Landing, Pair, Recipe
 from jadam._scope import Scope
 from jadam._storage.params import PARAM_STORAGE
@@ -62,7 +63,8 @@ def with_precision(
         kernel: what computes leaves: "xla", the default, or "pallas": one Pallas kernel a matrix, in which each array is read
             and written once whatever its storage. Elementwise rules on float32 and bfloat16 leaves whose second last axis has
             32 elements or more are computed so; others by XLA. Triton compiles it on NVIDIA, Mosaic on TPU; on CPU it is
-            interpreted, which is slow. docs/accelerators.md says where it has run.
+            interpreted, which is slow. docs/accelerators.md says where it has run. Of a table with `Rows`, one kernel on
+            NVIDIA reads and writes the rows where they are (docs/rows.md).
 
     Raises:
         ValueError: an unknown storage or rounding, or a slot that no rule of `tx` keeps.
@@ -86,7 +88,7 @@ def with_precision(
         _check("kernel", kernel, kernel, ("xla", "pallas"))
     min_size, seed = operator.index(min_size), operator.index(seed)
     rules = [place.part.rule for place in tx.recipe.all]
-    known = {slot for rule in rules if not isinstance(rule, Pair) for slot in _slots(without_numbers(rule))}
+    known = {slot for rule in rules if not isinstance(rule, Pair) for one in _at_leaves(rule) for slot in _slots(one)}
     if unknown := set(by_name) - known:
         raise BadValue(f"no rule keeps {unknown.pop()!r}; there are {', '.join(sorted(known)) or 'no slots'}.")
     if state is not None and not known and any(isinstance(rule, Pair) for rule in rules):
@@ -145,6 +147,13 @@ def check_precision(
 def _check(argument: str, given: Any, value: Any, allowed: Any) -> None:
     if not isinstance(value, str) or value not in allowed:
         raise BadValue(f"{shown(value)} must be one of {', '.join(allowed)}.", **{argument: given})
+
+
+def _at_leaves(rule: Any) -> list[Any]:
+    """A rule without the options that it has by leaf, and with each of their values: it may keep other slots then."""
+    alone = without_numbers(rule)
+    options = [(name, option) for name, option in vars(rule).items() if isinstance(option, FirstMatch)]
+    return [alone, *(alone.bound({name: value}) for name, option in options for _, value in option.pairs)]
 
 
 def _slots(rule: Any) -> set[str]:

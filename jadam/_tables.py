@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -57,8 +57,10 @@ def summed(ids: Array, values: Array, distinct: bool, length: int, dtype: Any) -
     n = ids.shape[0]
     if n == 0:
         return padding(length, 1), jnp.zeros((1, *values.shape[1:]), values.dtype)
+    counting = lax.iota(jnp.int32, n)
     if distinct:
         found, lost = ids, ids[0] < 0
+        values = without_padding(jnp.where(lost, jnp.full_like(values, jnp.nan), values), ids, length)
     else:
         ids = jnp.where(ids < 0, ids + length, ids)
         # On CPU, ids alone are sorted in a fifth of the time that they take with their order, and values stay where they are.
@@ -66,12 +68,45 @@ def summed(ids: Array, values: Array, distinct: bool, length: int, dtype: Any) -
         place, lost = jnp.cumsum(differs(ordered).astype(jnp.int32)) - 1, ordered[0] < 0
         found = padding(length, n).at[place].set(ordered, indices_are_sorted=True)
         exact = cast(values, full_dtype(dtype))
-        values = jnp.zeros_like(exact).at[place[jnp.searchsorted(ordered, ids)]].add(exact, mode="promise_in_bounds")
+        # Nowhere with padding, and from NaN where rows are lost: XLA for GPU would write sums once more to choose them.
+        place = jnp.where(ids < length, place[jnp.searchsorted(ordered, ids)], n)
+        start = jnp.where(lost, jnp.nan, 0).astype(exact.dtype)
+        values = jnp.broadcast_to(start, exact.shape).at[place].add(exact, mode="drop")
     # What has no row makes the first rows NaN: a step without it would be another than the one that was asked for.
-    counting = lax.iota(jnp.int32, n)
     found = jnp.where(lost, counting, jnp.where(found < length, found, length + counting))
-    values = without_padding(jnp.where(lost, jnp.full_like(values, jnp.nan), values), found, length)
     return found[:length], values[:length]
+
+
+class Summands(NamedTuple):
+    """What the values of some rows are summed from.
+
+    Attributes:
+        values: of rows, in any order.
+        lost: whether all rows are NaN.
+        order: which value follows which, so that those of an id stand together; None where each row has its own value.
+        first: for each row, the place of its first value in that order.
+        counts: for each row, how many there are.
+    """
+
+    values: Array
+    lost: Array
+    order: Array | None = None
+    first: Array | None = None
+    counts: Array | None = None
+
+
+def summands(ids: Array, values: Array, distinct: bool, length: int) -> Summands:
+    """Those of the rows that `summed` returns: a kernel sums them where it reads them, and no sum is written to memory."""
+    n = ids.shape[0]
+    if n == 0:
+        return Summands(jnp.zeros((1, *values.shape[1:]), values.dtype), jnp.zeros((), bool))
+    if distinct:
+        return Summands(values[:length], ids[0] < 0)
+    ordered, order = lax.sort((jnp.where(ids < 0, ids + length, ids), lax.iota(jnp.int32, n)), num_keys=1)
+    starts = differs(ordered)
+    place = jnp.cumsum(starts.astype(jnp.int32)) - 1
+    first = jnp.full(n + 1, n, jnp.int32).at[jnp.where(starts, place, n + 1)].set(lax.iota(jnp.int32, n), mode="drop")
+    return Summands(values, ordered[0] < 0, order, first[:-1][:length], (first[1:] - first[:-1])[:length])
 
 
 Kept = tuple[Array, Array, Array]

@@ -76,6 +76,11 @@ def load_script(path: str) -> ModuleType:
     return module
 
 
+def kernels(f, *args):
+    """How many Pallas kernels a program has, those of all platforms together."""
+    return str(jax.make_jaxpr(f)(*args)).count("pallas_call[")
+
+
 # A wrapper of a user's own
 
 
@@ -160,6 +165,17 @@ def slot_bytes(tx, params):
 def assert_differ(one, other):
     with pytest.raises(AssertionError):
         chex.assert_trees_all_equal(one, other)
+
+
+def assert_equal_but_for_rounding(ours, theirs):
+    """A compiler may round a product and its sum once or twice: float32 to some ulp; seldom, what is stored by one unit."""
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        assert (a.shape, a.dtype) == (b.shape, b.dtype)
+        integer, wide = jnp.issubdtype(a.dtype, jnp.integer), a.dtype == jnp.float32
+        a, b = (np.asarray(x).astype(np.float64) for x in (a, b))
+        unit = 1 if integer else 3e-6 if wide else 2.0**-7
+        assert wide or (a != b).sum() <= max(1, 0.01 * a.size)
+        np.testing.assert_allclose(a, b, rtol=unit, atol=unit if integer else unit * np.abs(b).max())
 
 
 def master(p, beside):

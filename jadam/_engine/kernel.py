@@ -40,15 +40,20 @@ def fits(program: Program, operands: Operands) -> bool:
 
 def run_in_kernel(program: Program, operands: Operands, in_xla: Callable[[Operands], Result]) -> Result:
     """The rules on one array, as a kernel; in XLA where it is differentiated, or there are many under `vmap`."""
-    flat, treedef = jax.tree.flatten(operands)
     results = jax.tree.structure((like(operands), operands.slots, operands.residue))
+    return jax.tree.unflatten(results, unless_transformed(functools.partial(_on_devices, program), in_xla, operands))
+
+
+def unless_transformed(kernel: Callable[[Any], list[Array]], in_xla: Callable[[Any], Any], operands: Any) -> list[Array]:
+    """The leaves of what a kernel makes of operands, or XLA where they are differentiated, or there are many."""
+    flat, treedef = jax.tree.flatten(operands)
 
     def otherwise(*flat: Array) -> list[Array]:
         return jax.tree.leaves(in_xla(treedef.unflatten(flat)))
 
     @jax.custom_batching.custom_vmap
     def alone(*flat: Array) -> list[Array]:
-        return _on_devices(program, treedef.unflatten(flat))
+        return kernel(treedef.unflatten(flat))
 
     @alone.def_vmap
     def _(_: int, batched: Sequence[bool], *flat: Array) -> tuple[list[Array], list[bool]]:
@@ -61,7 +66,7 @@ def run_in_kernel(program: Program, operands: Operands, in_xla: Callable[[Operan
     def _(primals: Sequence[Array], tangents: Sequence[Any]) -> Any:
         return jax.jvp(otherwise, primals, tangents)
 
-    return jax.tree.unflatten(results, in_kernel(*flat))
+    return in_kernel(*flat)
 
 
 def _parts(operands: Operands) -> tuple[Any, Any]:
@@ -91,6 +96,15 @@ class _Kernel(NamedTuple):
     shape: tuple[int, ...]
     dtype: Any
 
+    @property
+    def first(self) -> int:
+        """Which of the arrays says how all are placed: the parameter, if there is one."""
+        return min(1, self.read - 1)
+
+    @property
+    def in_blocks(self) -> bool:
+        return any(x.shape != self.shape for x in self.arrays)
+
     def on_device(self, first: Sequence[Array], arrays: Sequence[Array], shared: Sequence[Array]) -> list[Array]:
         """The new arrays of one device, whose part of the leaf begins at `first`."""
         calls = {where: functools.partial(self._call, where) for where in TILES}
@@ -110,8 +124,7 @@ class _Kernel(NamedTuple):
         def matrices(x: Any) -> tuple[int, ...]:
             return (math.prod(leading), *x.shape[-2:])
 
-        # As numbers, which every compiler can load.
-        scalars = [(x.astype(jnp.int32) if x.dtype == bool else x).reshape(1, -1) for x in (*first, *shared)]
+        scalars = [as_number(x) for x in (*first, *shared)]
         on_chip: dict[str, Any] = {"memory_space": mosaic.SMEM} if where == "tpu" else {}
         new = [jax.ShapeDtypeStruct(shape, self.dtype), *arrays[self.read :]]
         parts = {1: 0} if self.program.mode == "step" else {}
@@ -164,13 +177,9 @@ class _Kernel(NamedTuple):
             index = index * np.uint32(self.shape[axis]) + (first[axis][0, 0] + x).astype(jnp.uint32)
         tile = Tile(self.shape, in_tile(index), None if inside is None else in_tile(inside), in_kernel=True)
 
-        def words(ref: Any, of: jax.ShapeDtypeStruct) -> Any:
-            return (ref[0, 0], ref[0, 1]) if of.shape else ref[0, 0] != 0 if of.dtype == bool else ref[0, 0]
-
-        of_tile = [*map(read, arrays), *map(words, shared, self.shared)]
+        of_tile = [*map(read, arrays), *map(from_number, shared, self.shared)]
         (u, p, gradient, slots, residue), (hs, keys) = self.structure.unflatten(of_tile)
-        if keys is not None:
-            keys = (tuple(lax.bitwise_xor(a, b) for a, b in zip(*keys, strict=True)),)
+        keys = one_key(keys)
         new = run(self.program, Operands(u, p, gradient, slots, residue, hs, keys), None, tile)
         for ref, x in zip(refs[n + len(shape) + len(shared) :], jax.tree.leaves(new), strict=True):
             x = x.reshape(ref.shape).astype(ref.dtype)
@@ -178,6 +187,21 @@ class _Kernel(NamedTuple):
                 ref[...] = x
             else:
                 triton.store(ref, x, mask=mask_of(ref))
+
+
+def as_number(x: Array) -> Array:
+    """A scalar, or a key of two words, as a row of numbers: every compiler can load these."""
+    return (x.astype(jnp.int32) if x.dtype == bool else x).reshape(1, -1)
+
+
+def from_number(ref: Any, of: Any) -> Any:
+    """The inverse, in a kernel; of the type that it had."""
+    return (ref[0, 0], ref[0, 1]) if of.shape else ref[0, 0] != 0 if of.dtype == bool else ref[0, 0]
+
+
+def one_key(keys: Any) -> Any:
+    """The words of the keys of step and leaf together."""
+    return None if keys is None else (tuple(lax.bitwise_xor(a, b) for a, b in zip(*keys, strict=True)),)
 
 
 def _on_devices(program: Program, operands: Operands) -> list[Array]:
@@ -199,11 +223,11 @@ def _on_devices(program: Program, operands: Operands) -> list[Array]:
 def _by_types(kernel: _Kernel, arrays: tuple[Array, ...], shared: tuple[Array, ...]) -> list[Array]:
     """Where the types of arrays say how they are placed."""
     mesh = jax.typeof(arrays[0]).sharding.mesh
-    leaf = _placed(kernel, mesh, [jax.typeof(x).sharding.spec for x in arrays])
+    leaf = placed(kernel.shape, kernel.in_blocks, mesh, jax.typeof(arrays[kernel.first]).sharding.spec)
 
     def part(arrays: Any, shared: Any) -> list[Array]:
         first = [
-            lax.axis_index(axis).astype(jnp.int32) * (length // _parts_of(mesh, axis)) if axis else jnp.zeros((), jnp.int32)
+            lax.axis_index(axis).astype(jnp.int32) * (length // parts_of(mesh, axis)) if axis else jnp.zeros((), jnp.int32)
             for axis, length in zip(leaf, kernel.shape, strict=True)
         ]
         return kernel.on_device(first, arrays, shared)
@@ -223,7 +247,7 @@ def _by_partitioner(kernel: _Kernel, arrays: tuple[Array, ...], shared: tuple[Ar
         return kernel.on_device([x[0] for x in counted], arrays, shared)  # where this device's part begins
 
     def shardings(mesh: Any, given: Sequence[Any]) -> tuple[tuple[Any, ...], list[Any]]:
-        leaf = _placed(kernel, mesh, [x.sharding.spec for x in given[axes : axes + n]])
+        leaf = placed(kernel.shape, kernel.in_blocks, mesh, given[axes + kernel.first].sharding.spec)
         part, whole = NamedSharding(mesh, leaf), NamedSharding(mesh, PartitionSpec())
         counted = [NamedSharding(mesh, PartitionSpec(axis)) for axis in leaf]
         return (*counted, *(part,) * n, *(whole,) * len(kernel.shared)), [part] * (1 + n - kernel.read)
@@ -244,24 +268,22 @@ def _by_partitioner(kernel: _Kernel, arrays: tuple[Array, ...], shared: tuple[Ar
     return call(*(jnp.arange(length, dtype=jnp.int32) for length in kernel.shape), *arrays, *shared)
 
 
-def _placed(kernel: _Kernel, mesh: Any, specs: Sequence[Any]) -> PartitionSpec:
-    """How a leaf and all that is kept for it are placed.
+def placed(shape: tuple[int, ...], in_blocks: bool, mesh: Any, spec: Any) -> PartitionSpec:
+    """How a parameter and all that is kept for it are placed, by the spec of one of them.
 
     Raises:
         ValueError: devices would have to share a block.
     """
-    padded = [(*spec, *(None,) * (len(kernel.shape) - len(spec))) for spec in specs]
-    leaf = padded[min(1, kernel.read - 1)]  # of the parameter, if there is one
-    in_blocks = any(x.shape != kernel.shape for x in kernel.arrays)
-    if in_blocks and kernel.shape[-2] % (BLOCK * _parts_of(mesh, leaf[-2])):
+    spec = (*spec, *(None,) * (len(shape) - len(spec)))
+    if in_blocks and shape[-2] % (BLOCK * parts_of(mesh, spec[-2])):
         raise BadValue(
-            f"a parameter of shape {kernel.shape} is spread over {_parts_of(mesh, leaf[-2])} devices along its second last "
+            f"a parameter of shape {shape} is spread over {parts_of(mesh, spec[-2])} devices along its second last "
             f"axis, where slots in 8 bits have blocks of {BLOCK}, and a kernel needs whole blocks on each; spread it along "
             "another axis, or write with_precision(..., kernel='xla')."
         )
-    return PartitionSpec(*leaf)
+    return PartitionSpec(*spec)
 
 
-def _parts_of(mesh: Any, axis: Any) -> int:
+def parts_of(mesh: Any, axis: Any) -> int:
     """How many parts an axis of the mesh, or several, or none make."""
     return math.prod(mesh.shape[name] for name in (axis if isinstance(axis, tuple) else () if axis is None else (axis,)))

@@ -24,7 +24,7 @@ from jadam._storage.blocks import Tile
 from jadam._storage.params import ParamStorage
 from jadam._storage.rounding import Noise
 from jadam._storage.slots import decode_slot
-from jadam._tables import numbered
+from jadam._tables import Summands, numbered
 
 Mode = Literal["between", "update", "step"]
 """What becomes of an update: the next part's, in float32; the caller's; or the new parameter."""
@@ -62,6 +62,8 @@ class Operands(NamedTuple):
         keys: of the step and of the leaf, for random bits: their xor is the key.
         gap: how many steps its rows missed, if these are to be caught up with.
         ids: where the leaf is some rows of a table, which.
+        summands: where parameter, slots and residue are whole tables, of which rows are read and written in place, what the
+            update `u` is summed from.
     """
 
     u: Array
@@ -73,6 +75,7 @@ class Operands(NamedTuple):
     keys: tuple[Any, ...] | None
     gap: Gap | None = None
     ids: Array | None = None
+    summands: Summands | None = None
 
 
 Result = tuple[Array, list[dict[str, Any]], dict[str, Array]]
@@ -127,7 +130,7 @@ def updated(program: Program, operands: Operands) -> tuple[Array, list[dict[str,
 
     Parameter plus update may be another number than that: not every difference is a number of this dtype.
     """
-    u, p, gradient, slots, residue, hs, _, gap, _ = operands
+    u, p, gradient, slots, residue, hs, _, gap, *_ = operands
     dtype = compute_dtype(like(operands).dtype)
     g = first = cast(decode(u), dtype)
     full_p = None if p is None else program.landing.decode(p, residue)

@@ -17,7 +17,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jadam._engine.placement import on_automatic_axes
 from jadam._rows import Rows
-from jadam._tables import LOST, gather, scatter, summed
+from jadam._tables import LOST, Summands, gather, scatter, summed
 
 
 def summed_rows(table: Array, rows: Rows) -> Rows:
@@ -60,6 +60,22 @@ def scattered(table: Array, ids: Array, rows: Array) -> Array:
 
 Slots = dict[str, dict[str, Array]]
 """Of a leaf, by part and name."""
+
+
+class Table(NamedTuple):
+    """A table as it was before a step: for a kernel that finds rows itself.
+
+    Attributes:
+        p: the parameter.
+        slots: of what keeps a row for each of its rows, by part and name.
+        residue: what is stored beside the parameter.
+        summands: of the gradient.
+    """
+
+    p: Array
+    slots: Slots
+    residue: dict[str, Array]
+    summands: Summands
 
 
 class Collected(NamedTuple):

@@ -13,6 +13,7 @@ from jax import Array, lax
 
 from jadam._engine.leaf import Operands, Program, Result, index_of, like, run, updated
 from jadam._engine.placement import on_automatic_axes
+from jadam._engine.tables import in_tables
 from jadam._shards import varying, varying_like
 from jadam._storage.blocks import BLOCK, Int8Blocks, Tile, as_array, block_axis, in_blocks, joined, scales_of
 from jadam._tables import without_padding
@@ -20,6 +21,8 @@ from jadam._tables import without_padding
 
 def run_rules(program: Program, operands: Operands) -> Result:
     """The rules on one array, traced once for each kind of array."""
+    if operands.summands is not None:
+        return in_tables(program, operands, run_rules)
     leaf = like(operands)
 
     def shardings() -> Any:

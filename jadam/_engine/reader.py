@@ -11,10 +11,10 @@ from jax import Array
 
 from jadam._dtypes import cast, compute_dtype, decode, encode
 from jadam._engine import checks, parts, returned
-from jadam._engine.leaf import Operands, Program, needs_params
+from jadam._engine.leaf import Mode, Operands, Program, needs_params
 from jadam._engine.missed import Gap
 from jadam._engine.norms import Norms
-from jadam._engine.owners import Collected
+from jadam._engine.owners import Collected, Table
 from jadam._engine.placement import decoded
 from jadam._engine.plan import Placed, Plan
 from jadam._errors import BadValue
@@ -37,6 +37,7 @@ class Step(NamedTuple):
     measured: bool = False  # whether a wrapper around a row sums over its results
     gaps: Mapping[int, Gap] = MappingProxyType({})  # by leaf, how many steps its rows missed, to be caught up with
     collected: Mapping[int, Collected] = MappingProxyType({})  # by leaf, the tables of which a wrapper collects rows
+    tables: Mapping[int, Table] = MappingProxyType({})  # by leaf, those that a kernel may write where they are; in no wrapper
 
 
 class Done(NamedTuple):
@@ -156,3 +157,13 @@ class Reader(ABC):
 
     def full(self, i: int, u: Any) -> Array:
         return cast(decode(u), compute_dtype(self.plan.dtype_of(i)))
+
+    def moved_of(self, i: int, done: Done, p: Array, mode: Mode) -> tuple[Array, Array]:
+        """What a row adds to a parameter, with what is stored beside it; and that parameter."""
+        u, residue, stored = done.updates[i], done.residues[i], (self.step.params or [])[i]
+        if i in done.ids:  # which are other rows than those of the gradient
+            stored, _, old = self.step.collected[i].at(done.ids[i])
+            p = self.plan.storage(i).decode(stored, old)
+        if mode == "between" or (mode == "update" and not residue):
+            return self.full(i, u), p
+        return self.plan.storage(i).decode(u if mode == "step" else stored + u, residue) - p, p

@@ -25,6 +25,7 @@ from jadam._engine.norms import Norms, sums_of_squares
 from jadam._engine.placement import decoded
 from jadam._engine.plan import Placed
 from jadam._engine.reader import Done, Reader, Ready, Step
+from jadam._engine.rows import Written, in_place
 from jadam._engine.stacks import mesh_of, on_matrices
 from jadam._errors import BadValue
 from jadam._recipe import Pair
@@ -57,6 +58,7 @@ class Row(Reader):
         self.new = OptState(self.t, {}, {}, {}, {})
         self.pending: list[Ready] = []
         self.ids: dict[int, Array] = {}  # of tables of which a wrapper in this row has collected rows
+        self.written: Written = set()  # by part and leaf, which results are whole tables
 
     @functools.cached_property  # traced only where something is rounded by chance
     def key(self) -> Array:
@@ -158,7 +160,12 @@ class Row(Reader):
             read = [(n, name) for n, one in enumerate(ready) for key, name in self.slots_read if key == one.placed.key]
             length = plan.whole[i][0] if i in plan.whole else 0
             program = Program(rules, plan.storage(i), mode, in_kernel, self.step.measured, frozenset(read), length)
-            self.updates[i], slots, self.residues[i] = self.step.run_rules(program, operands)
+            if i in self.step.tables:
+                operands, where = in_place(self.step, mode, i, ready, operands, self.given[i])
+                self.written |= where
+            self.updates[i], slots, residue = self.step.run_rules(program, operands)
+            if mode != "between":
+                self.residues[i] = residue
             for one, new in zip(ready, slots, strict=True):
                 one.slots[i] = new
         for one in self.pending:
@@ -204,7 +211,7 @@ class Row(Reader):
             own = zip(at, returned.updates(wrapper, updates, len(at)), full, strict=True)
             # What is handed on unchanged stays as it is stored: its norm is known, and no cast of it is written to memory.
             given = {i: self.updates[i] if u is x else self._handed_on(i, u) for i, u, x in own}
-            step = self.step._replace(extra={**self.step.extra, **extra}, measured=measured or self.step.measured)
+            step = self.step._replace(extra={**self.step.extra, **extra}, measured=measured or self.step.measured, tables={})
             step = step._replace(gaps=dict(zip(at, gaps, strict=False)))  # of none mostly
             if rate is not None:
                 checks.rate_inside(placed)
@@ -221,7 +228,7 @@ class Row(Reader):
             return done._replace(state=done.state._replace(count=jnp.zeros_like(inner.count), slots=slots, scalars=scalars))
 
         def moved(done: Done) -> list[tuple[Array, Array]]:
-            return sums_of_squares([self._moved(i, done, p, mode) for i, p in zip(at, self.own_params(of), strict=True)])
+            return sums_of_squares([self.moved_of(i, done, p, mode) for i, p in zip(at, self.own_params(of), strict=True)])
 
         columns = {name: [decoded(stored[i].get(name), plan.dtype_of(i)) for i in at] for name in together(names)}
         inside = Inside(
@@ -276,16 +283,6 @@ class Row(Reader):
     def _handed_on(self, i: int, u: Any) -> Any:
         """An update as a row begins with it, or another row gets it."""
         return u if isinstance(u, Rows) else encode(u, full_dtype(self.plan.dtype_of(i)))
-
-    def _moved(self, i: int, done: Done, p: Array, mode: Mode) -> tuple[Array, Array]:
-        """What a row adds to a parameter, with what is stored beside it; and that parameter."""
-        u, residue, stored = done.updates[i], done.residues[i], (self.step.params or [])[i]
-        if i in done.ids:  # which are other rows than those of the gradient
-            stored, _, old = self.step.collected[i].at(done.ids[i])
-            p = self.plan.storage(i).decode(stored, old)
-        if mode == "between" or (mode == "update" and not residue):
-            return self.full(i, u), p
-        return self.plan.storage(i).decode(u if mode == "step" else stored + u, residue) - p, p
 
     def _encoded(self, placed: Placed, i: int, slots: dict[str, Any], before: dict[str, Any]) -> dict[str, Array]:
         """The slots of a part for a leaf as the state keeps them, placed as they were before."""

@@ -7,23 +7,31 @@ that of the whole one: names, groups and formats are those of the whole paramete
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 from jax import Array
 
 from jadam._engine import checks
-from jadam._engine.leaf import Mode
-from jadam._engine.owners import Collected, gathered, scattered, summed_rows
+from jadam._engine.leaf import Mode, Operands
+from jadam._engine.owners import Collected, Table, gathered, scattered, summed_rows
 from jadam._engine.plan import Placed, Plan
-from jadam._engine.reader import Done
-from jadam._engine.windows import collected, of_rows
+from jadam._engine.reader import Done, Ready, Step
+from jadam._engine.windows import collected, of_rows, with_rows
 from jadam._recipe import Pair
 from jadam._rows import DENSE, Rows
 from jadam._state import OptState
 from jadam._storage.blocks import block_axis
-from jadam._storage.slots import SCALES
+from jadam._storage.slots import SCALES, apart, together
+from jadam._tables import Summands, summands
+
+PARAMS = ""
+"""In place of the name of a part, for the parameters themselves."""
+
+Written = set[tuple[str, int]]
+"""By part and leaf, what a row has made of whole tables and not of rows."""
 
 
 class Tables(NamedTuple):
@@ -33,12 +41,14 @@ class Tables(NamedTuple):
         plan: of the whole tree.
         whole: by leaf, the parameter.
         rows: by leaf, the gradients, with sorted, distinct ids; or those of one owner after the other.
+        summands: of those that a kernel may compute, what they are summed from.
         collected: of those of which a wrapper collects rows.
     """
 
     plan: Plan
     whole: dict[int, Array]
     rows: dict[int, Rows]
+    summands: dict[int, Summands]
     collected: dict[int, Collected]
 
     @classmethod
@@ -47,12 +57,14 @@ class Tables(NamedTuple):
         found = {i: given[i] for i in plan.trained if isinstance(given[i], Rows)}
         own = {} if params is None else collected(plan, given, params, state)
         if params is None or not found:
-            return cls(plan, {}, {}, {})
+            return cls(plan, {}, {}, {}, {})
         checks.residues(plan, state)
         for one in plan.all:
             _check_part(plan, one, state, [i for i in one.at if i in found])
         whole = {i: params[i] for i in found}
-        return cls(plan, whole, {i: summed_rows(whole[i], rows) for i, rows in found.items()}, own)
+        by_kernel = {i for one in plan.all for i in one.at if one.formats.kernel == "pallas"} & set(found)
+        rows = {i: summed_rows(whole[i], rows) for i, rows in found.items()}
+        return cls(plan, whole, rows, {i: _summands(found[i], len(whole[i])) for i in by_kernel}, own)
 
     @property
     def ids(self) -> dict[int, Array]:
@@ -80,20 +92,33 @@ class Tables(NamedTuple):
             state, lambda key, i, old, _: old if self._is_inside(key, i) else gathered(old, self.rows[i].ids), state
         )
 
-    def scattered(self, before: OptState, done: Done) -> OptState:
+    def in_kernel(self, state: OptState) -> dict[int, Table]:
+        """By leaf, the tables that a kernel may write where they are."""
+        own = [one.key for one in self.plan.all if not isinstance(one.rule, Pair)]
+        found = {}
+        for i, summed in self.summands.items():
+            slots = {key: with_rows(self.plan, i, state.slots[key]) for key in own if key in state.slots}
+            residue = with_rows(self.plan, i, state.slots.get(self.plan.landings.get(i, ""), {}))
+            found[i] = Table(self.whole[i], slots, residue, summed)
+        return found
+
+    def scattered(self, before: OptState, done: Done, written: Written) -> OptState:
         """The state after a step, with whole slots."""
 
         def change(key: str, i: int, old: Array, new: Array) -> Array:
+            if (key, i) in written:
+                return new
             inside = self._is_inside(key, i) or (i in self.collected and key in self.plan.storages)
             return scattered(old, done.ids[i] if inside else self.rows[i].ids, new)
 
         return self._changed(before, change, done.state)
 
-    def landed(self, done: Done, mode: Mode) -> dict[int, Any]:
+    def landed(self, done: Done, written: Written, mode: Mode) -> dict[int, Any]:
         """What the caller gets of a step: whole tables, or the updates of rows."""
         ids, updates = self.ids | done.ids, done.updates
         if mode == "step":
-            return updates | {i: scattered(table, ids[i], updates[i]) for i, table in self.whole.items()}
+            rest = {i: table for i, table in self.whole.items() if (PARAMS, i) not in written}
+            return updates | {i: scattered(table, ids[i], updates[i]) for i, table in rest.items()}
         return updates | {i: Rows.of(ids[i], updates[i], distinct=rows.distinct) for i, rows in self.rows.items()}
 
     def _is_inside(self, key: str, i: int) -> bool:
@@ -116,6 +141,27 @@ class Tables(NamedTuple):
                 columns[name] = plan.treedef.unflatten(new)
             slots[key] = columns
         return after._replace(slots=slots)
+
+
+def in_place(
+    step: Step, mode: Mode, i: int, ready: Sequence[Ready], operands: Operands, given: Array
+) -> tuple[Operands, Written]:
+    """Whole tables in place of the rows of a leaf, for a kernel that finds these itself; and what it writes, by part and leaf.
+
+    Where a part keeps what has no rows, they stay rows.
+    """
+    table = step.tables[i]
+    slots = [table.slots.get(one.placed.key, {}) for one in ready]
+    if any(set(apart(one.slots[i])) != set(own) for one, own in zip(ready, slots, strict=True)):
+        return operands, set()
+    own = table.summands if operands.u is given else Summands(operands.u, jnp.zeros((), bool))
+    written = {(one.placed.key, i) for one in ready} | ({(step.plan.landings.get(i, ""), i)} if mode != "between" else set())
+    whole = operands._replace(p=table.p, slots=[*map(together, slots)], residue=table.residue, summands=own)
+    return whole, written | ({(PARAMS, i)} if mode == "step" else set())
+
+
+def _summands(rows: Rows, length: int) -> Summands:
+    return summands(rows.narrowed(length), rows.values, rows.distinct, length)
 
 
 def _check_part(plan: Plan, one: Placed, state: OptState, at: list[int]) -> None:

@@ -126,11 +126,13 @@ def _run(
     tables = Tables.of(plan, given, leaves, state)
     own, before = tables.smaller, tables.state(state)
     parts.check(plan, dict(enumerate(given)), leaves)
-    step = Step(own, tables.params(leaves), extra, acting(plan, state, code), rules, tables.ids, collected=tables.collected)
-    done = Row(step, own.row, tables.updates(given), checks.residues(own, before), before, mode).run()
+    step = Step(own, tables.params(leaves), extra, acting(plan, state, code), rules, tables.ids)
+    step = step._replace(collected=tables.collected, tables=tables.in_kernel(state))
+    row = Row(step, own.row, tables.updates(given), checks.residues(own, before), before, mode)
+    done = row.run()
     done.state.slots.update(own.residues(done.residues))
     untouched = [None if i in done.updates else _untouched(step, given, i, mode) for i in range(len(given))]
-    return plan.tree(tables.landed(done, mode), untouched), tables.scattered(state, done)
+    return plan.tree(tables.landed(done, row.written, mode), untouched), tables.scattered(state, done, row.written)
 
 
 def _untouched(step: Step, given: list[Any], i: int, mode: Mode) -> Any:

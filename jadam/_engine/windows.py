@@ -65,15 +65,15 @@ def collected(plan: Plan, given: Sequence[Any], params: Sequence[Any], state: Op
             raise BadValue(f"{words}; pass Rows, or leave {plan.path(i)} out of rows=.")
         p, room = params[i], by.rules[by.at.index(i)].room
         inside = {one.key for part in by.inner for one in part if not isinstance(one.rule, Pair)}
-        slots = {key: _with_rows(plan, i, state.slots[key]) for key in inside & set(state.slots)}
-        residue = _with_rows(plan, i, state.slots.get(plan.landings.get(i, ""), {}))
+        slots = {key: with_rows(plan, i, state.slots[key]) for key in inside & set(state.slots)}
+        residue = with_rows(plan, i, state.slots.get(plan.landings.get(i, ""), {}))
         values = jnp.zeros((room, *p.shape[1:]), p.dtype)
         none = summed_rows(p, Rows.of(jnp.full(room, NOWHERE, jnp.int32), values, distinct=True))
         found[i] = Collected(by, p, slots, residue, none)
     return found
 
 
-def _with_rows(plan: Plan, i: int, slots: Mapping[str, Any]) -> dict[str, Array]:
+def with_rows(plan: Plan, i: int, slots: Mapping[str, Any]) -> dict[str, Array]:
     """The slots of a leaf that have a row for each of the table's, by name."""
     columns = {name: plan.treedef.flatten_up_to(tree)[i] for name, tree in slots.items()}
     return {name: x for name, x in columns.items() if x is not None and x.shape[:1] == plan.shapes[i][0][:1]}

@@ -3,9 +3,10 @@
     python tests/bench/rows.py [--quick] [--reps N] [--out FILE]
 
 Prints a Markdown table: rows of the table and rows touched, milliseconds of `optax.adam` on the dense gradient, of `tx.step` on
-`Rows`, with ids that are distinct and with catching up; their ratio, the goal and whether it is met. Parameters and states are
-donated. Then the time of 4,000,000 rows against that of 250,000. The script exits non-zero if touched rows differ from optax's
-by more than 1e-4 of the distance moved. `--quick` is a smoke test with small tables, whose numbers mean little.
+`Rows`, with ids that are distinct, with catching up, and on a GPU in one kernel; their ratio, the goal and whether it is met.
+Parameters and states are donated. Then the time of 4,000,000 rows against that of 250,000. The script exits non-zero if touched
+rows differ from optax's by more than 1e-4 of the distance moved. `--quick` is a smoke test with small tables, whose numbers
+mean little.
 """
 
 from __future__ import annotations
@@ -36,6 +37,9 @@ KINDS: dict[str, tuple[Any, bool]] = {
     "distinct": (jadam.adam(1e-3), True),
     "catch_up": (jadam.lazy(jadam.adam(1e-3), catch_up=True), True),
 }
+if jax.default_backend() == "gpu":  # elsewhere it is interpreted
+    KERNEL = jadam.with_precision(jadam.adam(1e-3), kernel="pallas")
+    KINDS |= {"one kernel": (KERNEL, False), "one kernel, distinct": (KERNEL, True)}
 
 
 def dense(params: Any, state: Any, ids: Any, values: Any) -> tuple[Any, Any]:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from support import ELEMENTWISE_RULES, OPTIMIZERS, eight_devices, run
+from support import ELEMENTWISE_RULES, OPTIMIZERS, assert_equal_but_for_rounding, eight_devices, kernels, run
 
 import jadam
 
@@ -26,21 +26,6 @@ def build(name, state, params, rounding, kernel="pallas", **kwargs):
 
 def numbers(dtype, shapes=SHAPES):
     return {name: jnp.asarray(RNG.standard_normal(shape), dtype) for name, shape in shapes.items()}
-
-
-def kernels(f, *args):
-    return str(jax.make_jaxpr(f)(*args)).count("pallas_call[")
-
-
-def assert_equal_but_for_rounding(ours, theirs):
-    """A compiler may round a product and its sum once or twice: float32 to some ulp; seldom, what is stored by one unit."""
-    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
-        assert (a.shape, a.dtype) == (b.shape, b.dtype)
-        integer, wide = jnp.issubdtype(a.dtype, jnp.integer), a.dtype == jnp.float32
-        a, b = (np.asarray(x).astype(np.float64) for x in (a, b))
-        unit = 1 if integer else 3e-6 if wide else 2.0**-7
-        assert wide or (a != b).sum() <= max(1, 0.01 * a.size)
-        np.testing.assert_allclose(a, b, rtol=unit, atol=unit if integer else unit * np.abs(b).max())
 
 
 def check(name, state, rounding, params, by, shapes=SHAPES, steps=3):

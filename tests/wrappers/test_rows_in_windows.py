@@ -110,6 +110,18 @@ def test_a_window_of_one_is_the_identity(storage):
     chex.assert_trees_all_equal((found[0], without(found[1])), (expected[0], without(expected[1])))
 
 
+def test_the_storage_of_a_window_by_name():
+    """What a wrapper keeps for leaves of which it collects rows has names too: `values` was said to be of no rule."""
+
+    def dtypes(**formats):
+        tx = jadam.with_precision(window(), formats, min_size=1)
+        slots = jax.eval_shape(tx.init, params()).slots["accumulate"]
+        return {name: str(slot["table"].dtype) for name, slot in slots.items() if slot["table"] is not None}
+
+    assert dtypes(values="bfloat16") == {"ids": "int32", "values": "bfloat16", "weights": "float32"}
+    assert dtypes(mean="bfloat16") == {"ids": "int32", "values": "float32", "weights": "float32"}
+
+
 def test_a_step_that_waits_keeps_its_rows_alone():
     """And an update is of no row."""
     tx = window()
