@@ -83,7 +83,9 @@ def test_a_clipped_step_reads_gradients_twice_and_has_no_branch(target, shapes):
 def test_a_guarded_and_watched_step_moves_no_more(target, shapes):
     """A skip is chosen in the loops that write the state, and updates and parameters are summed up there.
 
-    Of the sums, an H100 has one of each row of a matrix to add up, for up to 32 matrices of a shape in one small kernel.
+    Of the sums, an H100 has one of each row of a matrix to add up, for up to 32 matrices of a shape in one small kernel, and up
+    to 32 vectors in another. It had 59 kernels more for GPT-2: those of 24 vectors copied the old parameter in kernels of their
+    own.
     """
     tx = clipped_adamw(jadam)
     clipped, guarded, watched = (
@@ -94,6 +96,8 @@ def test_a_guarded_and_watched_step_moves_no_more(target, shapes):
         assert found.moved <= clipped.moved + 0.06
         assert found.conditionals == 0
         assert found.temporary <= clipped.temporary + 0.05
+    if target == "h100":
+        assert watched.kernels <= guarded.kernels + 15
 
 
 @elsewhere

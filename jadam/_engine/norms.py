@@ -72,8 +72,9 @@ def _apart(pairs: list[Pair]) -> list[Pair]:
 
 def _row_by_row(pairs: list[Pair]) -> list[Pair]:
     # XLA for GPU puts one reduction into the kernel of a leaf, and no second one. It sums up rows there; what is left of
-    # leaves with as many rows is summed up in one kernel.
-    rows = [_rows(x, y) for x, y in pairs]
+    # leaves with as many rows is summed up in one kernel. Of a vector it would copy the old parameter, in a kernel more: the
+    # kernel of that leaf writes the squares, and those of vectors of a shape are summed up in one.
+    rows = [_rows(x, y) if x.ndim > 1 else lax.optimization_barrier((x * x, y * y)) for x, y in pairs]
     sums: list[Any] = [None] * len(rows)
     for at in grouped([x for x, _ in rows]):
         parts = [one for n in at for one in rows[n]]
@@ -91,4 +92,4 @@ def _whole(x: Array, y: Array) -> Pair:
 
 @jax.jit
 def _rows(x: Array, y: Array) -> Pair:
-    return tuple(summed([x * x, y * y], (x.ndim - 1,) if x.ndim else ()))  # pyright: ignore[reportReturnType]
+    return tuple(summed([x * x, y * y], (x.ndim - 1,)))  # pyright: ignore[reportReturnType]

@@ -31,10 +31,11 @@ def run_rules(program: Program, operands: Operands) -> Result:
     in_xla = on_automatic_axes(functools.partial(_in_xla, program), leaf, shardings)
     # Inside `shard_map`, Pallas would have to be told how the results differ between devices.
     if program.kernel and operands.gap is None and operands.ids is None and not varying(leaf):
-        from jadam._engine.kernel import fits, run_in_kernel  # here, since Pallas takes long to import
+        from jadam._engine.kernel import fits, of_what_is_read, run_in_kernel  # here, since Pallas takes long to import
 
-        if fits(program, operands):
-            return run_in_kernel(program, operands, in_xla)
+        read = of_what_is_read(program, operands)
+        if fits(program, read):
+            return run_in_kernel(program, read, in_xla)
     return in_xla(operands)
 
 

@@ -1,5 +1,6 @@
 """The Pallas kernel computes what XLA computes: interpreted here, compiled for H100 and TPU in `test_cost.py`."""
 
+import dataclasses
 import itertools
 
 import chex
@@ -50,6 +51,32 @@ def test_what_a_kernel_computes():
     assert kernels(tx.step, half, tx.init(half), half) == 0
     inner = jadam.with_precision(jadam.with_precision(jadam.adamw(1e-2), kernel="xla"), state="bfloat16", kernel="pallas")
     assert kernels(inner.step, half, inner.init(half), half) == 0
+
+
+@dataclasses.dataclass(frozen=True)
+class TimesTheLast(jadam.Rule):
+    """Reads a vector that all leaves share."""
+
+    def prepare(self, context):
+        return {"factors": jnp.arange(3.0)}
+
+    def update(self, g, slots, p, h):
+        return h.factors[2] * g, slots
+
+
+def test_a_history_that_no_leaf_reads_is_no_obstacle():
+    """Any shared array was: behind `percentile_clip`, which keeps the last norms, XLA computed all leaves."""
+    params, grads = numbers(jnp.bfloat16, {"w": (64, 256)}), numbers(jnp.bfloat16, {"w": (64, 256)})
+    clip, reads = jadam.percentile_clip(percentile=50, history=4), jadam.chain(TimesTheLast())
+    ours, theirs = (build("adamw", "int8", "stochastic", "stochastic", kernel) for kernel in ("pallas", "xla"))
+    found = {}
+    for tx in (ours, theirs):
+        chained = jadam.chain(clip, tx)
+        assert kernels(chained.step, grads, chained.init(params), params) == (3 if tx is ours else 0)
+        found[tx] = run(chained, params, [grads], "step")
+    assert_equal_but_for_rounding(found[ours], found[theirs])
+    chained = jadam.chain(reads, ours)
+    assert kernels(chained.step, grads, chained.init(params), params) == 0
 
 
 @pytest.mark.parametrize(("params", "by"), list(zip(PARAMS, itertools.cycle(["step", "update"]), strict=False)))
