@@ -31,7 +31,7 @@ def cast(x: Array, dtype: DTypeLike) -> Array:
     return x if x.dtype == dtype else x.astype(dtype)
 
 
-def is_integer(x: Any) -> bool:
+def holds_integers(x: Any) -> bool:
     """Whether an array counts, or says which: no arithmetic changes its dtype."""
     return jnp.issubdtype(x.dtype, jnp.integer)
 

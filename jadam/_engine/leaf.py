@@ -12,7 +12,7 @@ from jax import Array, lax
 
 from jadam._after_step import AfterStep
 from jadam._context import H
-from jadam._dtypes import cast, compute_dtype, decode, encode, full_dtype, full_products, is_integer
+from jadam._dtypes import cast, compute_dtype, decode, encode, full_dtype, full_products, holds_integers
 from jadam._engine import returned
 from jadam._engine.missed import Gap, missed
 from jadam._errors import BadValue
@@ -238,7 +238,7 @@ def encoded(
 ) -> Any:
     """A slot of a parameter of this dtype as its owner stores it."""
     noise = None if key is None else Noise(key, f"{owner}/{slot}", index)
-    full = value if is_integer(value) else cast(value, compute_dtype(dtype))
+    full = value if holds_integers(value) else cast(value, compute_dtype(dtype))
     return formats.codec(slot).encode(full, dtype, noise, tile, scales)
 
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from jadam._dtypes import cast, compute_dtype, decode, encode, full_dtype, is_complex, is_integer
+from jadam._dtypes import cast, compute_dtype, decode, encode, full_dtype, holds_integers, is_complex
 from jadam._storage.blocks import Int8Blocks, Tile, block_axis, scales_of
 from jadam._storage.rounding import Noise, round_stochastically
 
@@ -76,7 +76,7 @@ class SlotStorage(Storage, ABC):
             tile: what `x` is of the slot.
             scales: of the blocks, where they are known.
         """
-        if is_integer(x):
+        if holds_integers(x):
             return x
         if not self.compresses(x.shape if tile is None else tile.shape, dtype):
             return encode(x, full_dtype(dtype))
@@ -135,7 +135,7 @@ SCALES = ".scales"
 
 def decode_slot(stored: Any, dtype: DTypeLike) -> Array:
     """A slot of a parameter of this dtype in that of the arithmetic, whatever its format; integers as they are."""
-    if not isinstance(stored, Int8Blocks) and is_integer(stored):
+    if not isinstance(stored, Int8Blocks) and holds_integers(stored):
         return stored
     return cast(stored.decode() if isinstance(stored, Int8Blocks) else decode(stored), compute_dtype(dtype))
 
