@@ -84,5 +84,5 @@ def generalisation_figure(found: dict[str, dict[str, Any]], title: str) -> Figur
             axes.semilogx(rates[these], tests[these], style, marker=".", color=f"C{number}", label=f"{name}, decay {decay:g}")
         axes.errorbar(row["rate"], row["test"], row["deviation"], fmt="*", color=f"C{number}", ms=10, capsize=3)
     axes.set(xlabel="learning rate", ylabel="accuracy on the test set", title=title)
-    axes.legend(fontsize=6.5)
+    axes.legend(fontsize=6.5, handlelength=4)
     return figure

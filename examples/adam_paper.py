@@ -193,7 +193,7 @@ SIZES = {
     "mlp": Sizes(100, 32, 5),
     "cnn": Sizes(250, 32, 5),
     "vae": Sizes(400, 32, 7),
-    "generalisation": Sizes(500, 32, 4),
+    "generalisation": Sizes(1000, 32, 6),
 }
 
 
