@@ -47,7 +47,7 @@ def on_matrices(run_rules: Callable[[Program, Operands], Any], ready: Ready, upd
         program = Program(((rule, SlotFormats(), ""),), NEAREST, "between")
 
         def run(stack: Array, h: dict[str, Any], program: Program = program) -> Array:
-            return run_rules(program, Operands(stack, None, None, [{}], {}, [h], None))[0]
+            return run_rules(program, Operands(stack, None, None, [{}], {}, [h], None))[0][0]
 
         arrays, axes = [updates[i] for i in at], [ready.rules[i].matrices for i in at]
         of_all = _one_by_one if mesh is None else functools.partial(_together, mesh)
