@@ -61,18 +61,19 @@ Pair = tuple[Array, Array]
 @jax.jit
 def sums_of_squares(pairs: list[Pair], on_cpu: list[Pair | None]) -> list[Pair]:
     """Of two arrays of each leaf, so written that XLA computes them where the arrays are computed; on CPU as they are known."""
-    return lax.platform_dependent(pairs, on_cpu, cpu=_as_known, tpu=_apart, default=_row_by_row)
+    tpu, default = (lambda pairs, _, way=way: way(pairs) for way in (_apart, _row_by_row))
+    return lax.platform_dependent(pairs, on_cpu, cpu=_as_known, tpu=tpu, default=default)
 
 
 def _as_known(pairs: list[Pair], known: list[Pair | None]) -> list[Pair]:
     return [_whole(x, y) if sums is None else sums for (x, y), sums in zip(pairs, known, strict=True)]
 
 
-def _apart(pairs: list[Pair], _: Any) -> list[Pair]:
+def _apart(pairs: list[Pair]) -> list[Pair]:
     return [_whole(x, y) for x, y in pairs]
 
 
-def _row_by_row(pairs: list[Pair], _: Any) -> list[Pair]:
+def _row_by_row(pairs: list[Pair]) -> list[Pair]:
     # XLA for GPU puts one reduction into the kernel of a leaf, and no second one. It sums up rows there; what is left of
     # leaves with as many rows is summed up in one kernel. Of a vector it would copy the old parameter, in a kernel more: the
     # kernel of that leaf writes the squares, and those of vectors of a shape are summed up in one.
