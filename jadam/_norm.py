@@ -154,10 +154,21 @@ def grouped(arrays: Sequence[Array]) -> list[list[int]]:
 def summed(arrays: list[Array], axes: tuple[int, ...] | None = None) -> list[Array]:
     """The sum of each of some arrays of a kind along some axes, or all, in one reduction: one kernel."""
     axes = tuple(range(arrays[0].ndim)) if axes is None else axes
+    return _summed(arrays, axes)
+
+
+# JAX cannot differentiate a reduction of several arrays by some of them.
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _summed(arrays: list[Array], axes: tuple[int, ...]) -> list[Array]:
     if len(arrays) == 1:
         return [lax.reduce_sum(arrays[0], axes)]
     zeros = [np.zeros((), x.dtype) for x in arrays]
     return lax.reduce(arrays, zeros, lambda a, b: [lax.add(x, y) for x, y in zip(a, b, strict=True)], axes)
+
+
+@_summed.defjvp
+def _(axes: tuple[int, ...], primals: Any, tangents: Any) -> tuple[list[Array], list[Array]]:
+    return _summed(*primals, axes), [lax.reduce_sum(x, axes) for x in tangents[0]]
 
 
 def _in_two_passes(leaves: list[Array], known: Squares | None, dtype: Any) -> Squares:

@@ -29,6 +29,9 @@ from jadam._tables import Summands, numbered
 Mode = Literal["between", "update", "step"]
 """What becomes of an update: the next part's, in float32; the caller's; or the new parameter."""
 
+Measured = Literal["", "outside", "here"]
+"""Whether a wrapper sums over results: one further outside, or the one right around the row, which the sums are for."""
+
 
 class Program(NamedTuple):
     """What happens to a leaf, as far as its trace depends on it: rules with the storage of their slots and their names.
@@ -40,7 +43,7 @@ class Program(NamedTuple):
     landing: ParamStorage
     mode: Mode
     kernel: bool = False
-    measured: bool = False  # whether a wrapper sums over the result
+    measured: Measured = ""
     read: frozenset[tuple[int, str]] = frozenset()  # the slots that `prepare` has read, with the place of their rule
     length: int = 0  # of the table, where the leaf is some of its rows
 

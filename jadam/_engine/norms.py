@@ -61,9 +61,14 @@ Pair = tuple[Array, Array]
 
 
 @jax.jit
-def sums_of_squares(pairs: list[Pair]) -> list[Pair]:
-    """Of two arrays of each leaf, so written that XLA computes them where the arrays are computed."""
-    return lax.platform_dependent(pairs, cpu=_apart, tpu=_apart, default=_row_by_row)
+def sums_of_squares(pairs: list[Pair], on_cpu: list[Pair | None]) -> list[Pair]:
+    """Of two arrays of each leaf, so written that XLA computes them where the arrays are computed; on CPU as they are known."""
+    tpu, default = (lambda pairs, _, way=way: way(pairs) for way in (_apart, _row_by_row))
+    return lax.platform_dependent(pairs, on_cpu, cpu=_as_known, tpu=tpu, default=default)
+
+
+def _as_known(pairs: list[Pair], known: list[Pair | None]) -> list[Pair]:
+    return [_whole(x, y) if sums is None else sums for (x, y), sums in zip(pairs, known, strict=True)]
 
 
 def _apart(pairs: list[Pair]) -> list[Pair]:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jadam._engine.leaf import Operands, Program, Result, index_of, like, run, updated
+from jadam._engine.pieces import Sums, sums_in_pieces
 from jadam._engine.placement import on_automatic_axes
 from jadam._engine.tables import in_tables
 from jadam._shards import varying, varying_like
@@ -19,10 +20,10 @@ from jadam._storage.blocks import BLOCK, Int8Blocks, Tile, as_array, block_axis,
 from jadam._tables import without_padding
 
 
-def run_rules(program: Program, operands: Operands) -> Result:
-    """The rules on one array, traced once for each kind of array."""
+def run_rules(program: Program, operands: Operands) -> tuple[Result, Sums | None]:
+    """The rules on one array, traced once for each kind of array; and the sums of `sums_in_pieces`, where there are any."""
     if operands.summands is not None:
-        return in_tables(program, operands, run_rules)
+        return in_tables(program, operands, run_rules), None
     leaf = like(operands)
 
     def shardings() -> Any:
@@ -35,8 +36,10 @@ def run_rules(program: Program, operands: Operands) -> Result:
 
         read = of_what_is_read(program, operands)
         if fits(program, read):
-            return run_in_kernel(program, read, in_xla)
-    return in_xla(operands)
+            return run_in_kernel(program, read, in_xla), None
+    if (found := sums_in_pieces(program, operands)) is not None:
+        return found
+    return in_xla(operands), None
 
 
 def _in_xla(program: Program, operands: Operands) -> Result:

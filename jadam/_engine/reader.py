@@ -11,7 +11,7 @@ from jax import Array
 
 from jadam._dtypes import cast, compute_dtype, decode, encode
 from jadam._engine import checks, parts, returned
-from jadam._engine.leaf import Mode, Operands, Program, needs_params
+from jadam._engine.leaf import Measured, Mode, Operands, Program, needs_params
 from jadam._engine.missed import Gap
 from jadam._engine.norms import Norms
 from jadam._engine.owners import Collected, Table
@@ -34,21 +34,22 @@ class Step(NamedTuple):
     run_rules: Callable[[Program, Operands], Any]  # under `jit`
     ids: Mapping[int, Array]  # by leaf, the rows of tables of which there are gradients of these alone
     rate: Array | None = None  # by which wrappers around a row multiply its learning rates
-    measured: bool = False  # whether a wrapper around a row sums over its results
+    measured: Measured = ""
     gaps: Mapping[int, Gap] = MappingProxyType({})  # by leaf, how many steps its rows missed, to be caught up with
     collected: Mapping[int, Collected] = MappingProxyType({})  # by leaf, the tables of which a wrapper collects rows
     tables: Mapping[int, Table] = MappingProxyType({})  # by leaf, those that a kernel may write where they are; in no wrapper
 
 
 class Done(NamedTuple):
-    """What a row makes, by leaf: updates or new parameters, the residues of these; the state of its parts; and of tables of
-    which a wrapper has collected rows, which they are.
+    """What a row makes, by leaf: updates or new parameters, the residues of these; the state of its parts; of tables of which
+    a wrapper has collected rows, which they are; and sums that were made with the parameters.
     """
 
     updates: dict[int, Array]
     residues: dict[int, dict[str, Array]]
     state: OptState
     ids: dict[int, Array]
+    sums: dict[int, tuple[Array, Array]]
 
 
 class Ready(NamedTuple):

@@ -57,7 +57,7 @@ class Row(Reader):
         self.t: Any = None if state.count is None else following(state.count)
         self.new = OptState(self.t, {}, {}, {}, {})
         self.pending: list[Ready] = []
-        self.ids: dict[int, Array] = {}  # of tables of which a wrapper in this row has collected rows
+        self.ids, self.sums = dict[int, Array](), dict[int, tuple[Array, Array]]()  # as `Done` has them
         self.written: Written = set()  # by part and leaf, which results are whole tables
 
     @functools.cached_property  # traced only where something is rounded by chance
@@ -81,7 +81,7 @@ class Row(Reader):
             else:
                 self._prepare(placed, placed.rule)
         self._flush(self.mode, landed)
-        return Done(self.updates, self.residues, self.new, self.ids)
+        return Done(self.updates, self.residues, self.new, self.ids, self.sums)
 
     def _h(self, placed: Placed) -> dict[str, Any]:
         """Hyperparameters as a rule reads them in `h`."""
@@ -163,7 +163,8 @@ class Row(Reader):
             if i in self.step.tables:
                 operands, where = in_place(self.step, mode, i, ready, operands, self.given[i])
                 self.written |= where
-            self.updates[i], slots, residue = self.step.run_rules(program, operands)
+            (self.updates[i], slots, residue), sums = self.step.run_rules(program, operands)
+            self.sums |= {} if sums is None else {i: sums}
             if mode != "between":
                 self.residues[i] = residue
             for one, new in zip(ready, slots, strict=True):
@@ -197,7 +198,7 @@ class Row(Reader):
         residues = {i: self.residues[i] for i in at}
 
         of = Ready(placed, {}, stored, {})
-        still = windows.at_rest(self.step, Done({i: self._still(i, mode) for i in at}, residues, inner, {}))
+        still = windows.at_rest(self.step, Done({i: self._still(i, mode) for i in at}, residues, inner, {}, {}))
         full = [self.full(i, self.updates[i]) for i in at]
 
         def run(
@@ -211,8 +212,8 @@ class Row(Reader):
             own = zip(at, returned.updates(wrapper, updates, len(at)), full, strict=True)
             # What is handed on unchanged stays as it is stored: its norm is known, and no cast of it is written to memory.
             given = {i: self.updates[i] if u is x else self._handed_on(i, u) for i, u, x in own}
-            step = self.step._replace(extra={**self.step.extra, **extra}, measured=measured or self.step.measured, tables={})
-            step = step._replace(gaps=dict(zip(at, gaps, strict=False)))  # of none mostly
+            step = self.step._replace(extra={**self.step.extra, **extra}, gaps=dict(zip(at, gaps, strict=False)), tables={})
+            step = step._replace(measured="here" if measured else step.measured and "outside")
             if rate is not None:
                 checks.rate_inside(placed)
                 step = step._replace(rate=rate if step.rate is None else rate * step.rate)
@@ -228,7 +229,8 @@ class Row(Reader):
             return done._replace(state=done.state._replace(count=jnp.zeros_like(inner.count), slots=slots, scalars=scalars))
 
         def moved(done: Done) -> list[tuple[Array, Array]]:
-            return sums_of_squares([self.moved_of(i, done, p, mode) for i, p in zip(at, self.own_params(of), strict=True)])
+            pairs = [self.moved_of(i, done, p, mode) for i, p in zip(at, self.own_params(of), strict=True)]
+            return sums_of_squares(pairs, [done.sums.get(i) for i in at])
 
         columns = {name: [decoded(stored[i].get(name), plan.dtype_of(i)) for i in at] for name in together(names)}
         inside = Inside(

@@ -115,7 +115,7 @@ def _run(run_rules: Callable[[Program, Operands], Any], rule: Any, columns: Colu
     u, names = columns[0], _names(rule, columns[0])
     program = Program(((rule, SlotFormats(), ""),), NEAREST, "between")
     slots = dict(zip(names, columns[1:], strict=True))
-    u, [slots], _ = run_rules(program, Operands(u, None, None, [slots], {}, [h], None))
+    (u, [slots], _), _ = run_rules(program, Operands(u, None, None, [slots], {}, [h], None))
     return [u, *(slots[name] for name in names)]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 
@@ -11,7 +12,7 @@ from jadam._engine.leaf import Operands, Program, Result
 from jadam._engine.owners import gathered, scattered
 
 
-def in_tables(program: Program, operands: Operands, run_rules: Callable[[Program, Operands], Result]) -> Result:
+def in_tables(program: Program, operands: Operands, run_rules: Callable[[Program, Operands], tuple[Result, Any]]) -> Result:
     """The rules on rows of tables, which are read and written where they are, in a kernel if that can compute them."""
 
     def in_xla(operands: Operands) -> Result:
@@ -19,7 +20,7 @@ def in_tables(program: Program, operands: Operands, run_rules: Callable[[Program
         assert ids is not None
         p, slots, residue = jax.tree.map(lambda table: gathered(table, ids), tables)
         own = operands._replace(p=p, slots=slots, residue=residue, summands=None)
-        new, *kept = run_rules(program._replace(kernel=False), own)
+        (new, *kept), _ = run_rules(program._replace(kernel=False), own)
         place = functools.partial(jax.tree.map, lambda table, rows: scattered(table, ids, rows))
         slots, residue = place(tables[1], kept[0]), tables[2] if program.mode == "between" else place(tables[2], kept[1])
         return place(tables[0], new) if program.mode == "step" else new, slots, residue
