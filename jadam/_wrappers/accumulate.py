@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import jax.numpy as jnp
 from jax import Array
 
+from jadam._annotations import AxisName
 from jadam._chain import TransformationLike, builder, not_ours, wrap
 from jadam._engine.plan import Placed, Plan
 from jadam._engine.windows import collectors
@@ -41,6 +42,7 @@ class Accumulate(Wrapper):
     nonfinite: Literal["drop", "drop_window", "keep"] = "drop"
     how: Literal["loop", "cond"] = "loop"
     rows: Annotated[RoomLike, Rooms()] = None
+    axis_name: AxisName = None
     flushes: bool = False  # as one step of `flush` has it: the window ends, and there is no micro-batch
 
     exact: ClassVar[tuple[str, ...]] = ("ids", "weights")
@@ -150,6 +152,7 @@ def accumulate(
     nonfinite: Literal["drop", "drop_window", "keep"] = "drop",
     how: Literal["loop", "cond"] = "loop",
     rows: RoomLike = None,
+    axis_name: AxisName = None,
 ) -> GradientTransformation:
     """Makes one step of a transformation for several micro-batches: the gradient of a batch that does not fit into memory.
 
@@ -183,6 +186,7 @@ def accumulate(
             micro-batch counts the rows that it touches. `[(match("**/table"), 4 * 4096)]` says so for tables by masks, the
             first that selects one; a number alone is for all parameters. Ids and values of the window are kept then, and no
             mean as large as the table. If there is no room for all, the step is NaN. No parameter may be complex then.
+        axis_name: as in `guard`: inside `jax.shard_map` all devices leave out a micro-batch together.
 
     Raises:
         ValueError: an argument is out of its range; from `update`, the weight is out of its range, or the gradient of a
@@ -199,7 +203,7 @@ def accumulate(
         >>> params["w"], jadam.has_updated(state)
         (Array([0., 0.], dtype=float32), Array(True, dtype=bool))
     """
-    return wrap(Accumulate(every, reduction, nonfinite, how, rows), tx)
+    return wrap(Accumulate(every, reduction, nonfinite, how, rows, axis_name), tx)
 
 
 def _kept(state: PyTree) -> dict[str, Array]:
