@@ -43,8 +43,7 @@ def fits(program: Program, operands: Operands) -> bool:
     narrow = not any(x.dtype in (jnp.float64, jnp.float16) for x in jax.tree.leaves(operands))
     # In arrays of up to 4 GiB Pallas counts elements in 32 bits, of which one is a sign.
     near = not any(2**31 <= x.size <= 2**32 // x.dtype.itemsize for x in own)
-    placed = AxisType.Explicit not in jax.typeof(table).sharding.mesh.axis_types
-    return program.elementwise and table.dtype in (jnp.float32, jnp.bfloat16) and alike and narrow and near and placed
+    return program.elementwise and table.dtype in (jnp.float32, jnp.bfloat16) and alike and narrow and near
 
 
 def _scales(shape: tuple[int, ...]) -> tuple[int, ...]:

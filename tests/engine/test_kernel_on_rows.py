@@ -34,7 +34,7 @@ def rows(shape, distinct=False, dtype="float32"):
     """Of 17 rows at most, with padding; if they are not distinct, out of order, and one of them twice at least."""
     n = min(17, shape[0])
     ids = RNG.choice(shape[0] + 3, n, replace=False)
-    ids = np.sort(ids) if distinct else np.concatenate([ids, ids[:5], ids[:1]])
+    ids = np.sort(ids) if distinct else np.concatenate([ids, ids[:6], ids[:1]])
     return Rows(jnp.asarray(ids, "int32"), numbers((len(ids), *shape[1:]), dtype), distinct=distinct)
 
 
@@ -168,12 +168,16 @@ def test_each_device_computes_the_rows_that_it_has(spec, kind):
     tx = build(CLIPPED, "bfloat16", "stochastic", "stochastic")
     expected = tx.step(grads, tx.init(params), params)
     with jax.set_mesh(mesh):
-        placed = {"table": jax.device_put(params["table"], NamedSharding(mesh, PartitionSpec(*spec)))}
+        place = lambda x, *spec: jax.device_put(x, NamedSharding(mesh, PartitionSpec(*spec)))  # noqa: E731
+        spread = {"table": Rows(place(grads["table"].ids, "model"), place(grads["table"].values, None, "data"))}
+        placed = {"table": place(params["table"], *spec)}
         state = tx.init(placed)
         program = jax.jit(tx.step).lower(grads, state, placed).compile().as_text()
         found = tx.step(grads, state, placed)
         updates, after = tx.update(grads, state, placed)
+        of_spread = tx.step(spread, state, placed)
     assert_equal_but_for_rounding(jax.device_get(found), expected)
+    assert_equal_but_for_rounding(jax.device_get(of_spread), expected)
     assert_equal_but_for_rounding(jax.device_get((jadam.apply_updates(placed, updates), after)), expected)
     for x in (found[0]["table"], found[1].slots["adam"]["mu"]["table"]):
         assert x.sharding.is_equivalent_to(placed["table"].sharding, 2)
