@@ -22,7 +22,7 @@ from jax.experimental.custom_partitioning import custom_partitioning
 from jax.experimental.pallas import triton
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from jadam._engine.kernel import as_number, from_number, one_key, placed, unless_transformed
+from jadam._engine.kernel import as_number, can_be_counted, from_number, one_key, placed, unless_transformed
 from jadam._engine.leaf import Operands, Program, Result, like, run
 from jadam._engine.view import View, power_of_two, spread, whole
 from jadam._storage.blocks import BLOCK, Tile, block_axis
@@ -41,9 +41,7 @@ def fits(program: Program, operands: Operands) -> bool:
     shapes = {table.shape} | ({_scales(table.shape)} if in_blocks and block_axis(table.shape) == -2 else set())
     alike = all(x.shape in shapes for x in own) and all(x.shape == () for x in scalars)
     narrow = not any(x.dtype in (jnp.float64, jnp.float16) for x in jax.tree.leaves(operands))
-    # In arrays of up to 4 GiB Pallas counts elements in 32 bits, of which one is a sign.
-    near = not any(2**31 <= x.size <= 2**32 // x.dtype.itemsize for x in own)
-    return program.elementwise and table.dtype in (jnp.float32, jnp.bfloat16) and alike and narrow and near
+    return program.elementwise and table.dtype in (jnp.float32, jnp.bfloat16) and alike and narrow and can_be_counted(own)
 
 
 def _scales(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -66,6 +66,15 @@ def test_what_a_kernel_computes():
     assert count(build(CLIPPED), half) == 0
 
 
+def test_what_triton_could_not_count():
+    """Elements of 8 bits between 2 and 4 GiB: their places would be negative. Of more, Pallas counts in 64 bits."""
+    tx, ids = build(jadam.sgd(0.1, momentum=0.9), "int8"), jnp.arange(2)
+    for columns, count in ((30, 2), (40, 0), (70, 2)):
+        table = jax.ShapeDtypeStruct((10**6, 64, columns), jnp.float32)
+        grads = Rows(ids, jnp.ones((2, 64, columns)))
+        assert kernels(tx.step, grads, jax.eval_shape(tx.init, table), table) == count
+
+
 @pytest.mark.parametrize(
     ("shapes", "by", "distinct"),
     [
