@@ -84,7 +84,7 @@ def must_move(row, dtype, tx):
         ((64,), "float32", {}),
         ((100,), "float32", {"state": "bfloat16", "min_size": 1}),
         ((128,), "bfloat16", {"state": "bfloat16", "params": "remainder", "min_size": 1}),
-        ((64, 50), "bfloat16", {"state": "int8", "params": "stochastic", "min_size": 1}),
+        ((64, 30), "bfloat16", {"state": "int8", "params": "stochastic", "min_size": 1}),
     ],
 )
 def test_a_kernel_on_an_h100_moves_what_it_must(row, dtype, formats, distinct):
@@ -104,15 +104,16 @@ def test_a_kernel_on_an_h100_moves_what_it_must(row, dtype, formats, distinct):
 
 
 @elsewhere
-@pytest.mark.parametrize(("distinct", "limit"), [(True, 1.5), (False, 1.9)])
-def test_a_clip_before_a_kernel(distinct, limit):
+@pytest.mark.parametrize(("distinct", "limit", "in_xla"), [(True, 1.45, 2.3), (False, 1.85, 2.66)])
+def test_a_clip_before_a_kernel(distinct, limit, in_xla):
     """Its norm is of summed rows: XLA sums them for that, and writes the sums to memory."""
     tx = jadam.chain(jadam.clip_by_global_norm(1.0), jadam.adam(1e-3))
     by_xla, by_kernel = (
         cost_of(program("h100", 64, distinct, tx=one), rows=(LENGTH, TOUCHED)).moved / (4 * TOUCHED * (7 * 64 + 1))
         for one in (tx, in_kernel(tx))
     )
-    assert by_kernel <= limit <= by_xla - 1
+    assert by_kernel <= limit
+    assert abs(by_xla - 3 * 64 / (7 * 64 + 1) - in_xla) <= 0.02  # but for operands of the scatters
 
 
 @elsewhere

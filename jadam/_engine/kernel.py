@@ -35,7 +35,13 @@ def fits(program: Program, operands: Operands) -> bool:
     alike = all(x.ndim == leaf.ndim and x.shape[-1:] == leaf.shape[-1:] for x in jax.tree.leaves(arrays))
     wide = any(x.dtype in (jnp.float64, jnp.float16) for x in jax.tree.leaves((arrays, shared)))
     matrices = leaf.ndim > 1 and block_axis(leaf.shape) == -2 and leaf.dtype in (jnp.float32, jnp.bfloat16)
-    return program.elementwise and matrices and alike and not wide and all(x.shape == () for x in jax.tree.leaves(shared[0]))
+    scalars = all(x.shape == () for x in jax.tree.leaves(shared[0]))
+    return program.elementwise and matrices and alike and scalars and not wide and can_be_counted(jax.tree.leaves(arrays))
+
+
+def can_be_counted(arrays: Sequence[Array]) -> bool:
+    """Whether Triton finds all their elements: Pallas counts those of up to 4 GiB in 32 bits, of which one is then a sign."""
+    return not any(isinstance(x.size, int) and 2**31 <= x.size <= 2**32 // x.dtype.itemsize for x in arrays)
 
 
 def of_what_is_read(program: Program, operands: Operands) -> Operands:

@@ -22,24 +22,26 @@ from jax.experimental.custom_partitioning import custom_partitioning
 from jax.experimental.pallas import triton
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from jadam._engine.kernel import as_number, from_number, one_key, placed, unless_transformed
+from jadam._engine.kernel import as_number, can_be_counted, from_number, one_key, placed, unless_transformed
 from jadam._engine.leaf import Operands, Program, Result, like, run
 from jadam._engine.view import View, power_of_two, spread, whole
 from jadam._storage.blocks import BLOCK, Tile, block_axis
 
 ELEMENTS = 2048
-"""Of the gradient that a program of the grid reads at once: 16 of each array a thread, of 4 warps."""
+"""Of the gradient, read at once where a program of the grid sums it: 16 for each thread of 4 warps. Of other arrays a quarter,
+or a block: rows are far apart, and of small programs more are on their way.
+"""
 
 
 def fits(program: Program, operands: Operands) -> bool:
     """Whether a kernel can compute rows of a table: rules that look at elements alone, on tables in 32 or 16 bits."""
-    table, others = like(operands), (operands.p, operands.slots, operands.residue)
-    in_blocks = any(x.shape != table.shape for x in jax.tree.leaves(others))
+    table, scalars = like(operands), jax.tree.leaves(operands.hs)
+    own = jax.tree.leaves((operands.p, operands.slots, operands.residue))
+    in_blocks = any(x.shape != table.shape for x in own)
     shapes = {table.shape} | ({_scales(table.shape)} if in_blocks and block_axis(table.shape) == -2 else set())
-    alike = all(x.shape in shapes for x in jax.tree.leaves(others))
-    wide = any(x.dtype in (jnp.float64, jnp.float16) for x in jax.tree.leaves(operands))
-    alone = table.dtype in (jnp.float32, jnp.bfloat16) and AxisType.Explicit not in jax.typeof(table).sharding.mesh.axis_types
-    return program.elementwise and alike and alone and not wide and all(x.shape == () for x in jax.tree.leaves(operands.hs))
+    alike = all(x.shape in shapes for x in own) and all(x.shape == () for x in scalars)
+    narrow = not any(x.dtype in (jnp.float64, jnp.float16) for x in jax.tree.leaves(operands))
+    return program.elementwise and table.dtype in (jnp.float32, jnp.bfloat16) and alike and narrow and can_be_counted(own)
 
 
 def _scales(shape: tuple[int, ...]) -> tuple[int, ...]:

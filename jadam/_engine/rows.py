@@ -11,8 +11,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.sharding import AxisType
 
 from jadam._engine import checks
 from jadam._engine.leaf import Mode, Operands
@@ -62,7 +64,9 @@ class Tables(NamedTuple):
         for one in plan.all:
             _check_part(plan, one, state, [i for i in one.at if i in found])
         whole = {i: params[i] for i in found}
-        by_kernel = {i for one in plan.all for i in one.at if one.formats.kernel == "pallas"} & set(found)
+        by_kernel = {i for one in plan.all for i in one.at if one.formats.kernel == "pallas" and i in found}
+        # Where types say how arrays are placed, each device has its own ids, and XLA's kernels.
+        by_kernel = {i for i in by_kernel if AxisType.Explicit not in jax.typeof(whole[i]).sharding.mesh.axis_types}
         rows = {i: summed_rows(whole[i], rows) for i, rows in found.items()}
         return cls(plan, whole, rows, {i: _summands(found[i], len(whole[i])) for i in by_kernel}, own)
 
