@@ -44,17 +44,6 @@ def can_be_counted(arrays: Sequence[Array]) -> bool:
     return not any(isinstance(x.size, int) and 2**31 <= x.size <= 2**32 // x.dtype.itemsize for x in arrays)
 
 
-def of_what_is_read(program: Program, operands: Operands) -> Operands:
-    """The operands of a leaf without arrays that rules share and do not read there, such as a history of norms."""
-    shared, treedef = jax.tree.flatten(operands.hs)
-    if all(x.shape == () for x in shared):
-        return operands
-    trace = jax.make_jaxpr(lambda shared: run(program, operands._replace(hs=treedef.unflatten(shared))))(shared).jaxpr
-    read = {id(x) for x in (*(x for equation in trace.eqns for x in equation.invars), *trace.outvars)}
-    left = [x if x.shape == () or id(name) in read else None for x, name in zip(shared, trace.invars, strict=True)]
-    return operands._replace(hs=treedef.unflatten(left))
-
-
 def run_in_kernel(program: Program, operands: Operands, in_xla: Callable[[Operands], Result]) -> Result:
     """The rules on one array, as a kernel; in XLA where it is differentiated, or there are many under `vmap`."""
     results = jax.tree.structure((like(operands), operands.slots, operands.residue))
