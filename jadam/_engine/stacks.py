@@ -159,7 +159,7 @@ def _cut(stack: Array, lengths: list[int]) -> list[Array]:
 
 # Matrices (rows, k rows) and (k rows, rows) go in one exchange, as the same arrays of squares: which axis of an array is spread
 # over devices stays so. Each device then tells them apart. Where all arrays are spread along their first axis, nothing else is
-# exchanged; else the tall ones are, once.
+# exchanged; where one kind is, the other is once more; where none is, XLA gathers the stack.
 
 
 def _wide_and_tall(mesh: Any, run: Run, blocks: list[Array], h: dict[str, Any]) -> list[Array]:

@@ -273,7 +273,9 @@ CALLS = {
         jadam.accumulate(None, 2)
     ),
     "accumulate: tx is the function adam; call it: adam(...).": lambda: jadam.accumulate(jadam.adam, 2),
-    "accumulate: every must be given; it accepts tx, every, reduction, nonfinite, how, rows.": lambda: jadam.accumulate(TX),
+    "accumulate: every must be given; it accepts tx, every, reduction, nonfinite, how, rows, axis_name.": lambda: (
+        jadam.accumulate(TX)
+    ),
     "accumulate(every=0): every must be an integer in [1, 2**24].": lambda: jadam.accumulate(TX, 0),
     "accumulate(every=1.5): every must be an integer in [1, 2**24].": lambda: jadam.accumulate(TX, 1.5),
     "accumulate(every=inf): every must be an integer in [1, 2**24].": lambda: jadam.accumulate(TX, float("inf")),
