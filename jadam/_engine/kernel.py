@@ -21,6 +21,7 @@ from jax.experimental.pallas import tpu as mosaic
 from jax.experimental.pallas import triton
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from jadam._engine.in_kernel import as_number, can_be_counted, from_number, one_key
 from jadam._engine.leaf import Operands, Program, Result, like, run
 from jadam._errors import BadValue
 from jadam._storage.blocks import BLOCK, Tile, block_axis
@@ -39,9 +40,15 @@ def fits(program: Program, operands: Operands) -> bool:
     return program.elementwise and matrices and alike and scalars and not wide and can_be_counted(jax.tree.leaves(arrays))
 
 
-def can_be_counted(arrays: Sequence[Array]) -> bool:
-    """Whether Triton finds all their elements: Pallas counts those of up to 4 GiB in 32 bits, of which one is then a sign."""
-    return not any(isinstance(x.size, int) and 2**31 <= x.size <= 2**32 // x.dtype.itemsize for x in arrays)
+def of_what_is_read(program: Program, operands: Operands) -> Operands:
+    """The operands of a leaf without arrays that rules share and do not read there, such as a history of norms."""
+    shared, treedef = jax.tree.flatten(operands.hs)
+    if all(x.shape == () for x in shared):
+        return operands
+    trace = jax.make_jaxpr(lambda shared: run(program, operands._replace(hs=treedef.unflatten(shared))))(shared).jaxpr
+    read = {id(x) for x in (*(x for equation in trace.eqns for x in equation.invars), *trace.outvars)}
+    left = [x if x.shape == () or id(name) in read else None for x, name in zip(shared, trace.invars, strict=True)]
+    return operands._replace(hs=treedef.unflatten(left))
 
 
 def run_in_kernel(program: Program, operands: Operands, in_xla: Callable[[Operands], Result]) -> Result:
@@ -193,21 +200,6 @@ class _Kernel(NamedTuple):
                 ref[...] = x
             else:
                 triton.store(ref, x, mask=mask_of(ref))
-
-
-def as_number(x: Array) -> Array:
-    """A scalar, or a key of two words, as a row of numbers: every compiler can load these."""
-    return (x.astype(jnp.int32) if x.dtype == bool else x).reshape(1, -1)
-
-
-def from_number(ref: Any, of: Any) -> Any:
-    """The inverse, in a kernel; of the type that it had."""
-    return (ref[0, 0], ref[0, 1]) if of.shape else ref[0, 0] != 0 if of.dtype == bool else ref[0, 0]
-
-
-def one_key(keys: Any) -> Any:
-    """The words of the keys of step and leaf together."""
-    return None if keys is None else (tuple(lax.bitwise_xor(a, b) for a, b in zip(*keys, strict=True)),)
 
 
 def _on_devices(program: Program, operands: Operands) -> list[Array]:

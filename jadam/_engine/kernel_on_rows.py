@@ -22,7 +22,8 @@ from jax.experimental.custom_partitioning import custom_partitioning
 from jax.experimental.pallas import triton
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from jadam._engine.kernel import as_number, can_be_counted, from_number, one_key, placed, unless_transformed
+from jadam._engine.in_kernel import as_number, can_be_counted, from_number, one_key
+from jadam._engine.kernel import placed, unless_transformed
 from jadam._engine.leaf import Operands, Program, Result, like, run
 from jadam._engine.view import View, power_of_two, spread, whole
 from jadam._storage.blocks import BLOCK, Tile, block_axis

@@ -32,25 +32,14 @@ def run_rules(program: Program, operands: Operands) -> tuple[Result, Sums | None
     in_xla = on_automatic_axes(functools.partial(_in_xla, program), leaf, shardings)
     # Inside `shard_map`, Pallas would have to be told how the results differ between devices.
     if program.kernel and operands.gap is None and operands.ids is None and not varying(leaf):
-        from jadam._engine.kernel import fits, run_in_kernel  # here, since Pallas takes long to import
+        from jadam._engine.kernel import fits, of_what_is_read, run_in_kernel  # here, since Pallas takes long to import
 
-        read = _of_what_is_read(program, operands)
+        read = of_what_is_read(program, operands)
         if fits(program, read):
             return run_in_kernel(program, read, in_xla), None
     if (found := sums_in_pieces(program, operands)) is not None:
         return found
     return in_xla(operands), None
-
-
-def _of_what_is_read(program: Program, operands: Operands) -> Operands:
-    """The operands of a leaf without arrays that rules share and do not read there, such as a history of norms."""
-    shared, treedef = jax.tree.flatten(operands.hs)
-    if all(x.shape == () for x in shared):
-        return operands
-    trace = jax.make_jaxpr(lambda shared: run(program, operands._replace(hs=treedef.unflatten(shared))))(shared).jaxpr
-    read = {id(x) for x in (*(x for equation in trace.eqns for x in equation.invars), *trace.outvars)}
-    left = [x if x.shape == () or id(name) in read else None for x, name in zip(shared, trace.invars, strict=True)]
-    return operands._replace(hs=treedef.unflatten(left))
 
 
 def _in_xla(program: Program, operands: Operands) -> Result:

@@ -15,17 +15,25 @@ from jadam._engine.owners import gathered, scattered
 def in_tables(program: Program, operands: Operands, run_rules: Callable[[Program, Operands], tuple[Result, Any]]) -> Result:
     """The rules on rows of tables, which are read and written where they are, in a kernel if that can compute them."""
 
-    def in_xla(operands: Operands) -> Result:
+    def rows_of(operands: Operands) -> Operands:
         tables, ids = (operands.p, operands.slots, operands.residue), operands.ids
         assert ids is not None
         p, slots, residue = jax.tree.map(lambda table: gathered(table, ids), tables)
-        own = operands._replace(p=p, slots=slots, residue=residue, summands=None)
-        (new, *kept), _ = run_rules(program._replace(kernel=False), own)
+        return operands._replace(p=p, slots=slots, residue=residue, summands=None)
+
+    def in_xla(operands: Operands) -> Result:
+        (new, *kept), _ = run_rules(program._replace(kernel=False), rows_of(operands))
+        ids = operands.ids
+        assert ids is not None
         place = functools.partial(jax.tree.map, lambda table, rows: scattered(table, ids, rows))
-        slots, residue = place(tables[1], kept[0]), tables[2] if program.mode == "between" else place(tables[2], kept[1])
-        return place(tables[0], new) if program.mode == "step" else new, slots, residue
+        residue = operands.residue if program.mode == "between" else place(operands.residue, kept[1])
+        return place(operands.p, new) if program.mode == "step" else new, place(operands.slots, kept[0]), residue
 
-    from jadam._engine.kernel_on_rows import fits, run_in_kernel  # here, since Pallas takes long to import
+    if program.kernel:
+        from jadam._engine.kernel import of_what_is_read  # here, since Pallas takes long to import
+        from jadam._engine.kernel_on_rows import fits, run_in_kernel
 
-    in_kernel = program.kernel and fits(program, operands)
-    return run_in_kernel(program, operands, in_xla) if in_kernel else in_xla(operands)
+        read = operands._replace(hs=of_what_is_read(program, rows_of(operands)).hs)
+        if fits(program, read):
+            return run_in_kernel(program, read, in_xla)
+    return in_xla(operands)

@@ -62,6 +62,8 @@ def test_what_a_kernel_computes():
 
     assert count(build(CLIPPED)) == count(build(CLIPPED), by="update") == 2 * len(params)
     assert count(build(CLIPPED, kernel="xla")) == count(jadam.guard(build(jadam.adam(1e-2)))) == 0
+    after_history = jadam.chain(jadam.percentile_clip(percentile=50, history=4), build(jadam.adam(1e-2)))
+    assert count(after_history) == 2 * len(params)
     half = jax.tree.map(lambda x: x.astype(jnp.float16), params)
     assert count(build(CLIPPED), half) == 0
 
