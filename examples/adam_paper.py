@@ -190,7 +190,7 @@ PARTS = (logistic, imdb, mlp, cnn, vae, generalisation)
 SIZES = {
     "logistic": Sizes(1000, 128, 7),
     "imdb": Sizes(300, 128, 7),
-    "mlp": Sizes(100, 32, 5),
+    "mlp": Sizes(300, 32, 5),
     "cnn": Sizes(250, 32, 5),
     "vae": Sizes(400, 32, 7),
     "generalisation": Sizes(1000, 32, 6),
