@@ -114,9 +114,8 @@ class Int8Blocks(NamedTuple):
     def encode(cls, x: Array, chance: Array | None, scales: Array) -> Int8Blocks:
         """An array, or blocks, by its scales."""
         x = lax.stop_gradient(x)
-        scales = jnp.where(lax.abs(scales) < _least(x.dtype), 0, scales)
         # Of an eighth, since the reciprocals of the largest floats are zero.
-        inverse = _spread(1 / jnp.where(scales == 0, 1, scales / 8), x.shape)
+        inverse = _spread(1 / jnp.where(lax.abs(scales) < _least(x.dtype), 1, scales / 8), x.shape)
         part = lax.min(lax.abs(x / 8 * inverse), np.ones((), x.dtype))
         one_sided = _one_sided(part, inverse)
         root = jnp.sqrt(jnp.sqrt(part))
@@ -179,10 +178,11 @@ def _power(x: Array, one_sided: Array) -> Array:
 def scales_of(x: Array, inside: Array | None = None, in_kernel: bool = False) -> Array:
     """The scales of blocks, of which some elements may not count."""
     x = lax.stop_gradient(x)
-    size = lax.abs(x)
-    alone = lax.select(x < 0, size, -size)  # of each element alone, also of -0.0, which is not negative
+    # Of each element alone; of a tiny one only the sign counts.
+    zero, sign = jnp.full_like(x, -0.0), jnp.full_like(x, jnp.finfo(x.dtype).tiny)
+    alone = lax.select(lax.abs(x) < _least(x.dtype), lax.select(x < 0, sign, zero), -x)
     if inside is not None:
-        alone = lax.select(inside, alone, jnp.full_like(x, -0.0))
+        alone = lax.select(inside, alone, zero)
     return _by_extremes(alone) if in_kernel else lax.platform_dependent(alone, tpu=_by_extremes, default=_by_halves)
 
 
