@@ -142,7 +142,7 @@ class Int8Blocks(NamedTuple):
 
 
 def _as_int8(code: Array) -> Array:
-    """Whole numbers of floats: beside 1.5 * 2^23 they are the lowest bits. To convert them takes a CPU four times as long."""
+    """Whole numbers of floats: beside 1.5 * 2^23 they are the lowest bits. A CPU takes longer to convert them."""
     beside = cast(code, jnp.float32) + np.float32(1.5 * 2**23)
     return lax.bitcast_convert_type(beside, jnp.int32).astype(jnp.int8)
 
