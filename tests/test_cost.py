@@ -117,9 +117,14 @@ def test_a_guarded_step_on_cpu_is_a_branch():
 
 @pytest.mark.skipif(jax.__version_info__ < (0, 10), reason="before, XLA for CPU wrote out the squares of any norm")
 def test_a_watched_step_on_cpu_copies_no_parameter():
-    """It copied the old parameters, 4 bytes of temporary memory, and took 2.5 times as long as a clipped step."""
+    """It copied the old parameters, 4 bytes of temporary memory, and took 2.5 times as long as a clipped step.
+
+    The sums come before the parameter is written: of the moments and the parameter (12), and of the parameter alone (4).
+    Squares are added to each other in eighths of the array, which are written and read (1).
+    """
     found = measured("cpu", jadam.monitor(clipped_adamw(jadam)), MATRIX, by="step")
-    assert found.temporary <= 0.08
+    assert found.temporary <= 0.51
+    assert found.moved <= 44 + 12 + 4 + 1 + 0.1
     assert found.conditionals == 0
 
 

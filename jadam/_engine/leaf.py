@@ -206,11 +206,17 @@ def _in_one_fusion(out: Array, others: list[Array], hs: Any) -> Array:
     never, alike = _never(hs), [x for x in others if x.shape == out.shape]
     if never is None or not alike:
         return out
+    return lax.platform_dependent(never, out, *alike, tpu=_depending, default=lambda never, out, *_: out)
 
-    def dependent(never: Array, out: Array, *alike: Array) -> Array:
-        return functools.reduce(lambda found, x: lax.select(never, cast(x, found.dtype), found), alike, out)
 
-    return lax.platform_dependent(never, out, *alike, tpu=dependent, default=lambda never, out, *_: out)
+def _depending(never: Array, out: Array, *others: Array) -> Array:
+    return functools.reduce(lambda found, x: lax.select(never, cast(x, found.dtype), found), others, out)
+
+
+def after(out: Array, scalar: Array, hs: Any) -> Array:
+    """The result, so that XLA computes it when it has the scalar."""
+    never = _never(hs)
+    return out if never is None else _depending(never, out, lax.full_like(out, scalar))
 
 
 def _in_the_fusion_of(out: Array, slots: list[dict[str, Any]], hs: Any) -> list[dict[str, Any]]:

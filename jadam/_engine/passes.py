@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jadam._engine.leaf import Operands, Program, Result, index_of, like, run, updated
-from jadam._engine.pieces import Sums, sums_in_pieces
 from jadam._engine.placement import on_automatic_axes
+from jadam._engine.sums import Sums, run_with_sums
 from jadam._engine.tables import in_tables
 from jadam._shards import varying, varying_like
 from jadam._storage.blocks import BLOCK, Int8Blocks, Tile, as_array, block_axis, in_blocks, joined, scales_of
@@ -21,7 +21,7 @@ from jadam._tables import without_padding
 
 
 def run_rules(program: Program, operands: Operands) -> tuple[Result, Sums | None]:
-    """The rules on one array, traced once for each kind of array; and the sums of `sums_in_pieces`, where there are any."""
+    """The rules on one array, traced once for each kind of array; and the sums of `run_with_sums`, where there are any."""
     if operands.summands is not None:
         return in_tables(program, operands, run_rules), None
     leaf = like(operands)
@@ -37,7 +37,7 @@ def run_rules(program: Program, operands: Operands) -> tuple[Result, Sums | None
         read = of_what_is_read(program, operands)
         if fits(program, read):
             return run_in_kernel(program, read, in_xla), None
-    if (found := sums_in_pieces(program, operands)) is not None:
+    if (found := run_with_sums(program, operands)) is not None:
         return found
     return in_xla(operands), None
 

@@ -101,9 +101,8 @@ def monitor(tx: TransformationLike, *, by_leaf: bool = False, signal_to_noise: b
     group: `partition({"body": monitor(tx1), ...})` has `body.grad_norm`.
 
     Gradients cost one reduction, which clips and guards inside share. With `tx.step` on an H100 or a TPU, the other norms are
-    summed in the kernels that write the parameters. On CPU, large float32 parameters are written in pieces, which are summed
-    while they are in the cache; elsewhere, and with a `guard` inside, the norms cost a pass of their own over old and new
-    parameters, 20 bytes a parameter beside the 44 of AdamW with a clip.
+    summed in the kernels that write the parameters. On CPU the norms cost a pass of their own: 17 bytes a parameter beside the
+    44 of AdamW with a clip, where parameters are large and in float32; elsewhere, and with a `guard` inside, 20.
 
     Squares are summed in float32: numbers below 1e-19 are lost in the norms of updates and parameters, and a norm above 1e19
     counts as the largest number there is.
