@@ -50,6 +50,7 @@ TARGETS = {
     "v5e": {"platform": "tpu", "topology_name": "v5e:2x2"},
     "v5p": {"platform": "tpu", "topology_name": "v5p:2x2x1"},
     "v6e": {"platform": "tpu", "topology_name": "v6e:2x2"},
+    "256 v5e": {"platform": "tpu", "topology_name": "v5e:16x16"},
     "256 v5p": {"platform": "tpu", "topology_name": "v5p:8x8x4"},
 }
 # The flag that `conftest.py` sets against it holds for a process.

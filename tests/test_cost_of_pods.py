@@ -102,6 +102,16 @@ def test_muon_exchanges_matrices_twice(dtype):
 
 @elsewhere
 @pytest.mark.slow
+def test_muon_beside_that_of_optax():
+    """Of the transformer of the bench, in whose table on docs/pods.md this is a row."""
+    _, theirs, _, ours, _ = pods.muon_row("8 h100")
+    assert f"| 8 h100 | {theirs} |" in (page := (ROOT / "docs" / "pods.md").read_text())
+    assert f"| {ours} |" in page
+    assert float(ours.split()[0]) <= 0.03 * float(theirs.split()[0].replace(",", ""))
+
+
+@elsewhere
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("way", "expected"),
     [
