@@ -16,7 +16,6 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jadam._engine.leaf import Operands, Program, Result, like, run
-from jadam._engine.rest import rest_of
 from jadam._shards import varying
 from jadam._storage.params import NEAREST
 
@@ -79,6 +78,8 @@ def _landing(program: Program, operands: Operands, rows: int) -> Landing | None:
     """How the program computes such a piece of the new parameter by the new slots, which are written over the old ones before;
     None if it needs an old one besides.
     """
+    from jadam._engine.rest import rest_of
+
     shape = like(operands).shape
 
     def piece(x: Array) -> jax.ShapeDtypeStruct:
