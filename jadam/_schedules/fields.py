@@ -87,7 +87,7 @@ def not_a_number(value: Any, shape: tuple[int, ...] = ()) -> str:
     if isinstance(value, bool) or not hasattr(value, "__float__"):
         return shown(value)
     # Of other kinds, such as decimals, the float is inf.
-    too_large = isinstance(value, Rational) and abs(int(value)) > sys.float_info.max
+    too_large = isinstance(value, Rational) and abs(typing.cast(Any, value)) > sys.float_info.max
     return f"{shown(value)}, which no float can represent" if too_large else ""
 
 
