@@ -13,6 +13,7 @@ LAYERS = [
     {"_errors"},
     {"_annotations"},
     {"_tree", "_dtypes", "_derivatives", "_forward_only", "_schedules", "_shards"},
+    {"_squares"},
     {"_tables"},
     {"_rows", "_context", "_decay", "_axes", "_layouts"},
     {"_by_leaf", "_masks", "_matrices", "_norm", "_state", "_storage", "_types", "_averages", "_positions"},
