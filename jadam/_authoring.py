@@ -32,7 +32,6 @@ from jadam._matrices import MatricesLike as MatricesLike
 from jadam._matrices import SureLike as SureLike
 from jadam._matrices import WeightsLike as WeightsLike
 from jadam._matrices import as_matrices as as_matrices
-from jadam._norm import bounded as bounded
 from jadam._norm import norm as norm
 from jadam._norm import scaled_norm as scaled_norm
 from jadam._rule import Context as Context
@@ -40,4 +39,5 @@ from jadam._rule import DecayRate as DecayRate
 from jadam._rule import Rule as Rule
 from jadam._rule import Slots as Slots
 from jadam._rule import zeros as zeros
+from jadam._squares import bounded as bounded
 from jadam._tree import PyTree as PyTree

@@ -10,11 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
 
 from jadam._dtypes import cast, full_products
-from jadam._errors import BadValue
 
 
 @jax.custom_jvp
@@ -95,23 +92,3 @@ def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
 def _negligible(x: Array) -> Array:
     """What rounding leaves of zero beside numbers such as these."""
     return jnp.max(jnp.abs(x)) * (x.size * float(jnp.finfo(x.dtype).eps))
-
-
-def forward_only(x: Array, words: str) -> Array:
-    """`x`, whose derivative in reverse is an error in these words.
-
-    JAX says of a `while_loop` that it has none, and not whose loop that is. In reverse, what follows a loop comes before it.
-    """
-    return _forward_only.bind(x, words=words)
-
-
-def _refuse(cotangent: Any, x: Any, words: str) -> Any:
-    raise BadValue(words)
-
-
-_forward_only = Primitive("forward_only")
-_forward_only.def_impl(lambda x, words: x)
-_forward_only.def_abstract_eval(lambda x, words: x)
-ad.deflinear2(_forward_only, _refuse)
-batching.defvectorized(_forward_only)
-mlir.register_lowering(_forward_only, lambda _, x, words: [x])

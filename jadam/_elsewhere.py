@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 _STATE = "a state of jadam is one OptState"
 
 INSTEAD = {
@@ -125,11 +123,3 @@ def answer(name: str) -> str:
     if name in IN_A_CHAIN:
         return f"optax.{name} works in jadam.chain, and around jadam's transformations if it takes one"
     return f"optax.{name} works beside jadam" if name in BESIDE else ""
-
-
-def __getattr__(name: str) -> Any:
-    """An error for a name that is not there, in words for one of optax."""
-    words = answer(name)
-    raise AttributeError(
-        f"there is no jadam.{name}; {words}." if words else f"module 'jadam' has no attribute {name!r}", name=name
-    )

@@ -11,7 +11,6 @@ import numpy as np
 from jadam._axes import Axes, checked_axes, fitting
 from jadam._by_leaf import ByLeaf
 from jadam._errors import BadType, door, shown
-from jadam._layouts import layouts
 from jadam._masks import EVERYTHING, Mask, as_mask
 from jadam._tree import Leaves
 
@@ -59,6 +58,8 @@ class Matrices(ByLeaf):
         return leaves.ask(self, self._found)
 
     def _found(self, leaves: Leaves) -> list[Axes | None]:
+        from jadam._layouts import layouts  # few ask it, and its patterns take long to compile
+
         columns, chosen = [mask.by_leaf(leaves) for mask, _ in self.groups], []
         told = leaves.ask(layouts, layouts) if any(not isinstance(own, Axes) for _, own in self.groups) else []
         for i, value in enumerate(leaves.values):

@@ -13,7 +13,6 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.core import Tracer
 
-from jadam._derivatives import forward_only
 from jadam._errors import BadValue
 from jadam._rows import DENSE
 from jadam._rule import Block
@@ -148,6 +147,8 @@ def _cond(run: Callable[[Outcome], Outcome], condition: Array, before: Outcome) 
 
 
 def _loop(run: Callable[[Outcome], Outcome], condition: Array, before: Outcome, name: str) -> Outcome:
+    from jadam._forward_only import forward_only
+
     start = condition, before
     after = lax.while_loop(lambda carry: carry[0], lambda carry: (carry[0] & False, run(carry[1])), start)[1]
     words = f'{name}: how="loop" has no derivative in reverse, which jax.grad computes; write how="cond", or use jax.jvp.'

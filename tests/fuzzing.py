@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 from jax import lax
-from support import EverySecond, compilations, is_finite, stack
+from support import NAMESPACE, EverySecond, compilations, is_finite, stack
 
 import jadam
 from jadam import GradientTransformation
@@ -199,7 +199,7 @@ def _call(draw: st.DrawFn, name: str) -> str:
 
 def _found() -> list[str]:
     """Every public function of jadam that returns a transformation."""
-    functions = {name: value for name, value in vars(jadam).items() if inspect.isfunction(value)}
+    functions = {name: value for name, value in NAMESPACE.items() if inspect.isfunction(value)}
     returned = {name: inspect.signature(value).return_annotation for name, value in functions.items()}
     return [name for name, kind in returned.items() if kind in (GradientTransformation, "GradientTransformation")]
 

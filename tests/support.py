@@ -23,6 +23,8 @@ from jadam._storage.params import Kahan, Remainder
 from jadam._storage.rounding import Noise, number_key, step_key
 
 ROOT = Path(jadam.__file__).parent.parent
+NAMESPACE = {name: getattr(jadam, name) for name in jadam.__all__}
+"""What `from jadam import *` brings."""
 
 
 def find_optimizers() -> dict[str, Callable[..., GradientTransformation]]:

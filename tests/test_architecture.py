@@ -8,10 +8,12 @@ import jadam
 ROOT = Path(jadam.__file__).parent
 LAYERS = [
     {"_neutral", "_elsewhere"},
+    {"_lazy"},
     {"_arguments"},
     {"_errors"},
     {"_annotations"},
-    {"_tree", "_dtypes", "_derivatives", "_schedules", "_shards"},
+    {"_tree", "_dtypes", "_derivatives", "_forward_only", "_schedules", "_shards"},
+    {"_squares"},
     {"_tables"},
     {"_rows", "_context", "_decay", "_axes", "_layouts"},
     {"_by_leaf", "_masks", "_matrices", "_norm", "_state", "_storage", "_types", "_averages", "_positions"},
@@ -33,6 +35,7 @@ LAYERS = [
     {"_authoring", "_assembly"},
     {"_optimizers"},
     {"optax"},
+    {"_public"},
     {"__init__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -1,4 +1,4 @@
-"""The public names are those that `jadam/__init__.py` lists, each once, annotated, documented, with an entry in the docs."""
+"""The public names are those that `jadam/_public.py` lists, each once, annotated, documented, with an entry in the docs."""
 
 import inspect
 import re
@@ -9,7 +9,7 @@ from support import ROOT
 import jadam
 
 PACKAGE = ROOT / "jadam"
-LISTED = re.findall(r"import (\w+) as (\w+)$", (PACKAGE / "__init__.py").read_text(), re.MULTILINE)
+LISTED = re.findall(r"import (\w+) as (\w+)$", (PACKAGE / "_public.py").read_text(), re.MULTILINE)
 REFERENCE = "\n".join(
     page.read_text() for folder in ("reference", "optimizers") for page in (ROOT / "docs" / folder).glob("*.md")
 )
@@ -19,7 +19,8 @@ NAMES = [name for name, _ in LISTED]
 def test_exports_equal_the_namespace():
     assert all(own == public for own, public in LISTED)
     assert len(NAMES) == len(set(NAMES))
-    named = {name for name in vars(jadam) if not name.startswith("_")}
+    assert list(jadam.__all__) == NAMES
+    named = {name for name in dir(jadam) if not name.startswith("_")}
     assert set(NAMES) == named - {"optax"}  # the door, which is there once it is imported
     assert (PACKAGE / "py.typed").exists()
 

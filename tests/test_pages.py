@@ -4,7 +4,7 @@ import inspect
 import re
 
 from golden import CASES
-from support import OPTIMIZERS, ROOT
+from support import NAMESPACE, OPTIMIZERS, ROOT
 from test_ideas import anchors
 
 import jadam
@@ -13,7 +13,7 @@ DOCS = ROOT / "docs"
 INDEX = (DOCS / "index.md").read_text()
 SCHEDULES = {
     name
-    for name, value in vars(jadam).items()
+    for name, value in NAMESPACE.items()
     if callable(value) and getattr(value, "__module__", "").startswith("jadam._schedules.") and name != "Schedule"
 }
 

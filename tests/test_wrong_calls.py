@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import wrong_calls
-from support import OPTIMIZERS
+from support import NAMESPACE, OPTIMIZERS
 from wrong_calls import traced
 
 import jadam
@@ -25,7 +25,7 @@ AREAS = [importlib.import_module(f"wrong_calls.{module.name}") for module in pkg
 CALLS = {message: call for area in AREAS for message, call in area.CALLS.items()}
 PUBLIC = {
     name: thing
-    for name, thing in vars(jadam).items()
+    for name, thing in NAMESPACE.items()
     if (inspect.isfunction(thing) and not name.startswith("_"))
     or (isinstance(thing, type) and issubclass(thing, jadam.Schedule) and thing is not jadam.Schedule)
 }

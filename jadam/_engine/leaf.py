@@ -16,10 +16,10 @@ from jadam._dtypes import cast, compute_dtype, decode, encode, full_dtype, full_
 from jadam._engine import returned
 from jadam._engine.missed import Gap, missed
 from jadam._errors import BadValue
-from jadam._norm import bounded
 from jadam._recipe import SlotFormats
 from jadam._rule import Rule
 from jadam._shards import indices
+from jadam._squares import bounded
 from jadam._storage.blocks import Tile
 from jadam._storage.params import ParamStorage
 from jadam._storage.rounding import Noise

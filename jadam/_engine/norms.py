@@ -10,8 +10,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jadam._dtypes import compute_dtype
-from jadam._norm import Squares, grouped, squares_of, summed
-from jadam._shards import varying
+from jadam._squares import Squares, grouped, squares_of, summed
 
 
 class Norms:
@@ -31,11 +30,11 @@ class Norms:
             wide = any(compute_dtype(x.dtype) == jnp.float64 for x in arrays)
             dtype = jnp.float64 if wide else jnp.float32
             more = (
-                squares.at([key.index(one) for one in own])
-                for key, (_, squares) in self._known.items()
+                squares.at(others, [key.index(one) for one in own])
+                for key, (others, squares) in self._known.items()
                 if own and set(own) <= set(key) and squares.scale.dtype == dtype
             )
-            self._known[own] = arrays, _of_all_parts(squares_of(dtype, list(arrays), next(more, None)))
+            self._known[own] = arrays, squares_of(dtype, list(arrays), next(more, None))
         return self._known[own][1]
 
     def scaled(self, old: Sequence[Any], new: Sequence[Any], factor: Array) -> None:
@@ -43,18 +42,6 @@ class Norms:
         if (known := self._known.get(tuple(map(id, old)))) is not None:
             squares = known[1]
             self._known[tuple(map(id, new))] = new, squares._replace(scale=squares.scale / factor.astype(squares.scale.dtype))
-
-
-def _of_all_parts(squares: Squares) -> Squares:
-    """The squares of whole arrays, of which a device inside `shard_map` has parts."""
-    sums = list(squares.sums)
-    if not any(map(varying, sums)):
-        return squares
-    for axes in dict.fromkeys(map(varying, sums)):
-        at = [n for n, x in enumerate(sums) if axes and varying(x) == axes]
-        for n, x in zip(at, lax.psum([sums[n] for n in at], axes) if at else [], strict=True):
-            sums[n] = x
-    return Squares.of(sums, squares.scale)
 
 
 Pair = tuple[Array, Array]

@@ -19,7 +19,8 @@ from jadam._engine.placement import decoded
 from jadam._engine.plan import Placed, Plan
 from jadam._errors import BadValue
 from jadam._hyper import HyperField
-from jadam._norm import Squares, bounded, norm_of
+from jadam._norm import norm_of
+from jadam._squares import Squares, bounded
 from jadam._state import OptState
 from jadam._tree import PyTree
 
@@ -98,7 +99,7 @@ class Reader(ABC):
 
     def norms_of(self, of: Ready) -> list[Array]:
         leaves, squares = self.read(of), self.squares(of)
-        return [norm_of([x], squares.at([n])) for n, x in enumerate(leaves)]
+        return [norm_of([x], squares.at(leaves, [n])) for n, x in enumerate(leaves)]
 
     def scaled(self, of: Ready, updates: list[Array], factor: Array) -> list[Array]:
         new = [u * factor.astype(u.dtype) for u in updates]

@@ -17,7 +17,6 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jadam._engine.leaf import Operands, Program, Result, after, like, run
-from jadam._engine.rest import rest_of
 from jadam._shards import varying
 from jadam._storage.params import NEAREST
 
@@ -82,6 +81,8 @@ def _landing(program: Program, operands: Operands) -> Landing | None:
     """How the program computes a part of the new parameter by the new slots; None if it needs an old one besides, which is
     lost.
     """
+    from jadam._engine.rest import rest_of  # here, since `jax.extend` takes long to import
+
     shape = like(operands).shape
 
     def part(x: Array) -> jax.ShapeDtypeStruct:

@@ -7,7 +7,7 @@ import sys
 import typing
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
-from fractions import Fraction
+from numbers import Rational
 from typing import Annotated, Any
 
 import jax.numpy as jnp
@@ -87,7 +87,7 @@ def not_a_number(value: Any, shape: tuple[int, ...] = ()) -> str:
     if isinstance(value, bool) or not hasattr(value, "__float__"):
         return shown(value)
     # Of other kinds, such as decimals, the float is inf.
-    too_large = isinstance(value, int | Fraction) and abs(value) > sys.float_info.max
+    too_large = isinstance(value, Rational) and abs(typing.cast(Any, value)) > sys.float_info.max
     return f"{shown(value)}, which no float can represent" if too_large else ""
 
 

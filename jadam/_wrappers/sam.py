@@ -10,7 +10,8 @@ from jax import Array
 from jadam._chain import TransformationLike, builder, wrap
 from jadam._errors import BadType
 from jadam._hyper import FixedNonNegative, NonNegative
-from jadam._norm import bounded, global_norm
+from jadam._norm import global_norm
+from jadam._squares import bounded
 from jadam._transformation import GradientTransformation
 from jadam._wrapper import Inside, Outcome, Wrapper
 

@@ -236,15 +236,18 @@ def states() -> Iterator[str]:
 
 
 def imports(reps: int) -> Iterator[str]:
-    def once(name: str) -> float:
-        code = f"import time, jax, jax.numpy; t = time.perf_counter(); import {name}; print(time.perf_counter() - t)"
+    """Of the library alone, and until it has built something: names of jadam's are imported when they are asked for."""
+
+    def once(name: str, then: str) -> float:
+        code = f"import time, jax, jax.numpy; t = time.perf_counter(); import {name}; {then}; print(time.perf_counter() - t)"
         return 1e3 * float(subprocess.check_output([sys.executable, "-c", code], env=environment))
 
     with tempfile.TemporaryDirectory() as cache:  # bytecode as pip leaves it, whatever this machine is set to
         environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"} | {"PYTHONPYCACHEPREFIX": cache}
-        once("optax, jadam")
-        theirs, mine = zip(*[(once("optax"), once("jadam")) for _ in range(reps)], strict=True)
-    yield row("import after jax", "ms", median(theirs), median(mine), 60, absolute=True)
+        for work, then in ("", "0"), (", and build clip + AdamW", "{0}.chain({0}.clip_by_global_norm(1.0), {0}.adamw(1e-3))"):
+            times = [(once("optax", then.format("optax")), once("jadam", then.format("jadam"))) for _ in range(reps + 1)]
+            theirs, mine = map(median, zip(*times[1:], strict=True))  # the first writes the bytecode
+            yield row(f"import after jax{work}", "ms", theirs, mine, 60, absolute=True)
 
 
 def rows(sizes: Sizes) -> Iterator[str]:

@@ -15,6 +15,6 @@ def test_a_wrong_place_is_found(monkeypatch):
     specs = tuple((name, PartitionSpec()) for name in SHAPES)
     layout = Layout("lion", (("x", 8),), AxisType.Auto, specs, None, None, False, "x", None, "step")
     check(layout)
-    monkeypatch.setattr("jadam._engine.alike._alike.bind", lambda x, like: x)
+    monkeypatch.setattr("jadam._engine.sharding_group.in_a_group", lambda x, like: x)
     with pytest.raises(AssertionError, match="came back at"):
         check(layout)
