@@ -20,8 +20,8 @@ MOMENTS = {"step": 5.0, "exp_avg": np.ones(3), "exp_avg_sq": np.ones(3)}
 W = {"w": ONES}
 
 
-def without(name):
-    return {other: x for other, x in SAVED.items() if other != name}
+def without(*names):
+    return {other: x for other, x in SAVED.items() if other not in names}
 
 
 def from_dict(saved, tx=TX, params=PARAMS):
@@ -54,7 +54,16 @@ CALLS = {
     "from_dict: this is format 2, and this version of jadam reads 1; update jadam.": lambda: from_dict(
         SAVED | {"format": np.asarray(2)}
     ),
-    "from_dict: there are 17 arrays, and 18 checksums: some are missing or too many.": lambda: from_dict(without("count")),
+    # Which ones was not said: a file often has the parameters beside the state.
+    "from_dict: there are 17 arrays, and 18 checksums: 'count' is missing.": lambda: from_dict(without("count")),
+    "from_dict: there are 16 arrays, and 18 checksums: 'slots/adam/mu/dense/kernel' (and 1 more) is missing.": lambda: (
+        from_dict(without("slots/adam/mu/dense/kernel", "slots/adam/nu/dense/kernel"))
+    ),
+    "from_dict: there are 20 arrays, and 18 checksums: 'params/w' (and 1 more) is not of this state; pass what to_dict "
+    "returned, and nothing else.": lambda: from_dict(SAVED | {"params/w": np.ones(3), "step": np.asarray(5)}),
+    "migrate: there are 17 arrays, and 18 checksums: some are missing or too many.": lambda: jadam.migrate(
+        without("count"), TX, PARAMS
+    ),
     f"from_dict: 'count' {DAMAGED}": lambda: from_dict(SAVED | {"count": SAVED["count"] + 1}),
     "from_dict: the state is of another transformation or of other parameters: 'hyperparams/add_decayed_weights.weight_decay' "
     f"is of another (2 names in all); {MIGRATE}": lambda: from_dict(SAVED, tx=ADAM),
