@@ -123,6 +123,18 @@ CALLS = {
     "from_torch: exp_avg of 0 has shape (2,), the parameter at w (3,); if its axes are in another order, say so: "
     "('w', axes).": lambda: from_torch(MOMENTS | {"exp_avg": np.ones(2)}),
     "from_torch: exp_avg of 0 has dtype <U4, which is not a number.": lambda: from_torch(MOMENTS | {"exp_avg": "lost"}),
+    # A count of -3 came to be the state's, and NaN ended in Python's words.
+    "from_torch: step of 0 is -3.0; it must be an integer in [0, 2**31).": lambda: from_torch(MOMENTS | {"step": -3.0}),
+    "from_torch: step of 0 is nan; it must be an integer in [0, 2**31).": lambda: from_torch(MOMENTS | {"step": float("nan")}),
+    "from_torch: step of 0 is 2.5; it must be an integer in [0, 2**31).": lambda: from_torch(MOMENTS | {"step": 2.5}),
+    "from_torch: exp_avg of 0 is complex, and the parameter at w is float32.": lambda: from_torch(
+        MOMENTS | {"exp_avg": np.ones(3) * 1j}
+    ),
+    # The maximum of an amsgrad run, or the momentum of SGD, was lost without a word.
+    "from_torch: the state_dict has max_exp_avg_sq for 0, which nothing in tx keeps; take it out of the state_dict to go on "
+    "without.": lambda: from_torch(MOMENTS | {"max_exp_avg_sq": np.ones(3)}),
+    "from_torch: the state_dict has momentum_buffer for 0, which nothing in tx keeps; take it out of the state_dict to go on "
+    "without.": lambda: from_torch({"momentum_buffer": np.ones(3)}, tx=jadam.sgd(0.1), count=3),
     "from_torch(count=-1): count must be an integer in [0, 2**31).": lambda: from_torch(count=-1),
     "from_torch: the state_dict does not say how many updates were done; give count=.": lambda: from_torch(
         {"momentum_buffer": np.ones(3)}, tx=jadam.sgd(0.1, momentum=0.9)
