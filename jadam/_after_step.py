@@ -29,7 +29,7 @@ def axes_of(axis: AlongAxes | None, shape: tuple[int, ...]) -> tuple[int, ...]:
     axes = axis if isinstance(axis, tuple) else (axis,)
     found = {one % len(shape) for one in axes if -len(shape) <= one < len(shape)}
     if len(found) < len(axes):
-        raise BadValue(f"a parameter has shape {shape}, in which axis={axis} are not different axes; mask it out.")
+        raise BadValue(f"{{parameter}} has shape {shape}, in which axis={axis} are not different axes; mask it out.")
     return tuple(sorted(found))
 
 

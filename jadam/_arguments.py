@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import re
 from collections.abc import Sequence
 from inspect import Parameter, Signature
 from typing import Any
@@ -40,6 +41,8 @@ WAYS_HERE = {
     "capturable": _XLA,
 }
 """Arguments of torch, optax and keras for what jadam does in another way."""
+TRACED = re.compile(r"\b\w*Tracer\((\w+\[[^\]]*\])\)")
+"""An array as `repr` shows it while a step is traced: nobody called the step with a `JitTracer(float32[2])`."""
 
 
 def shown(value: Any) -> str:
@@ -50,6 +53,7 @@ def shown(value: Any) -> str:
         text = " ".join(repr(value).split())  # an array takes several lines
     except Exception:  # an integer of 5,000 digits, an array that was donated
         return f"<{type(value).__name__}>"
+    text = TRACED.sub(r"\1", text)
     return text if len(text) <= 200 else f"{text[:100]}..."
 
 

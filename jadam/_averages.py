@@ -25,10 +25,15 @@ def _pairs(new: PyTree, old: PyTree, names: tuple[str, str]) -> None:
                 raise BadType(f"{name} has {shown(leaf)}, which is not an array, at {place}.")
     if jax.tree.structure(new, is_leaf=_is_none) != jax.tree.structure(old, is_leaf=_is_none):
         raise BadValue(f"{names[0]} and {names[1]} are not alike: {misfit(new, old) or misfit(old, new)}.")
+    columns = (jax.tree_util.tree_leaves_with_path(new, _is_none), jax.tree.leaves(old, is_leaf=_is_none))
+    for (path, one), other in zip(*columns, strict=True):
+        if not (one is None or other is None or jnp.shape(one) == jnp.shape(other)):  # nothing is broadcast
+            raise _unlike(path, names, [f"shape {jnp.shape(x)}" for x in (one, other)])
 
 
-def _type(x: Array) -> str:
-    return f"{x.dtype}[{','.join(map(str, x.shape))}]"
+def _unlike(path: Any, names: tuple[str, str], what: list[str]) -> BadValue:
+    place = quoted(jax.tree_util.keystr(path, simple=True, separator="/"))
+    return BadValue(f"at {place}, {names[0]} has {what[0]}, and {names[1]} {what[1]}.")
 
 
 def _is_none(value: Any) -> bool:
@@ -99,22 +104,25 @@ def periodic_update(new_tensors: PyTree, old_tensors: PyTree, steps: int | Array
         update_period: how many steps lie between two copies, an integer >= 1.
 
     Raises:
-        ValueError: the trees are not alike.
+        ValueError: the trees are not alike, or `update_period` is below 1.
         TypeError: a leaf is not an array, or a number of steps is not a number.
     """
-    _pairs(new_tensors, old_tensors, ("new_tensors", "old_tensors"))
+    names = ("new_tensors", "old_tensors")
+    _pairs(new_tensors, old_tensors, names)
     done, period = _number("steps", steps), _number("update_period", update_period)
+    if not isinstance(update_period, Array) and update_period < 1:
+        raise BadValue("{name} must be an integer >= 1.", update_period=update_period)
     renewed = jnp.mod(done, cast(period, done.dtype)) == 0
 
-    def choose(new: Any, old: Any) -> Any:
+    def choose(path: Any, new: Any, old: Any) -> Any:
         if new is None or old is None:
             return None
         new, old = jnp.asarray(new), jnp.asarray(old)
-        if (new.shape, new.dtype) != (old.shape, old.dtype):
-            raise BadValue(f"an array of new_tensors is {_type(new)}, that of old_tensors {_type(old)}.")
+        if new.dtype != old.dtype:
+            raise _unlike(path, names, [f"dtype {x.dtype}" for x in (new, old)])
         return jnp.where(renewed, new, old)
 
-    return jax.tree.map(choose, new_tensors, old_tensors, is_leaf=_is_none)
+    return jax.tree_util.tree_map_with_path(choose, new_tensors, old_tensors, is_leaf=_is_none)
 
 
 @door

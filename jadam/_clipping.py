@@ -175,14 +175,18 @@ class AdaptiveGradClip(Rule):
             axes = self.axis if isinstance(self.axis, tuple) else (self.axis,)
             found = {axis % len(shape) for axis in axes if -len(shape) <= axis < len(shape)}
             if len(found) < len(axes):
-                raise BadValue(f"a parameter has shape {shape}, in which axis={self.axis} are not different axes; mask it out.")
+                raise BadValue(
+                    f"{{parameter}} has shape {shape}, in which axis={self.axis} are not different axes; mask it out."
+                )
             return tuple(sorted(found))
         if self.matrices is not None:
             return self.matrices.inputs
         if sum(length > 1 for length in shape) <= 1:
             return tuple(range(len(shape)))
         if len(shape) > 4:
-            raise BadValue(f"a parameter has shape {shape}; with more than 4 axes, give adaptive_grad_clip axis= or matrices=.")
+            raise BadValue(
+                f"{{parameter}} has shape {shape}; with more than 4 axes, give adaptive_grad_clip axis= or matrices=."
+            )
         return (0, 1, 2) if len(shape) == 4 else (0,)
 
 

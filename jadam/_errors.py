@@ -19,20 +19,22 @@ class Misuse(Exception):
     """A wrong argument.
 
     Attributes:
-        words: what is wrong; `{name}` stands for the argument.
+        words: what is wrong; `{name}` stands for the argument, `{parameter}` for the parameter.
         arguments: those at fault, by the names that they have where the fault was found.
+        at: the path of the parameter, which the engine fills in where a rule, which knows of none, finds the fault.
         of: the public function that was called, which the door fills in on the way out.
     """
 
     def __init__(self, words: str, /, **arguments: Any):
         super().__init__(words)
-        self.words, self.arguments, self.of = words, arguments, ""
+        self.words, self.arguments, self.at, self.of = words, arguments, "", ""
 
     def __str__(self) -> str:
         of, words = self.of, self.words
         if self.arguments:
             of += f"({', '.join(f'{name}={shown(value)}' for name, value in self.arguments.items())})"
             words = words.replace("{name}", next(iter(self.arguments)))
+        words = words.replace("{parameter}", f"the parameter at {self.at}" if self.at else "a parameter")
         return f"{of}: {words}" if of else words
 
     def rename(self, given: Mapping[str, Any]) -> None:
@@ -51,6 +53,22 @@ class BadValue(Misuse, ValueError):
 
 class BadType(Misuse, TypeError):
     """A thing of the wrong kind."""
+
+
+class locating:
+    """Says of errors from inside at which parameter they were found; the innermost knows best."""
+
+    __slots__ = ("path",)
+
+    def __init__(self, path: str):
+        self.path = path
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: Any, error: Any, __: Any) -> None:
+        if isinstance(error, Misuse):
+            error.at = error.at or self.path
 
 
 class naming:

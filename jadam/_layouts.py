@@ -1,7 +1,8 @@
 """How models lay out their weights: which axes of an array are inputs, which are outputs, and which stack matrices.
 
-A tree says it by names, as libraries give them, by what stands beside a kernel (its bias has the axes of the outputs), and by
-what a module's arrays share (layers under one `scan` have one leading axis in common).
+A tree says it by names, as libraries give them, by the classes of modules where they are part of it (equinox), by what stands
+beside a kernel (its bias has the axes of the outputs), and by what a module's arrays share (layers under one `scan` have one
+leading axis in common).
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ from __future__ import annotations
 import functools
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -56,8 +58,14 @@ class Found:
 def layouts(leaves: Leaves) -> list[Found]:
     """What the tree says of each array."""
     paths = [tuple(name.lower().split("/")) for name in leaves.names]
+    # An array of a module is of the class that this has, whatever the model's author calls the module.
+    paths = [
+        (*path[:-1], of, path[-1]) if NORM.fullmatch(of) or EMBEDDING.fullmatch(of) else path
+        for path, of in zip(paths, _classes(leaves.treedef), strict=True)
+    ]
     shapes = [np.shape(value) for value in leaves.values]
     stacks = _stacks(paths, shapes)
+    attention = _attention(paths)
     beside: dict[tuple[str, ...], list[int]] = defaultdict(list)
     for i, path in enumerate(paths):
         beside[path[:-1]].append(i)
@@ -65,8 +73,28 @@ def layouts(leaves: Leaves) -> list[Found]:
     for i, (path, shape) in enumerate(zip(paths, shapes, strict=True)):
         biases = [shapes[k] for k in beside[path[:-1]] if k != i and _is_bias(paths[k][-1])]
         bias = biases[0] if len(biases) == 1 else None
-        found.append(_found(path, shape, bias, stacks[i]))
+        found.append(_found(path, shape, bias, stacks[i], attention))
     return found
+
+
+def _classes(treedef: Any, within: str = "") -> Iterator[str]:
+    """The name of the class whose field each leaf is, in lower case; empty in a dict or a list."""
+    if treedef.node_data() is None:
+        yield within
+    else:
+        node = treedef.node_data()[0]
+        for child in treedef.children():
+            yield from _classes(child, "" if node.__module__ == "builtins" else node.__name__.lower())
+
+
+def _attention(paths: Sequence[tuple[str, ...]]) -> set[tuple[str, ...]]:
+    """The modules that project queries and keys, apart or together."""
+    inside: dict[tuple[str, ...], set[str]] = defaultdict(set)
+    for path in paths:
+        for k, key in enumerate(path):
+            if ATTENTION_IN.fullmatch(key):
+                inside[path[:k]].add(key)
+    return {module for module, keys in inside.items() if len(keys) > 1 or any(map(FUSED.fullmatch, keys))}
 
 
 def _is_bias(name: str) -> bool:
@@ -117,7 +145,13 @@ def _shares_an_axis(prefix: Sequence[str], paths: Sequence[Sequence[str]], shape
     return named and all(len(shape) > 2 for shape in shapes)
 
 
-def _found(path: tuple[str, ...], shape: tuple[int, ...], bias: tuple[int, ...] | None, stacks: int) -> Found:
+def _found(
+    path: tuple[str, ...],
+    shape: tuple[int, ...],
+    bias: tuple[int, ...] | None,
+    stacks: int,
+    attention: set[tuple[str, ...]],
+) -> Found:
     stack, own = shape[:stacks], shape[stacks:]
     layer = path[-2:][0]
     bias = bias[stacks : max(_long(bias), stacks + 1)] if bias is not None and bias[:stacks] == stack else None
@@ -126,7 +160,8 @@ def _found(path: tuple[str, ...], shape: tuple[int, ...], bias: tuple[int, ...] 
         inputs, outputs, stacked = (tuple([axis + stacks for axis in group]) for group in axes.groups)
         axes = Axes(inputs, outputs, (*range(stacks), *stacked), axes.split)
     inside = stacks > 0 or any(NUMBERED.fullmatch(key) for key in path[:-1])
-    head = not inside and any(HEAD.fullmatch(key) for key in path)
+    # The output of attention is called like the head of a model.
+    head = not inside and any(HEAD.fullmatch(key) and path[:k] not in attention for k, key in enumerate(path))
     embeds = any(EMBEDDING.fullmatch(key) for key in path)
     short = all(length in (0, 1) for length in own)  # which symbolic lengths are not known to be
     weights = axes is not None and not _is_vector(path)

@@ -36,8 +36,13 @@ def in_place_of(
                 found.setdefault(numbers.get(path, -1), {})[slot] = x
         stored = {i: together(own)[name] for i, own in found.items() if name in together(own)}
         positions = {i: decode_slot(x, leaves.values[i].dtype) for i, x in stored.items()}
-        if -1 in found or any(x.shape != decode(leaves.values[i]).shape for i, x in positions.items()):
+        if -1 in found:
             raise BadValue("the state has another structure than the parameters: it was made for other ones.")
+        for i, x in positions.items():
+            if x.shape != (shape := decode(leaves.values[i]).shape):
+                place = quoted(leaves.names[i])
+                words = f"{name} has shape {x.shape} at {place}, and the parameter {shape}."
+                raise BadValue(f"the state was made for other parameters: {words}")
         if twice := [i for i in positions if i in values]:
             raise BadValue(f"the parameter at {quoted(leaves.names[twice[0]])} has two averages; one must be inside no other.")
         values |= {i: encode(read(x, decode(leaves.values[i])), leaves.values[i].dtype) for i, x in positions.items()}

@@ -142,7 +142,7 @@ class ProjectParams(AfterStep):
     def land(self, u: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
         new = self.projection(p + u)
         if jnp.shape(new) != u.shape:
-            raise BadValue(f"the projection made an array of shape {jnp.shape(new)} of one of {u.shape}.")
+            raise BadValue(f"the projection made an array of shape {jnp.shape(new)} of {{parameter}}, which has {u.shape}.")
         return jnp.asarray(new, u.dtype), slots
 
 

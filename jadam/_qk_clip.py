@@ -11,13 +11,13 @@ from jax import Array
 from jadam._after_step import AfterStep, axes_of
 from jadam._by_leaf import ByLeaf
 from jadam._chain import builder, chain
-from jadam._errors import BadValue
+from jadam._errors import BadType, BadValue, shown
 from jadam._groups import masked
 from jadam._hyper import FixedPositive, Positive
 from jadam._masks import MaskLike
 from jadam._rule import Context, Slots
 from jadam._transformation import GradientTransformation
-from jadam._tree import Leaves, flatten, quoted
+from jadam._tree import Leaves, flatten, is_array, quoted
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,13 @@ class QkClip(AfterStep):
     def prepare(self, context: Context) -> dict[str, Any]:
         found = flatten(context.extra["max_logits"])
 
-        def factors(largest: Array) -> Array:
+        def factors(name: str, largest: Any) -> Array:
+            if not is_array(largest) or jnp.iscomplexobj(largest):
+                raise BadType(f"max_logits has {shown(largest)} at {quoted(name)}, which is not an array of real numbers.")
             over = (largest > context.h.threshold) & jnp.isfinite(largest)  # NaN and inf are for `guard` to see
             return (context.h.threshold / jnp.where(over, largest, context.h.threshold)) ** self.power
 
-        return {"factors": {name: factors(jnp.asarray(x)) for name, x in zip(found.names, found.values, strict=True)}}
+        return {"factors": {name: factors(name, x) for name, x in zip(found.names, found.values, strict=True)}}
 
     def land(self, u: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
         around = [name for name in h.factors if not name or f"{self.path}/".startswith(f"{name}/")]
@@ -95,6 +97,7 @@ def qk_clip(
 
     Raises:
         ValueError: when a step is traced, `max_logits` is missing, or does not fit the parameters.
+        TypeError: when a step is traced, `max_logits` has what is not an array of real numbers.
 
     Reference:
         Kimi Team 2025, Algorithm 1 (MuonClip), arXiv:2507.20534.

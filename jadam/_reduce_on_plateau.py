@@ -11,10 +11,10 @@ from jax import Array
 
 from jadam._annotations import Option
 from jadam._chain import block
-from jadam._errors import BadType, BadValue, shown
+from jadam._errors import BadType, BadValue
 from jadam._hyper import BelowOne, Count, FixedNonNegative, Steps
 from jadam._rule import Context, Rule, Slots
-from jadam._tree import is_array
+from jadam._schedules.fields import not_a_number
 
 _Unit = Annotated[float, Option.of_number("in [0, 1]", lambda x: 0 <= x <= 1)]
 _Tolerance = Annotated[float, Option.of_number("in [0, 1)", lambda x: 0 <= x < 1)]
@@ -79,8 +79,8 @@ class ReduceOnPlateau(Rule):
 
     def prepare(self, context: Context) -> dict[str, Array]:
         old, value = context.scalars, context.extra["value"]
-        if not is_array(value) or jnp.ndim(value) != 0 or jnp.iscomplexobj(value):
-            raise BadType(f"value must be a real number, not {shown(value)}.")
+        if words := not_a_number(value):
+            raise BadType(f"value must be a real number, not {words}.")
         count = old["count"] + 1
         mean = (old["count"] * old["avg_value"] + jnp.asarray(value, count.dtype)) / count
         full = count == self.accumulation_size

@@ -100,9 +100,9 @@ class Inside:
         """Leaves as the whole tree of parameters, in their dtypes, for a function of the user's."""
         return self.reader.as_params(self.of, values)
 
-    def leaves(self, tree: Any) -> list[Array]:
-        """The wrapper's leaves of a tree of gradients that such a function returned."""
-        return self.reader.as_updates(self.of, tree)
+    def leaves(self, tree: Any, returned_by: str = "") -> list[Array]:
+        """The wrapper's leaves of a tree of gradients that such a function returned, which errors name if it is named."""
+        return self.reader.as_updates(self.of, tree, returned_by)
 
     def when(
         self,

@@ -2,6 +2,7 @@
 
 import re
 
+import equinox as eqx
 import jax
 import pytest
 
@@ -243,6 +244,19 @@ TABLE = {
             "head/bias": "-",
         },
     ),
+    "one layer of attention": (  # whose output was taken for the head of a model
+        {
+            "attn": {f"{name}_proj": {"weight": (64, 64)} for name in ("query", "key", "value", "output")},
+            "mixer": {"qkv": {"kernel": (64, 192)}, "output": {"kernel": (64, 64)}},
+            "output": {"kernel": (64, 1000)},
+        },
+        {
+            **{f"attn/{name}_proj/weight": "out in" for name in ("query", "key", "value", "output")},
+            "mixer/qkv/kernel": "in 3x out",
+            "mixer/output/kernel": "in out",
+            "output/kernel": "- in out",
+        },
+    ),
     "plain": (
         {"w1": (8, 16), "b1": (16,), "w2": (16, 2), "b2": (2,), "x": ()},
         {"w1": "in out", "w2": "in out", "b1": "-", "b2": "-", "x": "-"},
@@ -259,3 +273,26 @@ def test_what_a_tree_tells(name):
     assert {
         path: "-" if words.startswith("-") and expected[path] == "-" else words for path, words in found.items()
     } == expected
+
+
+class Model(eqx.Module):
+    """Names that say nothing of what a layer is."""
+
+    a: eqx.nn.Embedding
+    b: eqx.nn.LayerNorm
+    c: eqx.nn.Linear
+
+    @classmethod
+    def make(cls, key):
+        return cls(eqx.nn.Embedding(50, 16, key=key), eqx.nn.LayerNorm(16), eqx.nn.Linear(16, 32, key=key))
+
+
+def test_the_class_of_a_module_tells_too():
+    """Of equinox, whose embeddings and stacked norms have a `weight` with two axes as `Linear` has."""
+    found = told(eqx.filter_vmap(Model.make)(jax.random.split(jax.random.key(0), 3)))
+    assert {name: words for name, words in found.items() if words != "-"} == {
+        "a/weight": "- stacked out in",
+        "c/weight": "stacked out in",
+    }
+    assert told({name: vars(Model.make(jax.random.key(0)))[name] for name in "ac"})["a/weight"] == "- out in"
+    assert told({"a": {"weight": jax.numpy.ones((50, 16))}}) == {"a/weight": "out in"}  # the control

@@ -71,10 +71,14 @@ def from_dict(tx: GradientTransformation, params: PyTree, saved: Mapping[str, An
     if not isinstance(tx, GradientTransformation):
         raise not_ours(tx)
     params, values, treedef = strong("params", params, shapes=True, passing=True)
-    found = read(saved)
-    models = np.shape(found.get("count", 0))
-    ones = _of_one(models, values, treedef)
-    like = jax.eval_shape(tx.init, treedef.unflatten(ones))
+
+    def like_one(arrays: Mapping[str, Any]) -> tuple[tuple[int, ...], list[Any], OptState]:
+        models = np.shape(arrays.get("count", 0))
+        ones = _of_one(models, values, treedef)
+        return models, ones, jax.eval_shape(tx.init, treedef.unflatten(ones))
+
+    found = read(saved, lambda: by_name(like_one(saved)[-1]))
+    models, ones, like = like_one(found)
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(models + x.shape, x.dtype), like)
     expected = by_name(like)
     if found.keys() != expected.keys():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -36,8 +36,8 @@ def write(arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
     return stored | {CHECKSUM: _checksums(stored)}
 
 
-def read(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """The arrays that were written, if nothing of them has changed."""
+def read(stored: Mapping[str, Any], needed: Callable[[], Iterable[str]] = tuple) -> dict[str, Any]:
+    """The arrays that were written, if nothing of them has changed; of missing ones `needed` says what they are."""
     if not isinstance(stored, Mapping) or not all(isinstance(name, str) for name in stored):
         raise BadType(f"{shown(stored)} is not a dict of arrays by name; pass what to_dict returned, read from its file.")
     if missing := [name for name in (FORMAT, CHECKSUM) if name not in stored]:
@@ -47,12 +47,13 @@ def read(stored: Mapping[str, Any]) -> dict[str, Any]:
     if version.shape == () and version.dtype.kind in "iu" and version > VERSION:
         raise BadValue(f"this is format {version}, and this version of jadam reads {VERSION}; update jadam.")
     if checksums.shape != (len(found),):
-        raise BadValue(f"there are {len(found)} arrays, and {checksums.size} checksums: some are missing or too many.")
+        known = {_base_and_mark(name)[0] for name in found}
+        raise BadValue(_too_many_or_few(found, checksums, [name for name in needed() if name not in known]))
     wrong = np.flatnonzero(checksums != _checksums(found))
     if wrong.size:
-        more = f" (and {wrong.size - 1} more)" if wrong.size > 1 else ""
+        names = sorted(found)
         raise BadValue(
-            f"{sorted(found)[wrong[0]]!r}{more} is not what was saved, by its checksum: the file was damaged or edited. Take "
+            f"{_first([names[i] for i in wrong])} is not what was saved, by its checksum: the file was damaged or edited. Take "
             "an older one; to change a hyperparameter, load the state and call tx.set_hyperparams."
         )
     return dict(_full(name, x) for name, x in found.items() if name != FORMAT)
@@ -78,12 +79,16 @@ def _plain(name: str, x: Any) -> tuple[str, np.ndarray]:
 
 def _full(name: str, x: np.ndarray) -> tuple[str, Any]:
     """The inverse of `_plain`."""
-    mark = _mark(name)
-    base = name.removesuffix(f":{mark}")
+    base, mark = _base_and_mark(name)
     if mark.startswith("key<"):
         return base, jax.random.wrap_key_data(jnp.asarray(x), impl=_implementation(mark))
     dtype = jnp.dtype(mark or x.dtype)
     return base, (x.view(dtype)[..., 0] if dtype.kind == "c" else x.view(dtype))
+
+
+def _base_and_mark(name: str) -> tuple[str, str]:
+    mark = _mark(name)
+    return name.removesuffix(f":{mark}"), mark
 
 
 def _mark(name: str) -> str:
@@ -116,6 +121,19 @@ def _as_numpy(name: str, x: Any) -> np.ndarray:
     if not isinstance(x, Array | np.ndarray | np.generic) or isinstance(x, Tracer):
         raise BadType(f"{name!r} is {shown(x)}, which is not an array.")
     return np.asarray(x)
+
+
+def _too_many_or_few(found: Mapping[str, np.ndarray], checksums: np.ndarray, missing: Sequence[str]) -> str:
+    """What is wrong where there are not as many checksums as arrays. They are of their names too."""
+    wrong = [name for name, x in found.items() if _checksums({name: x}) not in checksums]
+    there = f"there are {len(found)} arrays, and {checksums.size} checksums: "
+    if len(found) > checksums.size and wrong:
+        return f"{there}{_first(wrong)} is not of this state; pass what to_dict returned, and nothing else."
+    return there + (f"{_first(missing)} is missing." if missing else "some are missing or too many.")
+
+
+def _first(names: Sequence[str]) -> str:
+    return f"{names[0]!r}{f' (and {len(names) - 1} more)' if len(names) > 1 else ''}"
 
 
 def _checksums(stored: Mapping[str, np.ndarray]) -> np.ndarray:

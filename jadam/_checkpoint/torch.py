@@ -13,7 +13,7 @@ from jax import Array
 from jadam._annotations import is_integer
 from jadam._chain import not_ours
 from jadam._checkpoint.flat import placed_like
-from jadam._dtypes import cast, compute_dtype, decode, encode, full_dtype
+from jadam._dtypes import cast, compute_dtype, decode, encode, full_dtype, is_complex
 from jadam._engine import checks
 from jadam._engine.leaf import encoded
 from jadam._engine.numbers import alike
@@ -64,7 +64,7 @@ def from_torch(
 
     Raises:
         ValueError: a path, a key or a moment is missing, or has another shape; parameters that share a count here have
-            different ones there; a rule of `tx` keeps what torch has not.
+            different ones there; a rule of `tx` keeps what torch has not, or none keeps what torch has.
         TypeError: an argument is something else.
 
     Example:
@@ -83,7 +83,7 @@ def from_torch(
         raise BadValue("{name} must be an integer in [0, 2**31).", count=count)
     fresh, table = tx.init(params), _table(names, plan)
     steps: dict[str | None, dict[int, str]] = {}
-    slots = dict(fresh.slots)
+    slots, carried = dict(fresh.slots), {(name.key, moment) for name in table.values() for moment in _carried(entries, name)}
     for one, counter, moments in _with_moments(tx.recipe, plan, fresh):
         new: dict[int, dict[str, Any]] = {}
         for i in one.at:
@@ -95,9 +95,16 @@ def from_torch(
                 )
             entry = entries[name.key]
             if "step" in entry:
-                steps.setdefault(counter, {}).setdefault(int(_read(entry, "step", name)), name.path)
+                steps.setdefault(counter, {}).setdefault(_step(entry, name), name.path)
+            carried -= {(name.key, moment) for moment in moments.values()}
             new[i] = apart({slot: _moment(entry, theirs, name, plan, one, i, slot) for slot, theirs in moments.items()})
         slots[one.key] = plan.trees(new, slots[one.key])
+    if carried:
+        key, moment = min(carried, key=repr)
+        raise BadValue(
+            f"the state_dict has {moment} for {key!r}, which nothing in tx keeps; take it out of the state_dict to go on "
+            "without."
+        )
     for of_one in steps.values():
         if len(of_one) > 1:
             two = " and ".join(f"{step} of {quoted(path)}" for step, path in list(of_one.items())[:2])
@@ -206,6 +213,19 @@ def _with_moments(recipe: Recipe, plan: Plan, state: OptState) -> Iterator[tuple
             yield one, place.counter, moments
 
 
+def _carried(entries: Mapping[Any, Mapping[str, Any]], name: _Named) -> Iterator[str]:
+    """The moments that torch has of a parameter; None is what it has before the first step."""
+    entry = entries.get(name.key, {})
+    yield from (theirs for moments in MOMENTS.values() for theirs in moments.values() if entry.get(theirs) is not None)
+
+
+def _step(entry: Mapping[str, Any], name: _Named) -> int:
+    step = _read(entry, "step", name)
+    if step.shape != () or not (0 <= step < 2**31 and step == np.floor(step)):
+        raise BadValue(f"step of {name.key!r} is {shown(entry['step'])}; it must be an integer in [0, 2**31).")
+    return int(step)
+
+
 def _read(entry: Mapping[str, Any], what: str, name: _Named) -> np.ndarray:
     if what in entry and entry[what] is None:
         raise BadValue(
@@ -234,5 +254,7 @@ def _moment(entry: Mapping[str, Any], what: str, name: _Named, plan: Plan, one: 
             f"{what} of {name.key!r} has shape {x.shape}{turned}, the parameter at {quoted(name.path)} {shape}; if its axes "
             f"are in another order, say so: ({name.path!r}, axes)."
         )
+    if np.iscomplexobj(x) and not is_complex(dtype):
+        raise BadType(f"{what} of {name.key!r} is complex, and the parameter at {quoted(name.path)} is {dtype}.")
     full = cast(decode(jnp.asarray(x)), compute_dtype(dtype))
     return encoded(full, slot, one.formats, dtype, None, one.key)

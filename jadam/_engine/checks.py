@@ -24,8 +24,9 @@ from jadam._tree import PyTree, difference, is_trained
 from jadam._wrapper import Wrapper
 
 
-def gradients(plan: Plan, updates: PyTree) -> list[Any]:
-    """The gradient of each leaf, checked against its parameter."""
+def gradients(plan: Plan, updates: PyTree, returned_by: str = "") -> list[Any]:
+    """The gradient of each leaf, checked against its parameter; those of a function of the user's, if one is named."""
+    whose = f" that {returned_by} returned" if returned_by else ""
     try:
         found = plan.treedef.flatten_up_to(updates)
     except (ValueError, TypeError):
@@ -37,15 +38,15 @@ def gradients(plan: Plan, updates: PyTree) -> list[Any]:
             shape = (*g.shape[:1], *shape[1:])
         if not isinstance(g, Array | np.ndarray | np.generic):
             raise BadValue(
-                "the gradients do not have the structure of the parameters: "
+                f"the gradients{whose} do not have the structure of the parameters: "
                 f"{difference(updates, plan.names, plan.treedef)}. "
                 "Differentiate with respect to the same tree, or mask out what has no gradient."
             )
         if g.shape != shape:  # nothing is broadcast: a gradient of one row would train all rows, without an error
-            raise BadValue(f"the gradient at {plan.path(i)} has shape {g.shape}, its parameter {shape}.")
+            raise BadValue(f"the gradient{whose} at {plan.path(i)} has shape {g.shape}, its parameter {shape}.")
         if not is_trained(g) or is_complex(g.dtype) != is_complex(dtype):
             raise BadType(
-                f"the gradient at {plan.path(i)} has dtype {g.dtype}, its parameter {dtype}; "
+                f"the gradient{whose} at {plan.path(i)} has dtype {g.dtype}, its parameter {dtype}; "
                 "give a floating-point gradient, complex where the parameter is."
             )
     return found

@@ -148,8 +148,8 @@ class Reader(ABC):
         new = {i: encode(x, dtype) for i, x, dtype in zip(of.placed.at, values, dtypes, strict=True)}
         return self.plan.tree(new, self.step.params)
 
-    def as_updates(self, of: Ready, tree: PyTree) -> list[Array]:
-        found = checks.gradients(self.plan, tree)
+    def as_updates(self, of: Ready, tree: PyTree, returned_by: str) -> list[Array]:
+        found = checks.gradients(self.plan, tree, returned_by)
         return [self.full(i, found[i]) for i in of.placed.at]
 
     def acting(self, key: str, hyper: HyperField) -> Array:

@@ -27,7 +27,7 @@ from jadam._engine.plan import Placed
 from jadam._engine.reader import Done, Reader, Ready, Step
 from jadam._engine.rows import Written, in_place
 from jadam._engine.stacks import mesh_of, on_matrices
-from jadam._errors import BadValue
+from jadam._errors import BadValue, locating
 from jadam._recipe import Pair
 from jadam._rows import Rows
 from jadam._rule import Context, DecayRate, Rule
@@ -163,7 +163,8 @@ class Row(Reader):
             if i in self.step.tables:
                 operands, where = in_place(self.step, mode, i, ready, operands, self.given[i])
                 self.written |= where
-            (self.updates[i], slots, residue), sums = self.step.run_rules(program, operands)
+            with locating(plan.path(i)):
+                (self.updates[i], slots, residue), sums = self.step.run_rules(program, operands)
             self.sums |= {} if sums is None else {i: sums}
             if mode != "between":
                 self.residues[i] = residue

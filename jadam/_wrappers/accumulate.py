@@ -230,9 +230,9 @@ def has_updated(state: PyTree) -> Array:
 def flush(tx: GradientTransformation, state: OptState, params: PyTree, **extra: Any) -> tuple[PyTree, OptState]:
     """The step of a window that is not full, at the end of an epoch for instance; a new window begins.
 
-    It is a step on the mean, or the sum, of the micro-batches that are there. Where there are none, or none is left,
-    parameters stay as they are. What follows `accumulate` in a chain makes its step too. What stands before it sees a gradient
-    of zeros, and may keep no state.
+    It is a step on the mean, or the sum, of the micro-batches that are there. Where there are none, or none is left, parameters
+    stay as they are; right after a full window the state does too, and `has_updated` still speaks of that window. What follows
+    `accumulate` in a chain makes its step too. What stands before it sees a gradient of zeros, and may keep no state.
 
     Args:
         tx: a transformation with `accumulate` on all parameters.

@@ -37,7 +37,7 @@ class Sam(Wrapper):
         grad_fn = inside.extra["grad_fn"]
         if not callable(grad_fn):
             raise BadType("grad_fn must be a function of the parameters that returns gradients.")
-        return inside.run(inside.leaves(grad_fn(inside.tree(worst)))), {}, {}
+        return inside.run(inside.leaves(grad_fn(inside.tree(worst)), "grad_fn")), {}, {}
 
 
 @builder

@@ -109,5 +109,5 @@ def test_it_is_seen_through():
         tx.update(PARAMS, tx.init(PARAMS), PARAMS)
     with pytest.raises(ValueError, match="sam needs the parameters"):
         tx.update(PARAMS, tx.init(PARAMS), grad_fn=grad_fn)
-    with pytest.raises(ValueError, match="gradients do not have the structure of the parameters"):
+    with pytest.raises(ValueError, match="the gradients that grad_fn returned do not have the structure of the parameters"):
         tx.update(PARAMS, tx.init(PARAMS), PARAMS, grad_fn=lambda p: p["w"])

@@ -34,14 +34,13 @@ CALLS = {
     ),
     "keep_params_in_l2_ball(radius=0.0): radius must be a number > 0.": lambda: jadam.keep_params_in_l2_ball(0.0),
     "keep_params_in_simplex(scale=-1.0): scale must be a finite number > 0.": lambda: jadam.keep_params_in_simplex(-1.0),
-    "keep_params_in_simplex.update: a parameter has shape (1,), in which axis=1 are not different axes; mask it out.": lambda: (
-        traced(jadam.keep_params_in_simplex(axis=1))
-    ),
+    "keep_params_in_simplex.update: the parameter at dense/bias has shape (1,), in which axis=1 are not different axes; mask "
+    "it out.": lambda: traced(jadam.keep_params_in_simplex(axis=1)),
     "project_params: projection is 1.0; give a function of one array that returns one like it.": lambda: jadam.project_params(
         1.0
     ),
-    "project_params.update: the projection made an array of shape () of one of (1,).": lambda: traced(
-        jadam.project_params(jnp.sum)
+    "project_params.update: the projection made an array of shape () of the parameter at dense/bias, which has (1,).": lambda: (
+        traced(jadam.project_params(jnp.sum))
     ),
     # QK-clip
     "qk_clip: mask must be given; it accepts mask, threshold, axis, power.": lambda: jadam.qk_clip(),
@@ -56,6 +55,9 @@ CALLS = {
     ),
     "qk_clip.update: max_logits has nothing for the parameter at dense/kernel: it has attn.": lambda: QK.update(
         PARAMS, QK.init(PARAMS), PARAMS, max_logits={"attn": LOGITS}
+    ),
+    "qk_clip.update: max_logits has 'a' at attn, which is not an array of real numbers.": lambda: QK.update(
+        PARAMS, QK.init(PARAMS), PARAMS, max_logits={"attn": "a"}
     ),
     # a floor, and multipliers
     "floor_update_ratio(min_ratio=-1.0): min_ratio must be a finite number >= 0.": lambda: jadam.floor_update_ratio(-1.0),

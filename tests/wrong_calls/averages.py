@@ -19,9 +19,17 @@ CALLS = {
         jadam.incremental_update(TREE, TREE)
     ),
     "periodic_update(update_period=None): update_period must be a number.": lambda: jadam.periodic_update(TREE, TREE, 1, None),
-    "periodic_update: an array of new_tensors is float32[3], that of old_tensors float32[2].": lambda: jadam.periodic_update(
+    # JAX's words named no leaf, and (3,) met (2, 3) without any.
+    "incremental_update: at w, new_tensors has shape (3,), and old_tensors shape (2, 3).": lambda: jadam.incremental_update(
+        TREE, {"w": jnp.ones((2, 3))}, 0.1
+    ),
+    "periodic_update: at w, new_tensors has shape (3,), and old_tensors shape (2,).": lambda: jadam.periodic_update(
         TREE, {"w": jnp.ones(2)}, 1, 2
     ),
+    "periodic_update: at w, new_tensors has dtype float32, and old_tensors dtype bfloat16.": lambda: jadam.periodic_update(
+        TREE, {"w": ONES.astype(jnp.bfloat16)}, 1, 2
+    ),
+    "periodic_update(update_period=0): update_period must be an integer >= 1.": lambda: jadam.periodic_update(TREE, TREE, 4, 0),
     "safe_increment(count='a'): count must be an integer or a floating-point number.": lambda: jadam.safe_increment("a"),
     "safe_increment(count=True): count must be an integer or a floating-point number.": lambda: jadam.safe_increment(True),
     "safe_int32_increment(count=None): count must be an integer or a floating-point number.": lambda: (

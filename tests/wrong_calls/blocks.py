@@ -182,12 +182,11 @@ CALLS = {
     ),
     "adaptive_grad_clip(eps=0.0): eps must be a finite number > 0.": lambda: jadam.adaptive_grad_clip(0.1, eps=0.0),
     # when parameters are seen
-    "adaptive_grad_clip.update: a parameter has shape (1,), in which axis=5 are not different axes; mask it out.": lambda: (
-        traced(jadam.adaptive_grad_clip(0.1, axis=5))
-    ),
-    "adaptive_grad_clip.update: a parameter has shape (1,), in which axis=(0, -2) are not different axes; mask "
+    "adaptive_grad_clip.update: the parameter at dense/bias has shape (1,), in which axis=5 are not different axes; mask "
+    "it out.": lambda: traced(jadam.adaptive_grad_clip(0.1, axis=5)),
+    "adaptive_grad_clip.update: the parameter at dense/bias has shape (1,), in which axis=(0, -2) are not different axes; mask "
     "it out.": lambda: traced(jadam.adaptive_grad_clip(0.1, axis=(0, -2))),
-    "adaptive_grad_clip.update: a parameter has shape (1, 2, 3, 4, 5); with more than 4 axes, give "
+    "adaptive_grad_clip.update: the parameter at w has shape (1, 2, 3, 4, 5); with more than 4 axes, give "
     "adaptive_grad_clip axis= or matrices=.": lambda: traced(jadam.adaptive_grad_clip(0.1), {"w": jnp.ones((1, 2, 3, 4, 5))}),
     "decay_after_step.update: decay_after_step needs the learning rate, and the chain has none that acts on all "
     "its parameters; add scale_by_learning_rate(...), or put decay_after_step into each group of a partition.": lambda: traced(

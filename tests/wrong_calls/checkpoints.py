@@ -20,8 +20,8 @@ MOMENTS = {"step": 5.0, "exp_avg": np.ones(3), "exp_avg_sq": np.ones(3)}
 W = {"w": ONES}
 
 
-def without(name):
-    return {other: x for other, x in SAVED.items() if other != name}
+def without(*names):
+    return {other: x for other, x in SAVED.items() if other not in names}
 
 
 def from_dict(saved, tx=TX, params=PARAMS):
@@ -54,7 +54,16 @@ CALLS = {
     "from_dict: this is format 2, and this version of jadam reads 1; update jadam.": lambda: from_dict(
         SAVED | {"format": np.asarray(2)}
     ),
-    "from_dict: there are 17 arrays, and 18 checksums: some are missing or too many.": lambda: from_dict(without("count")),
+    # Which ones was not said: a file often has the parameters beside the state.
+    "from_dict: there are 17 arrays, and 18 checksums: 'count' is missing.": lambda: from_dict(without("count")),
+    "from_dict: there are 16 arrays, and 18 checksums: 'slots/adam/mu/dense/kernel' (and 1 more) is missing.": lambda: (
+        from_dict(without("slots/adam/mu/dense/kernel", "slots/adam/nu/dense/kernel"))
+    ),
+    "from_dict: there are 20 arrays, and 18 checksums: 'params/w' (and 1 more) is not of this state; pass what to_dict "
+    "returned, and nothing else.": lambda: from_dict(SAVED | {"params/w": np.ones(3), "step": np.asarray(5)}),
+    "migrate: there are 17 arrays, and 18 checksums: some are missing or too many.": lambda: jadam.migrate(
+        without("count"), TX, PARAMS
+    ),
     f"from_dict: 'count' {DAMAGED}": lambda: from_dict(SAVED | {"count": SAVED["count"] + 1}),
     "from_dict: the state is of another transformation or of other parameters: 'hyperparams/add_decayed_weights.weight_decay' "
     f"is of another (2 names in all); {MIGRATE}": lambda: from_dict(SAVED, tx=ADAM),
@@ -114,6 +123,18 @@ CALLS = {
     "from_torch: exp_avg of 0 has shape (2,), the parameter at w (3,); if its axes are in another order, say so: "
     "('w', axes).": lambda: from_torch(MOMENTS | {"exp_avg": np.ones(2)}),
     "from_torch: exp_avg of 0 has dtype <U4, which is not a number.": lambda: from_torch(MOMENTS | {"exp_avg": "lost"}),
+    # A count of -3 came to be the state's, and NaN ended in Python's words.
+    "from_torch: step of 0 is -3.0; it must be an integer in [0, 2**31).": lambda: from_torch(MOMENTS | {"step": -3.0}),
+    "from_torch: step of 0 is nan; it must be an integer in [0, 2**31).": lambda: from_torch(MOMENTS | {"step": float("nan")}),
+    "from_torch: step of 0 is 2.5; it must be an integer in [0, 2**31).": lambda: from_torch(MOMENTS | {"step": 2.5}),
+    "from_torch: exp_avg of 0 is complex, and the parameter at w is float32.": lambda: from_torch(
+        MOMENTS | {"exp_avg": np.ones(3) * 1j}
+    ),
+    # The maximum of an amsgrad run, or the momentum of SGD, was lost without a word.
+    "from_torch: the state_dict has max_exp_avg_sq for 0, which nothing in tx keeps; take it out of the state_dict to go on "
+    "without.": lambda: from_torch(MOMENTS | {"max_exp_avg_sq": np.ones(3)}),
+    "from_torch: the state_dict has momentum_buffer for 0, which nothing in tx keeps; take it out of the state_dict to go on "
+    "without.": lambda: from_torch({"momentum_buffer": np.ones(3)}, tx=jadam.sgd(0.1), count=3),
     "from_torch(count=-1): count must be an integer in [0, 2**31).": lambda: from_torch(count=-1),
     "from_torch: the state_dict does not say how many updates were done; give count=.": lambda: from_torch(
         {"momentum_buffer": np.ones(3)}, tx=jadam.sgd(0.1, momentum=0.9)

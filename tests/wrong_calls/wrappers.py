@@ -207,6 +207,8 @@ CALLS = {
     "guard.update: value must be the loss, a real scalar, not an array of dtype bool.": lambda: watch(True),
     "guard.update: value must be the loss, a real scalar, not an array of dtype complex64.": lambda: watch(1j),
     "guard.update: value must be the loss, a real scalar, not {}.": lambda: watch({}),
+    # What is traced was shown as JitTracer(int32[]).
+    "guard.update: value must be the loss, a real scalar, not {'loss': int32[]}.": lambda: watch({"loss": 1}),
     f"guard.update: value must be the loss, a real scalar, not {NO_FLOAT}.": lambda: watch(HUGE),
     "has_diverged: the state is of no guard; build the transformation with jadam.guard(tx).": lambda: jadam.has_diverged(
         TX.init(PARAMS)
@@ -249,6 +251,9 @@ CALLS = {
     "averaged_params: the state has no average; it must be of an `average`.": lambda: jadam.averaged_params(STATE, PARAMS),
     "averaged_params: the state has another structure than the parameters: it was made for other ones.": lambda: (
         jadam.averaged_params(jadam.average(TX).init(PARAMS), {"dense": PARAMS["dense"]["kernel"]})
+    ),
+    "averaged_params: the state was made for other parameters: average has shape (1,) at dense/bias, and the parameter (3,).": (
+        lambda: jadam.averaged_params(jadam.average(TX).init(PARAMS), {"dense": PARAMS["dense"] | {"bias": ONES}})
     ),
     "averaged_params: the parameter at dense/bias has two averages; one must be inside no other.": lambda: (
         jadam.averaged_params(jadam.average(jadam.average(TX)).init(PARAMS), PARAMS)
