@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar
 
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 from jadam._annotations import AxisName, Option, is_integer
 from jadam._chain import block
@@ -81,7 +81,7 @@ class GlobalNormClip(Rule):
         return {"root": jnp.where(context.finite, root, jnp.nan), **kept}
 
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
-        return g * h.root * h.root, slots
+        return lax.mul(lax.mul(g, h.root), h.root), slots
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,11 @@ def cast(x: Array, dtype: DTypeLike) -> Array:
     return x if x.dtype == dtype else x.astype(dtype)
 
 
+def of_a_kind(x: Any, y: Any) -> bool:
+    """Whether two are arrays of one shape and dtype."""
+    return isinstance(x, Array) and isinstance(y, Array) and x.shape == y.shape and x.dtype == y.dtype
+
+
 def holds_integers(x: Any) -> bool:
     """Whether an array counts, or says which: no arithmetic changes its dtype."""
     return jnp.issubdtype(x.dtype, jnp.integer)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 from jadam._chain import block, builder, chain
 from jadam._hyper import Count, Hyper
@@ -42,7 +42,7 @@ class ScaleByLearningRate(Rule):
     linear: ClassVar[bool] = True
 
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
-        return (-h.learning_rate if self.flip_sign else h.learning_rate) * g, slots
+        return lax.mul(g, lax.neg(h.learning_rate) if self.flip_sign else h.learning_rate), slots
 
 
 scale = block(Scale)

@@ -201,7 +201,7 @@ UNIT = 8.0
 
 def eighths_squared(x: Array, count: Any) -> Array:
     """The squares of eighths, each cut so far that a sum of `count` is finite."""
-    return lax.square(bounded(x / np.asarray(UNIT, x.dtype), count))
+    return lax.square(bounded(lax.div(x, np.asarray(UNIT, x.dtype)), count))
 
 
 @functools.partial(jax.jit, static_argnums=1)

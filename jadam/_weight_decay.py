@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 from jadam._chain import Transformation, builder, chain, identity
 from jadam._errors import BadValue
@@ -59,8 +59,8 @@ class AddDecayedWeights(Rule):
         return {"rate": rate * context.learning_rate if self.decay == "corrected" else rate}
 
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:
-        decayed = h.rate * p
-        return g + (jnp.where(jnp.sign(g) * jnp.sign(p) >= 0, decayed, 0) if self.cautious else decayed), slots
+        decayed = p * h.rate
+        return lax.add(g, jnp.where(jnp.sign(g) * jnp.sign(p) >= 0, decayed, 0) if self.cautious else decayed), slots
 
 
 @builder
