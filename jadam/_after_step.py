@@ -50,6 +50,7 @@ class AfterStep(Rule):
         """The parameter on which the step lands, in the place of `p + u`, and the new slots.
 
         `h.stored(new)` is that parameter as 16 bits will store it, if it is rounded to nearest; otherwise it is `new` itself.
+        `h.stored.unit` is the distance from 1 to the next number of its dtype.
         """
 
     def update(self, g: Array, slots: Slots, p: Array, h: Any) -> tuple[Array, Slots]:

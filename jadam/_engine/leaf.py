@@ -21,7 +21,7 @@ from jadam._rule import Rule
 from jadam._shards import indices
 from jadam._squares import bounded
 from jadam._storage.blocks import Tile
-from jadam._storage.params import ParamStorage
+from jadam._storage.params import ParamStorage, Stored
 from jadam._storage.rounding import Noise
 from jadam._storage.slots import decode_slot
 from jadam._tables import Summands, numbered
@@ -149,7 +149,7 @@ def updated(program: Program, operands: Operands) -> tuple[Array, list[dict[str,
         if rule.reads_gradient and gradient is not None:
             values.gradient = cast(decode(gradient), dtype)
         if isinstance(rule, AfterStep) and p is not None:
-            values.stored = functools.partial(program.landing.stored, p=p, step=program.mode == "step")
+            values.stored = Stored(program.landing, p, program.mode == "step")
         g = g if rule.elementwise or g is first else _on_chip(g)
         before = _shapes(g, own)
         with jax.named_scope(rule.name), full_products():  # the name shows in profiles and in the HLO

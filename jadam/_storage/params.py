@@ -74,6 +74,23 @@ class ParamStorage(Storage, ABC):
         """The new parameter, and its residue."""
 
 
+@dataclass(frozen=True)
+class Stored:
+    """What a parameter will be after a step, where it should be `new`: `ParamStorage.stored`, for a rule to call."""
+
+    landing: ParamStorage
+    p: Array
+    step: bool
+
+    def __call__(self, new: Array) -> Array:
+        return self.landing.stored(new, self.p, self.step)
+
+    @property
+    def unit(self) -> float:
+        """The distance from 1 to the next number of its dtype."""
+        return float(jnp.finfo(self.p.dtype).eps)
+
+
 class Nearest(ParamStorage):
     """Rounds as the caller's `params + updates` does. In 16 bits, small steps are lost."""
 
