@@ -9,9 +9,10 @@ import jax
 import numpy as np
 from jax import Array
 
+from jadam._engine.placement import on_automatic_axes
 from jadam._errors import BadType, BadValue, shown
 from jadam._rows import is_rows
-from jadam._tree import is_array
+from jadam._tree import PyTree, is_array
 
 
 def slots(rule: Any, p: Array) -> dict[str, Any]:
@@ -84,6 +85,23 @@ def updates(wrapper: Any, given: Any, number: int) -> Sequence[Array]:
     if not isinstance(given, list | tuple) or len(given) != number or not all(hasattr(u, "shape") or is_rows(u) for u in given):
         raise BadType(f"{_class(wrapper)}.around must run the inside on a list of {number} arrays, as inside.updates is.")
     return given
+
+
+def by_pair(pair: Any, updates: PyTree, state: PyTree, params: PyTree, extra: dict[str, Any]) -> Any:
+    """What the update of a pair returns. It was written without regard to explicit axes, on which JAX refuses the sum of a
+    gradient and of a moment that is spread further.
+    """
+    arrays = {name: x for name, x in extra.items() if all(isinstance(leaf, Array) for leaf in jax.tree.leaves(x))}
+    others = {name: x for name, x in extra.items() if name not in arrays}
+
+    def update(updates: PyTree, state: PyTree, params: PyTree, arrays: dict[str, Any]) -> Any:
+        return pair.update(updates, state, params, **others, **arrays)
+
+    def places() -> Any:
+        return jax.tree.map(lambda x: jax.typeof(x).sharding, (updates, state))
+
+    first = next(iter(jax.tree.leaves(updates)), None)
+    return on_automatic_axes(update, first, places)(updates, state, params, arrays)
 
 
 def of_pair(pair: Any, found: Any, treedef: Any, shapes: dict[int, tuple[int, ...]]) -> tuple[dict[int, Any], Any]:

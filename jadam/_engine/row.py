@@ -182,7 +182,7 @@ class Row(Reader):
         own = None if params is None else plan.tree({i: params[i] for i in placed.at})
         updates = plan.tree({i: encode(self.full(i, self.updates[i]), plan.dtype_of(i)) for i in placed.at})
         extra = pair.accepted(self.step.extra)
-        found = pair.update(updates, self.state.slots[placed.key], own, **extra)
+        found = returned.by_pair(pair, updates, self.state.slots[placed.key], own, extra)
         shapes = {i: plan.shapes[i][0] for i in placed.at}
         new, self.new.slots[placed.key] = returned.of_pair(pair, found, plan.treedef, shapes)
         self.updates |= {i: encode(self.full(i, u), full_dtype(plan.dtype_of(i))) for i, u in new.items()}

@@ -138,6 +138,17 @@ def test_each_wrapper(name, kind):
     check_run(WRAPPED[name](jadam.adamw(0.1)), kind, memory_kind="pinned_host" if name == "guard" else None)
 
 
+def test_a_pair_from_elsewhere_on_explicit_axes():
+    """A sum of optax of a gradient and of a moment that is spread further; by itself it is refused, as the control shows."""
+    specs = {**TENSOR, "bias": PartitionSpec("model")}
+    tx = optax.sgd(0.1, momentum=0.9)
+    check_run(jadam.chain(tx), AxisType.Explicit, specs=specs, data="data")
+    params = placed(eight_devices(AxisType.Explicit), specs, numbers()[0])
+    state = jax.jit(tx.init, out_shardings=jadam.state_shardings(tx, params, data="data"))(params)
+    with pytest.raises(Exception, match="incompatible shardings"):
+        jax.jit(tx.update)(params, state, params)
+
+
 @pytest.mark.slow
 def test_a_function_among_the_arguments():
     """`sam` asks for gradients at other parameters, inside a step on explicit axes."""
