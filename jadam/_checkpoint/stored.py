@@ -129,7 +129,7 @@ def _too_many_or_few(found: Mapping[str, np.ndarray], checksums: np.ndarray, mis
     there = f"there are {len(found)} arrays, and {checksums.size} checksums: "
     if len(found) > checksums.size and wrong:
         return f"{there}{_first(wrong)} is not of this state; pass what to_dict returned, and nothing else."
-    return there + (f"{_first(missing)} is missing." if missing else "some are missing or too many.")
+    return there + (f"some are missing: {_first(missing)}." if missing else "some are missing or too many.")
 
 
 def _first(names: Sequence[str]) -> str:

@@ -55,8 +55,8 @@ CALLS = {
         SAVED | {"format": np.asarray(2)}
     ),
     # Which ones was not said: a file often has the parameters beside the state.
-    "from_dict: there are 17 arrays, and 18 checksums: 'count' is missing.": lambda: from_dict(without("count")),
-    "from_dict: there are 16 arrays, and 18 checksums: 'slots/adam/mu/dense/kernel' (and 1 more) is missing.": lambda: (
+    "from_dict: there are 17 arrays, and 18 checksums: some are missing: 'count'.": lambda: from_dict(without("count")),
+    "from_dict: there are 16 arrays, and 18 checksums: some are missing: 'slots/adam/mu/dense/kernel' (and 1 more).": lambda: (
         from_dict(without("slots/adam/mu/dense/kernel", "slots/adam/nu/dense/kernel"))
     ),
     "from_dict: there are 20 arrays, and 18 checksums: 'params/w' (and 1 more) is not of this state; pass what to_dict "
