@@ -36,9 +36,8 @@ def __getattr__(name: str) -> Any:
         setattr(sys.modules["jadam"], name, value)  # it is asked for once
         return value
     words = answer(name)
-    raise AttributeError(
-        f"there is no jadam.{name}; {words}." if words else f"module 'jadam' has no attribute {name!r}", name=name
-    )
+    message = f"there is no jadam.{name}; {words}." if words else f"module 'jadam' has no attribute {name!r}"
+    raise AttributeError(message, name=name, obj=sys.modules["jadam"])  # of which Python says what may have been meant
 
 
 def __dir__() -> list[str]:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any, Literal
 
 import chex
@@ -23,7 +23,7 @@ from jadam._storage.params import Kahan, Remainder
 from jadam._storage.rounding import Noise, number_key, step_key
 
 ROOT = Path(jadam.__file__).parent.parent
-NAMESPACE = {name: getattr(jadam, name) for name in jadam.__all__}
+NAMESPACE = MappingProxyType({name: getattr(jadam, name) for name in jadam.__all__})
 """What `from jadam import *` brings."""
 
 

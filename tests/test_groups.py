@@ -189,7 +189,7 @@ def test_groups_have_names():
     assert repr(tx).endswith(
         "scale_by_learning_rate(learning_rate=2.0), 'body'), (True, scale_by_learning_rate(learning_rate=3.0))])"
     )
-    assert eval(repr(tx), NAMESPACE) == tx
+    assert eval(repr(tx), {**NAMESPACE}) == tx
     described = jadam.describe(tx, PARAMS)
     for group in ("0 = match('embed/**')", "body = match('layers/**')", "2 = everything else"):
         assert f"\n{group}: learning_rate\n" in described

@@ -65,3 +65,8 @@ print(json.dumps([len(names), kept, jax.jit(tx.step)(params, tx.init(params), pa
     assert count > 100
     assert kept == []
     assert all(abs(x - 0.99899) < 1e-6 for x in params)
+
+
+def test_python_says_what_a_misspelt_name_may_have_meant():
+    done = subprocess.run([sys.executable, "-c", "import jadam; jadam.adamx"], capture_output=True, text=True)
+    assert done.stderr.splitlines()[-1] == "AttributeError: module 'jadam' has no attribute 'adamx'. Did you mean: 'adam'?"

@@ -104,7 +104,7 @@ def test_values_that_are_printed_as_written_and_finite_far_out(number):
     assert schedule == two
     assert hash(schedule) == hash(two)
     assert schedule != jadam.constant_schedule(123.0)
-    assert eval(repr(schedule), NAMESPACE) == schedule  # the repr is the call
+    assert eval(repr(schedule), {**NAMESPACE}) == schedule  # the repr is the call
     far = jnp.array([0, 1, 2**24 + 1, 2**31 - 1])
     values = schedule(far)
     assert values.dtype == jnp.float32
