@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -24,6 +25,16 @@ def varying(x: Any) -> tuple[str, ...]:
         return ()
     axes = kind.vma if hasattr(kind, "vma") else kind.manual_axis_type.varying  # pyright: ignore (JAX 0.10 renamed it)
     return tuple(name for name in mesh.axis_names if name in axes)
+
+
+def over_parts(sums: Sequence[Array]) -> list[Array]:
+    """Sums over whole arrays, by those over the parts that devices have: one collective for all with the same axes."""
+    whole, axes = list(sums), [varying(x) for x in sums]
+    for own in filter(None, dict.fromkeys(axes)):
+        at = [n for n, other in enumerate(axes) if other == own]
+        for n, x in zip(at, lax.psum([sums[n] for n in at], own), strict=True):
+            whole[n] = x
+    return whole
 
 
 def indices(x: Array) -> Array | None:

@@ -14,7 +14,7 @@ from jax import Array, lax
 from jax.core import max_dim
 
 from jadam._dtypes import cast, decode
-from jadam._shards import varying
+from jadam._shards import over_parts, varying
 
 
 class Squares(NamedTuple):
@@ -79,17 +79,7 @@ def _in_one_pass(leaves: list[Array], known: Squares | None, dtype: Any) -> Squa
         return known
     count = sum(x.size for x in leaves)
     sums = [cast(_sums_of_bounded_squares([leaves[n] for n in at], count), dtype) for at in groups_of(leaves)]
-    return Squares.of(_joined(sums), jnp.asarray(1 / UNIT, dtype))
-
-
-def _joined(sums: list[Array]) -> Array:
-    """The sums of all groups; of leaves of which a device inside `shard_map` has parts, those of the whole arrays."""
-    axes = [varying(x) for x in sums]
-    for own in filter(None, dict.fromkeys(axes)):
-        at = [n for n, other in enumerate(axes) if other == own]
-        for n, x in zip(at, lax.psum([sums[n] for n in at], own), strict=True):
-            sums[n] = x
-    return lax.concatenate(sums, 0)
+    return Squares.of(lax.concatenate(over_parts(sums), 0), jnp.asarray(1 / UNIT, dtype))
 
 
 def groups_of(leaves: Sequence[Array]) -> list[list[int]]:
@@ -151,7 +141,7 @@ def _in_two_passes(leaves: list[Array], known: Squares | None, dtype: Any) -> Sq
     def sum_of_squares(carry: tuple[list[Any], Any, Any, Any]) -> tuple[list[Any], Any, Array, Array]:
         scales = carry[0]
         sums = [_sums_of_squares([leaves[n] for n in at], scale) for at, scale in zip(groups, scales, strict=True)]
-        _, scale, total = own = Squares.of(_joined(sums), scales[0])
+        _, scale, total = own = Squares.of(lax.concatenate(sums, 0), scales[0])
         return [lax.select(total > 1, down, up)] * len(groups), scale, total, own.sums
 
     zero = jnp.zeros((), dtype)

@@ -10,10 +10,12 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.core import max_dim
 
+from jadam._annotations import AxisName
 from jadam._chain import TransformationLike, builder, recipe_of, wrap
 from jadam._derivatives import root
 from jadam._recipe import Pair, Part
 from jadam._rule import Slots, zeros
+from jadam._shards import over_parts, varying
 from jadam._transformation import GradientTransformation
 from jadam._wrapper import Inside, Outcome, Wrapper
 
@@ -24,6 +26,7 @@ class Monitor(Wrapper):
 
     by_leaf: bool = False
     signal_to_noise: bool = False
+    axis_name: AxisName = None
 
     exact: ClassVar[tuple[str, ...]] = ("grad_norm", "update_norm", "param_norm")
 
@@ -46,8 +49,8 @@ class Monitor(Wrapper):
         norm, norms = inside.norm, inside.norms if self.by_leaf else []
         norm = jnp.where(inside.finite, _representable(norm), norm)
         outcome = inside.run(inside.updates, measured=True)
-        moved = inside.moved(outcome)
-        updates, params = ([sums[of] for sums in moved] for of in (0, 1))
+        sums = over_parts([x for pair in inside.moved(outcome) for x in pair])
+        updates, params = sums[::2], sums[1::2]
         update_norm, param_norm = _norm(updates, norm), _norm(params, norm)
         there = param_norm > 0
         scalars = {
@@ -80,12 +83,14 @@ def _representable(norm: Array) -> Array:
 def _signal_to_noise(moments: list[tuple[Array, ...]], like: Array) -> Array:
     """The mean of `|mu| / sqrt(nu)` over all elements; 0 where nothing has come yet, or there are none."""
     ratios = [jnp.where(nu > 0, jnp.abs(mu) * lax.rsqrt(jnp.where(nu > 0, nu, 1)), 0) for mu, nu in moments]
-    elements = max_dim(sum(x.size for x in ratios), 1)
-    return sum((jnp.sum(x).astype(like.dtype) for x in ratios), jnp.zeros_like(like)) / elements
+    elements = max_dim(sum(lax.psum(x.size, axes) if (axes := varying(x)) else x.size for x in ratios), 1)
+    return sum((x.astype(like.dtype) for x in over_parts(list(map(jnp.sum, ratios)))), jnp.zeros_like(like)) / elements
 
 
 @builder
-def monitor(tx: TransformationLike, *, by_leaf: bool = False, signal_to_noise: bool = False) -> GradientTransformation:
+def monitor(
+    tx: TransformationLike, *, by_leaf: bool = False, signal_to_noise: bool = False, axis_name: AxisName = None
+) -> GradientTransformation:
     """Keeps in the state what a run is watched by: `metrics(state)` shows it. The steps are those of `tx`, to the bit.
 
     | name | what it is, at the last step |
@@ -113,6 +118,8 @@ def monitor(tx: TransformationLike, *, by_leaf: bool = False, signal_to_noise: b
         signal_to_noise: whether `signal_to_noise` is kept too: the mean of `|mu| / sqrt(nu)` over all parameters of rules that
             have both slots, such as Adam's. They are taken as they are kept, without the correction of their bias; it is 0
             where there are no elements. It costs a pass over them.
+        axis_name: inside `jax.shard_map`, the axis of the mesh, or several, along which devices have parts of the parameters,
+            whose squares are added up. None where arrays are whole, as under `jax.jit`, on however many devices.
 
     Raises:
         ValueError: `tx.update` is called without the parameters; there are no moments for `signal_to_noise`.
@@ -128,4 +135,4 @@ def monitor(tx: TransformationLike, *, by_leaf: bool = False, signal_to_noise: b
          'update_norm': 0.1, 'update_ratio': 0.02}
     """
     inside = GradientTransformation.of(recipe_of("tx", tx).map(_measuring))
-    return wrap(Monitor(by_leaf=by_leaf, signal_to_noise=signal_to_noise), inside)
+    return wrap(Monitor(by_leaf=by_leaf, signal_to_noise=signal_to_noise, axis_name=axis_name), inside)

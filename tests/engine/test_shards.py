@@ -30,7 +30,13 @@ def in_parts(tx, specs, dtype="float32", check_vma=True, given=None):
     params, grads = given or numbers(dtype)
     state = tx.init(params)
     shared = jax.tree.map(lambda _: PartitionSpec(), state)
-    of_state = shared._replace(slots={key: dict.fromkeys(slots, specs) for key, slots in state.slots.items()})
+    of_slots = {
+        key: {
+            name: jax.tree.map(lambda x, spec: spec if x.ndim else PartitionSpec(), slot, specs) for name, slot in own.items()
+        }
+        for key, own in state.slots.items()
+    }
+    of_state = shared._replace(slots=of_slots)
     step = jax.shard_map(
         tx.step, mesh=mesh, in_specs=(specs, of_state, specs), out_specs=(specs, of_state), check_vma=check_vma
     )
@@ -59,6 +65,15 @@ def test_a_clip_adds_up(specs):
     assert_equal(in_parts(small, specs)[0], run(small, *numbers())[0], atol=1e-6)
     with pytest.raises(AssertionError):
         assert_equal(in_parts(small, specs)[0], run(jadam.sgd(0.1), *numbers())[0], atol=1e-6)
+
+
+@pytest.mark.parametrize("specs", [ROWS, pytest.param(COLUMNS, marks=pytest.mark.slow)], ids=["rows", "columns"])
+def test_a_monitor_adds_up_what_devices_see(specs):
+    clipped = jadam.chain(jadam.clip_by_global_norm(0.9, axis_name="data"), jadam.adamw(0.1))
+    tx = jadam.monitor(clipped, by_leaf=True, signal_to_noise=True, axis_name="data")
+    (params, state), expected = in_parts(tx, specs), run(tx, *numbers())
+    assert_equal((params, state), expected, atol=1e-6)
+    assert jadam.metrics(state) == pytest.approx(jadam.metrics(expected[1]), rel=1e-5)
 
 
 WRAPPERS = {
@@ -110,7 +125,7 @@ def test_parts_that_are_no_rows_have_bits_of_their_own():
         (jadam.prodigy(), f"scale_by_prodigy reads all elements, and {PART}; {IN_JIT}"),
         (jadam.guard(jadam.sgd(0.1)), f"guard reads all elements, and {PART}; write axis_name='data'."),
         (jadam.loss_scale(jadam.sgd(0.1)), f"loss_scale reads all elements, and {PART}; write axis_name='data'."),
-        (jadam.monitor(jadam.sgd(0.1)), f"monitor reads all elements, and {PART}; {IN_JIT}"),
+        (jadam.monitor(jadam.sgd(0.1)), f"monitor reads all elements, and {PART}; write axis_name='data'."),
     ],
     ids=["clip", "another axis", "lamb", "prodigy", "guard", "loss_scale", "monitor"],
 )
