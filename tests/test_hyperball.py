@@ -79,12 +79,14 @@ def test_norms_of_equal_elements_stay(start):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("optimized")  # in a quarter of the time
 @pytest.mark.parametrize(("dtype", "storage", "bar"), STORAGES, ids=str)
 def test_norms_stay_for_100000_steps(dtype, storage, bar):
     assert drift(dtype, storage, 100_000) < bar
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("optimized")
 @pytest.mark.parametrize("by", ["step", "update"])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize(("make", "rate"), OPTIMIZERS, ids=lambda x: getattr(x, "__name__", x))
