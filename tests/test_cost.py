@@ -96,7 +96,7 @@ def test_a_guarded_and_watched_step_moves_no_more(target, shapes):
         assert found.moved <= 32.1
         assert found.moved <= clipped.moved + 0.06
         assert found.conditionals == 0
-        assert found.temporary <= clipped.temporary + 0.05
+        assert found.temporary <= clipped.temporary + 0.08  # of GPT-2 on a TPU a clipped step has 0.22
     if target == "h100":
         assert watched.kernels <= guarded.kernels + 16
 
