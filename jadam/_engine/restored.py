@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax import Array
+from jax.core import Tracer
 
 from jadam._engine.checks import COUNT, check_scalar, kept_scalars
 from jadam._engine.kept import Type
@@ -58,9 +59,9 @@ def restored(plan: Plan, state: OptState) -> OptState:
 
 
 def _comes_from_a_step(plan: Plan, state: OptState) -> bool:
-    """The quick answer for nearly all states: it is asked at every step outside `jit`."""
+    """The quick answer for nearly all states: it is asked at every step outside `jit`, and where one is traced."""
     try:
-        of_arrays = all(issubclass(kind, Array) for kind in set(map(type, jax.tree.leaves(state))))
+        of_arrays = all(issubclass(kind, Array | Tracer) for kind in set(map(type, jax.tree.leaves(state))))
         return of_arrays and not any(x.weak_type or x.dtype != plan.dtype for x in state.hyperparams.values())
     except AttributeError:  # no array, or a PRNG key, which has no weak type
         return False

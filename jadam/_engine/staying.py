@@ -38,15 +38,21 @@ def staying(
 
 def _mesh_of_types(like: PyTree, state: OptState) -> Any:
     """The mesh with explicit axes on which a slot is spread otherwise than its parameter; None where there is none."""
+    if not any(map(_is_explicit, jax.tree.leaves(state.slots))):
+        return None
     leaves, structure = jax.tree.flatten(like)
     for own in state.slots.values():
         for slot in own.values() if isinstance(own, dict) else ():
             for x, p in zip(_column(structure, slot), leaves, strict=False):
                 if is_placed(x) and is_placed(p) and x.shape == p.shape:
                     where, own_place = jax.typeof(x).sharding, jax.typeof(p).sharding
-                    if AxisType.Explicit in where.mesh.axis_types and where.spec != own_place.spec:
+                    if _is_explicit(x) and where.spec != own_place.spec:
                         return where.mesh
     return None
+
+
+def _is_explicit(x: Any) -> bool:
+    return isinstance(x, Array) and AxisType.Explicit in jax.typeof(x).sharding.mesh.axis_types
 
 
 def _type_on(mesh: Any, x: Any) -> NamedSharding:
