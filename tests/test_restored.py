@@ -168,4 +168,6 @@ def test_a_traced_state_of_a_step_is_not_looked_through(monkeypatch):
     state = jax.jit(tx.step)(params, tx.init(params), params)[1]
     assert int(state.count) == 1
     with pytest.raises(TypeError, match="'NoneType' object is not callable"):  # so that this test can fail
-        jax.jit(tx.step)(params, state._replace(count=jnp.int32(1), hyperparams={**state.hyperparams, "learning_rate": 1}), params)
+        jax.jit(tx.step)(
+            params, state._replace(count=jnp.int32(1), hyperparams={**state.hyperparams, "learning_rate": 1}), params
+        )
