@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from compilers import cost
-from jax.extend.core import jaxprs_in_params
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from support import ELEMENTWISE_RULES, OPTIMIZERS
 
@@ -96,7 +95,8 @@ def test_a_guarded_and_watched_step_moves_no_more(target, shapes):
         assert found.moved <= 32.1
         assert found.moved <= clipped.moved + 0.06
         assert found.conditionals == 0
-        assert found.temporary <= clipped.temporary + 0.08  # of GPT-2 on a TPU a clipped step has 0.22
+        # What a clipped step of GPT-2 has on a TPU, 0.22, is less than the others save of it.
+        assert found.temporary <= clipped.temporary + (0.08 if target == "v5e" and shapes is GPT2 else 0.05)
     if target == "h100":
         assert watched.kernels <= guarded.kernels + 16
 
@@ -140,26 +140,6 @@ def test_a_clipped_step_on_cpu_is_a_smaller_program_than_that_of_optax():
     assert ours.conditionals == 0
     assert ours.moved <= theirs.moved
     assert ours.temporary <= 0.02
-
-
-def test_a_clipped_step_is_traced_by_kinds_of_leaves():
-    """Each equation costs time before XLA starts. There were 1586, and 1840 lines: squares of each vector for itself, twice."""
-    params = jax.tree.map(lambda shape: jax.ShapeDtypeStruct(shape, "float32"), GPT2, is_leaf=lambda x: isinstance(x, tuple))
-    counts, lines = {}, {}
-    for lib in (jadam, pytest.importorskip("optax")):
-        tx = clipped_adamw(lib)
-        traced = jax.jit(tx.update).trace(params, jax.eval_shape(tx.init, params), params)
-        found, waiting = {}, [traced.jaxpr.jaxpr]
-        while waiting:
-            one = waiting.pop()
-            if id(one) not in found:
-                found[id(one)] = one
-                waiting += [inner for equation in one.eqns for inner in jaxprs_in_params(equation.params)]
-        counts[lib], lines[lib] = sum(len(one.eqns) for one in found.values()), traced.lower().as_text().count("\n")
-    own, other = counts.values()
-    assert own <= 0.24 * other
-    own, other = lines.values()
-    assert own <= 0.17 * other
 
 
 # Of float32: parameters, gradients and slots in, parameters and slots out. Where norms need passes of their own, more.
